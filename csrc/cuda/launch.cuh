@@ -1,0 +1,46 @@
+// Everything between a CUDA entry point and its kernel: device guard, stream, grid, launch and launch check.
+// Kernels are launched through launch() alone, so one place decides how.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "../common/checks.h"
+
+namespace fastops {
+
+// Makes the tensor's device current for the scope and holds its current stream.
+class CudaScope {
+ public:
+  explicit CudaScope(const Tensor& t) : guard_(t.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+};
+
+constexpr int kThreads = 256;
+
+// Enough blocks for n items, bounded so that grid-stride loops take over for large n (2^31 - 1 is the limit of x).
+inline unsigned grid_for(int64_t n, int64_t per_block) {
+  return static_cast<unsigned>(std::clamp<int64_t>((n + per_block - 1) / per_block, 1, int64_t(1) << 30));
+}
+
+template <class... Parameters, class... Args>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const CudaScope& scope,
+            Args&&... args) {
+  kernel<<<grid, block, shared_bytes, scope.stream()>>>(std::forward<Args>(args)...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace fastops

@@ -1,0 +1,24 @@
+// Every schema of the library: the table of contents. Kernels register themselves in cpu/<op>.cpp and cuda/<op>.cu;
+// autograd, fake kernels and autocast rules in fastops/ops/<op>.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fastops, m) {
+  // mish: f(x) = x tanh(ln(1 + e^x))
+  m.def("mish(Tensor x) -> Tensor");
+  m.def("mish_(Tensor(a!) x) -> ()");
+  m.def("mish_backward(Tensor grad, Tensor x) -> Tensor");
+
+  // se: squeeze, excitation, scale
+  m.def("se_scale(Tensor x, Tensor logits) -> Tensor");
+  m.def("se_scale_backward(Tensor grad, Tensor x, Tensor logits) -> (Tensor, Tensor)");
+  m.def("se_attention(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2) -> Tensor");
+  m.def(
+      "se_attention_backward(Tensor grad, Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // xcorr: batched cross-correlation of templates z with searches x
+  m.def("xcorr(Tensor z, Tensor x, float scale=1.0, Tensor? bias=None) -> Tensor");
+  m.def("xcorr_backward(Tensor grad, Tensor z, Tensor x, float scale) -> (Tensor, Tensor)");
+  m.def("xcorr_depthwise(Tensor z, Tensor x) -> Tensor");
+  m.def("xcorr_depthwise_backward(Tensor grad, Tensor z, Tensor x) -> (Tensor, Tensor)");
+}

@@ -1,0 +1,29 @@
+// Squeeze-and-excitation (Hu et al. 2018; paper 000 eq. 7-9), the scalar parts.
+//
+//   z_c = mean_hw x_c                      squeeze
+//   s   = sigma(W2 relu(W1 z + b1) + b2)   excitation; logits = the argument of sigma
+//   y_c = s_c x_c                          scale
+//
+// Backward of the scale, with g = dL/dy:   dL/dx = g s,   dL/dlogit = s (1 - s) sum_hw g x.
+// Backward of the whole block: the logit's gradient goes on through the two layers to dL/dz, and the mean hands each
+// pixel its share:   dL/dx = g s + (dL/dz) / (H W).
+// Both sums over the pixels, sum x (for z) and sum g x, come from one pass over (g, x); dL/dx from one more over g.
+#pragma once
+
+#include "exp.h"
+
+namespace fastops {
+
+template <class T>
+FASTOPS_HD T relu_(T x) {
+  return x < T(0) ? T(0) : x;  // NaN passes, as torch.relu does
+}
+
+// dL/dlogit from the sum over the pixels of g x.
+template <class T>
+FASTOPS_HD T se_logit_backward(T sum_grad_x, T logit) {
+  const T s = sigmoid_(logit);
+  return sum_grad_x * s * (T(1) - s);
+}
+
+}  // namespace fastops

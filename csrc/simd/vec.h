@@ -1,0 +1,120 @@
+// The widest SIMD register of the instruction set, as a GCC/Clang vector type: + - * / and comparisons work on it.
+#pragma once
+
+#include "elementwise.h"
+
+namespace fastops {
+namespace FASTOPS_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVecBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVecBytes = 32;
+#else
+constexpr int kVecBytes = 16;
+#endif
+
+template <class T>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  typedef float type __attribute__((vector_size(kVecBytes)));
+};
+template <>
+struct VecOf<double> {
+  typedef double type __attribute__((vector_size(kVecBytes)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class T>
+constexpr int kLanes = kVecBytes / int(sizeof(T));
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  memcpy(p, &v, sizeof(v));
+}
+
+template <class T>
+inline Vec<T> splat(T value) {
+  return value - Vec<T>{};  // v - 0, not v + 0: keeps the sign of -0
+}
+
+// Sum of the lanes, pairwise.
+template <class T>
+inline T sum_lanes(Vec<T> v) {
+  T lanes[kLanes<T>];
+  store(lanes, v);
+  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+// sum_i a[i] b[i] and sum_i a[i] with four chains of additions; the order depends on n alone.
+template <class T>
+inline T dot(const T* a, const T* b, int64_t n) {
+  constexpr int L = kLanes<T>;
+  Vec<T> s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * L <= n; i += 4 * L) {
+    s0 += load(a + i) * load(b + i);
+    s1 += load(a + i + L) * load(b + i + L);
+    s2 += load(a + i + 2 * L) * load(b + i + 2 * L);
+    s3 += load(a + i + 3 * L) * load(b + i + 3 * L);
+  }
+  for (; i + L <= n; i += L) s0 += load(a + i) * load(b + i);
+  T total = sum_lanes<T>((s0 + s1) + (s2 + s3));
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+template <class T>
+inline T sum(const T* a, int64_t n) {
+  constexpr int L = kLanes<T>;
+  Vec<T> s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * L <= n; i += 4 * L) {
+    s0 += load(a + i);
+    s1 += load(a + i + L);
+    s2 += load(a + i + 2 * L);
+    s3 += load(a + i + 3 * L);
+  }
+  for (; i + L <= n; i += L) s0 += load(a + i);
+  T total = sum_lanes<T>((s0 + s1) + (s2 + s3));
+  for (; i < n; ++i) total += a[i];
+  return total;
+}
+
+// `n` values as opmath: the array itself for float and double, converted into `buffer` for half types.
+inline const float* as_opmath(const float* p, float*, int64_t) { return p; }
+inline const double* as_opmath(const double* p, double*, int64_t) { return p; }
+template <class T>
+inline const float* as_opmath(const T* p, float* buffer, int64_t n) {
+  to_opmath(p, buffer, n);
+  return buffer;
+}
+
+// Where to compute `n` results for `p`: the array itself, or `buffer`, which finish() then converts.
+inline float* opmath_target(float* p, float*) { return p; }
+inline double* opmath_target(double* p, double*) { return p; }
+template <class T>
+inline float* opmath_target(T*, float* buffer) {
+  return buffer;
+}
+inline void finish(float*, const float*, int64_t) {}
+inline void finish(double*, const double*, int64_t) {}
+template <class T>
+inline void finish(T* p, const float* buffer, int64_t n) {
+  from_opmath(buffer, p, n);
+}
+
+}  // namespace FASTOPS_ISA
+}  // namespace fastops

@@ -1,0 +1,25 @@
+"""Fused PyTorch ops for vision: each is one call, one kernel, on CPU, CUDA and Triton, with gradients.
+
+The ops are functions here, modules in :mod:`fastops.nn`, and plain PyTorch in :mod:`fastops.reference`.
+``python -m fastops`` tells what is built and which backend each op uses on each device.
+"""
+
+from fastops import reference
+from fastops._ext import build_info, load_error, missing_message
+from fastops._version import __version__
+
+_OPS = ["mish", "mish_", "se_attention", "se_scale", "xcorr", "xcorr_depthwise"]
+__all__ = ["__version__", "backends", "build_info", "nn", "reference", *_OPS]
+
+if load_error is None:
+    from fastops import nn
+    from fastops._backends import backends
+    from fastops.ops.mish import mish, mish_
+    from fastops.ops.se import se_attention, se_scale
+    from fastops.ops.xcorr import xcorr, xcorr_depthwise
+else:
+
+    def __getattr__(name: str):
+        if name in __all__:
+            raise ImportError(f"fastops.{name}: {missing_message()}")
+        raise AttributeError(f"module 'fastops' has no attribute {name!r}")

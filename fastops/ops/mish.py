@@ -1,0 +1,111 @@
+"""Mish: public functions, fake kernels, gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastops import reference
+from fastops.ops._checks import check_floating, check_same_dtype, check_same_shape
+from fastops.ops._register import reference_vjp
+
+_mish = torch.ops.fastops.mish.default
+_mish_inplace = torch.ops.fastops.mish_.default
+_mish_backward = torch.ops.fastops.mish_backward.default
+
+
+def mish(x: Tensor) -> Tensor:
+    r"""Mish activation, elementwise, in one pass with one exponential.
+
+    .. math:: f(x) = x \tanh(\ln(1 + e^x)) = x \frac{t}{t + 2}, \quad t = e^x (e^x + 2)
+
+    Args:
+        x: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
+
+    Returns:
+        Tensor of the shape, dtype and memory layout of ``x``. ``f(inf) = inf``, ``f(-inf) = -0``, NaN stays NaN.
+
+    Raises:
+        RuntimeError: ``mish: x must have dtype ...`` for any other dtype.
+
+    Differentiable any number of times; the backward recomputes from ``x``, nothing else is saved.
+    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (keeps its dtype) and ``torch.vmap``.
+
+    Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> fastops.mish(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.3034,  0.0000,  1.9440])
+    """
+    return _mish(x)
+
+
+def mish_(x: Tensor) -> Tensor:
+    r"""In-place :func:`mish`: overwrites ``x`` with ``mish(x)`` and returns it.
+
+    .. math:: x \leftarrow x \tanh(\ln(1 + e^x))
+
+    Args:
+        x: tensor of any shape, also a strided view; float32, float64, float16 or bfloat16.
+
+    Returns:
+        ``x`` itself.
+
+    Raises:
+        RuntimeError: ``mish_: x must have dtype ...``; torch's own error for a leaf that requires grad.
+
+    Made for inference. Where gradients are recorded the input has to be kept for the backward, so a copy is made and
+    nothing is saved over :func:`mish`.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> x = torch.tensor([-1.0, 0.0, 2.0])
+        >>> fastops.mish_(x) is x
+        True
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        check_floating("mish_", "x", x)
+        return x.copy_(_mish(x.clone()))
+    _mish_inplace(x)
+    return x
+
+
+@torch.library.register_fake("fastops::mish")
+def _(x: Tensor) -> Tensor:
+    check_floating("mish", "x", x)
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fastops::mish_")
+def _(x: Tensor) -> None:
+    check_floating("mish_", "x", x)
+
+
+@torch.library.register_fake("fastops::mish_backward")
+def _(grad: Tensor, x: Tensor) -> Tensor:
+    check_floating("mish_backward", "x", x)
+    check_same_dtype("mish_backward", "grad", grad, "x", x)
+    check_same_shape("mish_backward", "grad", grad, "x", x)
+    return torch.empty_like(x)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad):
+    (x,) = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return reference_vjp(reference.mish, (x,), grad)[0]
+    return _mish_backward(grad, x)
+
+
+torch.library.register_autograd("fastops::mish", _backward, setup_context=_setup_context)
+
+
+@torch.library.register_vmap("fastops::mish")
+def _(info, in_dims, x):
+    return _mish(x), in_dims[0]

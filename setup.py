@@ -1,0 +1,240 @@
+"""Builds the native parts of fastops with ninja and prints every decision it takes.
+
+    fastops/_cpu.so    schemas and CPU kernels, each simd/ file once per instruction set   (always)
+    fastops/_cuda.so   CUDA kernels                                    (when a CUDA toolkit is found)
+    fastops/_host.*    pybind11 module with the build information                          (always)
+
+A toolkit is enough, a GPU is not needed. Environment variables:
+
+    FASTOPS_BUILD=cpu|cuda      leave CUDA out | fail without it (default: whatever is there)
+    FORCE_CUDA=1                the same as FASTOPS_BUILD=cuda
+    TORCH_CUDA_ARCH_LIST        for example "8.0 9.0+PTX" (default: the list below)
+    CUDA_HOME, CXX, MAX_JOBS    as everywhere
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+DEFAULT_ARCHS = "8.0 8.6 8.9 9.0 10.0+PTX"
+STABLE_ABI_TARGET = "0x020b000000000000"  # torch 2.11
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+if not IS_X86:
+    ISA_FLAGS = {"baseline": []}
+
+
+def say(message: str) -> None:
+    print(f"fastops build: {message}", flush=True)
+
+
+def first_line(command: list[str], pattern: str = ".") -> str:
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return next((line.strip() for line in lines if re.search(pattern, line)), "unknown")
+
+
+def find_cuda_home() -> Path | None:
+    candidates = [os.environ.get("CUDA_HOME")]
+    if nvcc := shutil.which("nvcc"):  # may be a wrapper script: nvcc itself tells where its toolkit is
+        command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        candidates += re.findall(r"^#\$ TOP=(.+)$", answer, re.MULTILINE)
+    candidates.append("/usr/local/cuda")
+    return next((Path(c).resolve() for c in candidates if c and (Path(c) / "bin" / "nvcc").exists()), None)
+
+
+def find_static_cudart(cuda_home: Path) -> Path:
+    for folder in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib"):
+        if (cuda_home / folder / "libcudart_static.a").exists():
+            return cuda_home / folder
+    sys.exit(f"{cuda_home} has no libcudart_static.a: install the toolkit's cudart development files")
+
+
+def cuda_arch_flags(nvcc: Path) -> tuple[list[str], list[str]]:
+    """The architectures to build for, as names and as nvcc flags; ones that this nvcc does not know are left out."""
+    known = set(subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split())
+    names, flags = [], []
+    for entry in re.split(r"[\s;,]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS):
+        arch, _, ptx = entry.partition("+")
+        number = arch.replace(".", "")
+        if not re.fullmatch(r"\d{2,3}[af]?", number):
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: an entry must look like 9.0 or 9.0+PTX, got {entry!r}")
+        if f"compute_{number.rstrip('af')}" not in known:
+            say(f"this nvcc does not know architecture {arch}: left out")
+            continue
+        names.append(entry)
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if ptx:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    if not names:
+        sys.exit("TORCH_CUDA_ARCH_LIST: none of the architectures is known to this nvcc")
+    return names, flags
+
+
+class NinjaFile:
+    """Collects rules and edges; the text of build.ninja."""
+
+    def __init__(self) -> None:
+        self.lines = ["ninja_required_version = 1.5"]
+
+    def rule(self, name: str, command: str, deps: bool = True) -> None:
+        self.lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
+        if deps:
+            self.lines += ["  depfile = $out.d", "  deps = gcc"]
+
+    def build(self, target: Path, rule: str, sources: list[Path], **variables: str) -> Path:
+        inputs = " ".join(_escape(s) for s in sources)
+        self.lines.append(f"build {_escape(target)}: {rule} {inputs}")
+        self.lines += [f"  {name} = {value}" for name, value in variables.items()]
+        return target
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(":", "$:").replace(" ", "$ ")
+
+
+class BuildNative(build_ext):
+    def run(self) -> None:
+        import torch
+
+        torch_root = Path(torch.__file__).parent
+        out = Path(self.build_temp).resolve()
+        out.mkdir(parents=True, exist_ok=True)
+        package = ROOT / "fastops" if self.inplace else Path(self.build_lib).resolve() / "fastops"
+        package.mkdir(parents=True, exist_ok=True)
+
+        cxx = os.environ.get("CXX", "c++")
+        mode = os.environ.get("FASTOPS_BUILD", "cuda" if os.environ.get("FORCE_CUDA") == "1" else "auto")
+        if mode not in ("auto", "cpu", "cuda"):
+            sys.exit(f"FASTOPS_BUILD must be cpu or cuda, got {mode!r}")
+        cuda_home = None if mode == "cpu" else find_cuda_home()
+        if mode == "cuda" and cuda_home is None:
+            sys.exit("FASTOPS_BUILD=cuda: no CUDA toolkit found; set CUDA_HOME or put nvcc on PATH")
+
+        common = [
+            "-std=c++20",
+            "-fPIC",
+            "-fvisibility=hidden",
+            f"-DTORCH_TARGET_VERSION={STABLE_ABI_TARGET}",
+            f"-isystem {torch_root / 'include'}",
+            *(["-DFASTOPS_X86"] if IS_X86 else []),
+        ]
+        cxx_flags = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", *common]
+        simd_flags = [
+            "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized",
+            # Neither changes a result: errno is not read and no floating-point trap is enabled. Without them a
+            # comparison or a rounding keeps a loop from becoming SIMD code.
+            "-fno-math-errno -fno-trapping-math -ffp-contract=fast",
+        ]
+        ninja = NinjaFile()
+        ninja.rule("cxx", f"{cxx} -MMD -MF $out.d {' '.join(cxx_flags)} $extra -c $in -o $out")
+        ninja.rule("simd", f"{cxx} -MMD -MF $out.d {' '.join(simd_flags)} $extra -c $in -o $out")
+        ninja.rule("link", f"{cxx} -shared $in -o $out $extra", deps=False)
+        torch_link = f"-L{torch_root / 'lib'} -Wl,--no-as-needed -ltorch"
+        if sys.platform == "darwin":
+            torch_link = f"-L{torch_root / 'lib'} -ltorch -undefined dynamic_lookup"
+
+        def compile_(name: str, rule: str, source: Path, extra: str = "") -> Path:
+            return ninja.build(out / f"{name}.o", rule, [source], extra=extra)
+
+        objects = [compile_("library", "cxx", CSRC / "library.cpp")]
+        objects += [compile_(f"cpu_{s.stem}", "cxx", s) for s in sorted((CSRC / "cpu").glob("*.cpp"))]
+        for isa, flags in ISA_FLAGS.items():
+            extra = " ".join([*flags, f"-DFASTOPS_ISA={isa}"])
+            objects += [
+                compile_(f"simd_{s.stem}_{isa}", "simd", s, extra) for s in sorted((CSRC / "simd").glob("*.cpp"))
+            ]
+        built = {"_cpu.so": ninja.build(out / "_cpu.so", "link", objects, extra=torch_link)}
+        say(f"CPU kernels for {', '.join(ISA_FLAGS)}, torch {torch.__version__}, {cxx}")
+
+        arch_names: list[str] = []
+        nvcc_version = ""
+        if cuda_home is None:
+            say("no CUDA kernels: " + ("FASTOPS_BUILD=cpu" if mode == "cpu" else "no CUDA toolkit found"))
+        else:
+            nvcc = cuda_home / "bin" / "nvcc"
+            nvcc_version = first_line([str(nvcc), "--version"], "release")
+            arch_names, arch_flags = cuda_arch_flags(nvcc)
+            say(f"CUDA kernels for {' '.join(arch_names)} with {nvcc}")
+            host_flags = " ".join(f"-Xcompiler {f}" for f in ("-fPIC", "-fvisibility=hidden"))
+            cuda_common = [f for f in common if not f.startswith(("-fPIC", "-fvisibility"))]
+            nvcc_command = [str(nvcc), "-O3 -DUSE_CUDA -diag-suppress 20208", *cuda_common, host_flags, *arch_flags]
+            ninja.rule("nvcc", f"{' '.join(nvcc_command)} -MMD -MF $out.d -c $in -o $out")
+            cuda_objects = [compile_(f"cuda_{s.stem}", "nvcc", s) for s in sorted((CSRC / "cuda").glob("*.cu"))]
+            lib_dir = find_static_cudart(cuda_home)
+            # The static runtime: the library then works beside whichever CUDA runtime torch brought along.
+            cuda_link = f"{torch_link} -L{lib_dir} -lcudart_static -ldl -lrt -lpthread -Wl,--exclude-libs,ALL"
+            built["_cuda.so"] = ninja.build(out / "_cuda.so", "link", cuda_objects, extra=cuda_link)
+
+        import pybind11
+
+        info = {
+            "VERSION": self.distribution.get_version(),
+            "CXX_COMPILER": first_line([cxx, "--version"]),
+            "CXX_FLAGS": re.sub(r"-isystem \S+", "", " ".join(cxx_flags)),
+            "SIMD_FLAGS": " ".join(simd_flags),
+            "CPU_CAPABILITIES": " ".join(ISA_FLAGS),
+            "CUDA_COMPILER": nvcc_version,
+            "CUDA_ARCHS": " ".join(arch_names),
+            "BUILT_WITH_TORCH": torch.__version__,
+            "STABLE_ABI_TARGET": "2.11",
+        }
+        header = "".join(f'#define FASTOPS_{k} "{_c_string(v)}"\n' for k, v in info.items())
+        info_file = out / "build_info.h"
+        if not info_file.exists() or info_file.read_text() != header:
+            info_file.write_text(header)
+        host_name = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
+        host_flags = f"-I{out} -I{pybind11.get_include()} -I{sysconfig.get_path('include')}"
+        host_objects = [compile_(f"host_{s.stem}", "cxx", s, host_flags) for s in sorted((CSRC / "host").glob("*.cpp"))]
+        host_objects.append(out / "cpu_capability.o")
+        host_link = "-undefined dynamic_lookup" if sys.platform == "darwin" else ""
+        built[host_name] = ninja.build(out / host_name, "link", host_objects, extra=host_link)
+
+        (out / "build.ninja").write_text("\n".join(ninja.lines) + "\n")
+        command = [_ninja(), "-C", str(out), *map(str, built.values())]
+        if jobs := os.environ.get("MAX_JOBS"):
+            command += ["-j", jobs]
+        subprocess.run(command, check=True)
+        for stale in ("_cuda.so",):
+            if stale not in built:
+                (package / stale).unlink(missing_ok=True)
+        for name, path in built.items():
+            temporary = package / f".{name}.tmp"
+            shutil.copy2(path, temporary)
+            os.replace(temporary, package / name)
+            say(f"wrote {name} ({path.stat().st_size / 2**20:.1f} MiB)")
+
+    def get_outputs(self) -> list[str]:
+        package = Path(self.build_lib) / "fastops"
+        return [str(p) for p in (*package.glob("_c*.so"), *package.glob("_host*"))]
+
+
+def _c_string(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _ninja() -> str:
+    try:
+        import ninja
+
+        return str(Path(ninja.BIN_DIR) / "ninja")
+    except (ImportError, AttributeError):
+        found = shutil.which("ninja")
+        if found is None:
+            sys.exit("ninja is needed to build: pip install ninja")
+        return found
+
+
+setup(ext_modules=[Extension("fastops._host", sources=[])], cmdclass={"build_ext": BuildNative})
