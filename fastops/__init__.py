@@ -8,8 +8,19 @@ from fastops import reference
 from fastops._ext import build_info, load_error, missing_message
 from fastops._version import __version__
 
-_OPS = ["mish", "mish_", "se_attention", "se_scale", "xcorr", "xcorr_depthwise"]
-__all__ = ["__version__", "backends", "build_info", "nn", "reference", *_OPS]
+__all__ = [
+    "__version__",
+    "backends",
+    "build_info",
+    "mish",
+    "mish_",
+    "nn",
+    "reference",
+    "se_attention",
+    "se_scale",
+    "xcorr",
+    "xcorr_depthwise",
+]
 
 if load_error is None:
     from fastops import nn

@@ -79,11 +79,12 @@ def reference_impl(name: str) -> Callable:
 
 
 @cache
-def _resolve(stem: str, name: str) -> Callable:
+def _resolve(stem: str, name: str) -> tuple[Callable, Callable]:
+    """The op's argument checks, which neither twin makes itself, and its code."""
+    check = importlib.import_module(f"fastops.ops.{stem}").CHECKS[name]
     if _cuda_backend() == "triton":
-        module = importlib.import_module(f"fastops.triton.{stem}")
-        return module.OPS[name]
-    return reference_impl(name)
+        return check, importlib.import_module(f"fastops.triton.{stem}").OPS[name]
+    return check, reference_impl(name)
 
 
 def _register_cuda_fallback() -> None:
@@ -91,7 +92,9 @@ def _register_cuda_fallback() -> None:
         for name in names:
 
             def kernel(*args, stem: str = stem, name: str = name):
-                return _resolve(stem, name)(*args)
+                check, run = _resolve(stem, name)
+                check(*args)
+                return run(*args)
 
             _library.impl(name, kernel, "CUDA")
 

@@ -52,8 +52,9 @@ _load()
 def missing_message() -> str:
     """The one error of an import without the native library: what is wrong and what to run."""
     return (
-        f"the fused ops are not available: {load_error}. Run `pip install .` (or `python setup.py build_ext --inplace`) "
-        "in the source folder, with a C++20 compiler at hand; `fastops.reference` has the same ops in plain PyTorch."
+        f"the fused ops are not available: {load_error}. Run `pip install .` (or `python setup.py build_ext "
+        "--inplace`) in the source folder, with a C++20 compiler at hand; `fastops.reference` has the same ops in "
+        "plain PyTorch."
     )
 
 

@@ -64,4 +64,12 @@ inline bool is_channels_last(const Tensor& t) {
          (t.size(0) == 1 || t.stride(0) == h * w * c);
 }
 
+// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`.
+inline Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  const std::array<int64_t, 4> nhwc{n, h, w, c};
+  Tensor t = torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(nhwc.data(), nhwc.size()));
+  t = torch::stable::transpose(t, 1, 3);     // [N, C, W, H]
+  return torch::stable::transpose(t, 2, 3);  // [N, C, H, W]
+}
+
 }  // namespace fastops

@@ -162,10 +162,9 @@ Tensor xcorr_depthwise_cpu(const Tensor& z_, const Tensor& x_) {
   const XcorrShape shape = check_xcorr("xcorr_depthwise", z_, x_);
   const Tensor z = native_layout(z_), x = native_layout(x_);
   const Call call("xcorr_depthwise", shape, z);
-  Tensor out = new_empty(z, IntHeaderOnlyArrayRef({shape.pairs, shape.channels, shape.oh, shape.ow}));
-  if (is_channels_last(x)) {
-    out = torch::stable::contiguous(out, torch::headeronly::MemoryFormat::ChannelsLast);
-  }
+  const Tensor out = is_channels_last(x)
+                         ? empty_channels_last(z, shape.pairs, shape.channels, shape.oh, shape.ow)
+                         : new_empty(z, IntHeaderOnlyArrayRef({shape.pairs, shape.channels, shape.oh, shape.ow}));
   if (out.numel() == 0) return out;
   torch::stable::parallel_for(0, shape.pairs * call.packs, 1, [&](int64_t first, int64_t last) {
     const Scratch zs(call.packed_bytes(call.z_pixels())), xs(call.packed_bytes(call.x_pixels()));

@@ -3,5 +3,6 @@
 from fastops.nn.activation import Mish
 from fastops.nn.attention import SEAttention, SEScale
 from fastops.nn.correlation import CrossCorrelation
+from fastops.nn.frozen_conv import FrozenConv2d
 
-__all__ = ["CrossCorrelation", "Mish", "SEAttention", "SEScale"]
+__all__ = ["CrossCorrelation", "FrozenConv2d", "Mish", "SEAttention", "SEScale"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -73,23 +75,41 @@ def mish_(x: Tensor) -> Tensor:
     return x
 
 
+# ---- fake kernels and checks ---------------------------------------------------------------------------------
+
+
+def _check_backward(grad: Tensor, x: Tensor) -> None:
+    check_floating("mish_backward", "x", x)
+    check_same_dtype("mish_backward", "grad", grad, "x", x)
+    check_same_shape("mish_backward", "grad", grad, "x", x)
+
+
+#: The checks of csrc/cpu/mish.cpp, by schema.
+CHECKS = {
+    "mish": partial(check_floating, "mish", "x"),
+    "mish_": partial(check_floating, "mish_", "x"),
+    "mish_backward": _check_backward,
+}
+
+
 @torch.library.register_fake("fastops::mish")
 def _(x: Tensor) -> Tensor:
-    check_floating("mish", "x", x)
+    CHECKS["mish"](x)
     return torch.empty_like(x)
 
 
 @torch.library.register_fake("fastops::mish_")
 def _(x: Tensor) -> None:
-    check_floating("mish_", "x", x)
+    CHECKS["mish_"](x)
 
 
 @torch.library.register_fake("fastops::mish_backward")
 def _(grad: Tensor, x: Tensor) -> Tensor:
-    check_floating("mish_backward", "x", x)
-    check_same_dtype("mish_backward", "grad", grad, "x", x)
-    check_same_shape("mish_backward", "grad", grad, "x", x)
+    CHECKS["mish_backward"](grad, x)
     return torch.empty_like(x)
+
+
+# ---- gradients, vmap -----------------------------------------------------------------------------------------
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -83,7 +86,7 @@ def se_attention(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tenso
     return _se_attention(x, w1, b1, w2, b2)
 
 
-# ---- fake kernels: shapes, dtypes and the checks of csrc/common/se.h ----------------------------------------
+# ---- fake kernels and checks ---------------------------------------------------------------------------------
 
 
 def _check_scale(op: str, x: Tensor, logits: Tensor) -> None:
@@ -102,8 +105,8 @@ def _check_attention(op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tens
     check(x.dim() >= 3, f"{op}: x must have at least 3 dimensions [N, C, ...], got {list(x.shape)}")
     check(w1.dim() == 2, f"{op}: w1 must have shape [R, C], got {list(w1.shape)}")
     r, c = w1.shape[0], x.shape[1]
-    expected = (("w1", w1, "[R, C]", [r, c]), ("w2", w2, "[C, R]", [c, r]), ("b1", b1, "[R]", [r]), ("b2", b2, "[C]", [c]))
-    for name, t, names, shape in expected:
+    rules = (("w1", w1, "[R, C]", [r, c]), ("w2", w2, "[C, R]", [c, r]), ("b1", b1, "[R]", [r]), ("b2", b2, "[C]", [c]))
+    for name, t, names, shape in rules:
         if t is None:
             continue
         check_same_dtype(op, name, t, "x", x)
@@ -111,34 +114,42 @@ def _check_attention(op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tens
         check(list(t.shape) == shape, f"{op}: {name} must have shape {names} = {shape}, got {list(t.shape)}")
 
 
-def _check_grad(op: str, grad: Tensor, x: Tensor) -> None:
+def _with_grad(check_inputs: Callable[..., None], op: str, grad: Tensor, x: Tensor, *others: Tensor | None) -> None:
+    check_inputs(op, x, *others)
     check_same_dtype(op, "grad", grad, "x", x)
     check_same_shape(op, "grad", grad, "x", x)
 
 
+#: The checks of csrc/common/se.h, by schema.
+CHECKS = {
+    "se_scale": partial(_check_scale, "se_scale"),
+    "se_scale_backward": partial(_with_grad, _check_scale, "se_scale_backward"),
+    "se_attention": partial(_check_attention, "se_attention"),
+    "se_attention_backward": partial(_with_grad, _check_attention, "se_attention_backward"),
+}
+
+
 @torch.library.register_fake("fastops::se_scale")
 def _(x, logits):
-    _check_scale("se_scale", x, logits)
+    CHECKS["se_scale"](x, logits)
     return empty_native(x)
 
 
 @torch.library.register_fake("fastops::se_scale_backward")
 def _(grad, x, logits):
-    _check_scale("se_scale_backward", x, logits)
-    _check_grad("se_scale_backward", grad, x)
+    CHECKS["se_scale_backward"](grad, x, logits)
     return empty_native(x), torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 @torch.library.register_fake("fastops::se_attention")
 def _(x, w1, b1, w2, b2):
-    _check_attention("se_attention", x, w1, b1, w2, b2)
+    CHECKS["se_attention"](x, w1, b1, w2, b2)
     return empty_native(x)
 
 
 @torch.library.register_fake("fastops::se_attention_backward")
 def _(grad, x, w1, b1, w2, b2):
-    _check_attention("se_attention_backward", x, w1, b1, w2, b2)
-    _check_grad("se_attention_backward", grad, x)
+    CHECKS["se_attention_backward"](grad, x, w1, b1, w2, b2)
     r, c = w1.shape
     return empty_native(x), x.new_empty(r, c), x.new_empty(r), x.new_empty(c, r), x.new_empty(c)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -79,7 +82,7 @@ def xcorr_depthwise(z: Tensor, x: Tensor) -> Tensor:
     return _xcorr_depthwise(z, x)
 
 
-# ---- fake kernels: shapes, dtypes and the checks of csrc/common/xcorr.h -------------------------------------
+# ---- fake kernels and checks ---------------------------------------------------------------------------------
 
 
 def _check(op: str, z: Tensor, x: Tensor) -> tuple[int, int, int]:
@@ -101,41 +104,54 @@ def _check(op: str, z: Tensor, x: Tensor) -> tuple[int, int, int]:
     return pairs, xh - zh + 1, xw - zw + 1
 
 
-def _check_grad(op: str, grad: Tensor, x: Tensor, shape: list[int]) -> None:
-    check_same_dtype(op, "grad", grad, "x", x)
-    check_same_device(op, "grad", grad, "x", x)
-    check(list(grad.shape) == shape, f"{op}: grad must have shape {shape}, got {list(grad.shape)}")
-
-
-@torch.library.register_fake("fastops::xcorr")
-def _(z, x, scale=1.0, bias=None):
-    pairs, oh, ow = _check("xcorr", z, x)
+def _check_forward(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) -> tuple[int, int, int]:
+    sizes = _check("xcorr", z, x)
     if bias is not None:
         check_same_dtype("xcorr", "bias", bias, "x", x)
         check_same_device("xcorr", "bias", bias, "x", x)
         check(bias.numel() == 1, f"xcorr: bias must have one element, got {list(bias.shape)}")
+    return sizes
+
+
+def _check_backward(op: str, grad: Tensor, z: Tensor, x: Tensor, scale: float | None = None) -> None:
+    pairs, oh, ow = _check(op, z, x)
+    check_same_dtype(op, "grad", grad, "x", x)
+    check_same_device(op, "grad", grad, "x", x)
+    shape = [pairs, z.shape[1] if "depthwise" in op else 1, oh, ow]
+    check(list(grad.shape) == shape, f"{op}: grad must have shape {shape}, got {list(grad.shape)}")
+
+
+#: The checks of csrc/common/xcorr.h, by schema.
+CHECKS = {
+    "xcorr": _check_forward,
+    "xcorr_backward": partial(_check_backward, "xcorr_backward"),
+    "xcorr_depthwise": partial(_check, "xcorr_depthwise"),
+    "xcorr_depthwise_backward": partial(_check_backward, "xcorr_depthwise_backward"),
+}
+
+
+@torch.library.register_fake("fastops::xcorr")
+def _(z, x, scale=1.0, bias=None):
+    pairs, oh, ow = CHECKS["xcorr"](z, x, scale, bias)
     return z.new_empty(pairs, 1, oh, ow)
 
 
 @torch.library.register_fake("fastops::xcorr_backward")
 def _(grad, z, x, scale):
-    pairs, oh, ow = _check("xcorr_backward", z, x)
-    _check_grad("xcorr_backward", grad, x, [pairs, 1, oh, ow])
+    CHECKS["xcorr_backward"](grad, z, x, scale)
     return empty_native(z), empty_native(x)
 
 
 @torch.library.register_fake("fastops::xcorr_depthwise")
 def _(z, x):
-    pairs, oh, ow = _check("xcorr_depthwise", z, x)
-    return torch.empty(
-        pairs, z.shape[1], oh, ow, dtype=z.dtype, device=z.device, memory_format=memory_format(x)
-    )
+    pairs, oh, ow = CHECKS["xcorr_depthwise"](z, x)
+    size = (pairs, z.shape[1], oh, ow)
+    return torch.empty(size, dtype=z.dtype, device=z.device, memory_format=memory_format(x))
 
 
 @torch.library.register_fake("fastops::xcorr_depthwise_backward")
 def _(grad, z, x):
-    pairs, oh, ow = _check("xcorr_depthwise_backward", z, x)
-    _check_grad("xcorr_depthwise_backward", grad, x, [pairs, z.shape[1], oh, ow])
+    CHECKS["xcorr_depthwise_backward"](grad, z, x)
     return empty_native(z), empty_native(x)
 
 
@@ -172,8 +188,29 @@ def _depthwise_backward(ctx, grad):
 
 
 torch.library.register_autograd("fastops::xcorr", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "fastops::xcorr_depthwise", _depthwise_backward, setup_context=_depthwise_setup_context
-)
+torch.library.register_autograd("fastops::xcorr_depthwise", _depthwise_backward, setup_context=_depthwise_setup_context)
 register_autocast("xcorr", "lower")
 register_autocast("xcorr_depthwise", "lower")
+
+
+def _vmap(op: Callable[..., Tensor], batch: int, z: Tensor, z_dim: int | None, x: Tensor, x_dim: int | None) -> Tensor:
+    """Fold the mapped dimension into the batches; items stay consecutive, so pairs stay pairs."""
+    z = z.expand(batch, *z.shape) if z_dim is None else z.movedim(z_dim, 0)
+    x = x.expand(batch, *x.shape) if x_dim is None else x.movedim(x_dim, 0)
+    y = op(z.flatten(0, 1), x.flatten(0, 1))
+    return y.unflatten(0, (batch, -1))
+
+
+@torch.library.register_vmap("fastops::xcorr")
+def _(info, in_dims, z, x, scale=1.0, bias=None):
+    bias_dim = in_dims[3] if len(in_dims) > 3 else None
+    y = _vmap(lambda z, x: _xcorr(z, x, scale, None), info.batch_size, z, in_dims[0], x, in_dims[1])
+    if bias is not None:
+        bias = bias.movedim(bias_dim, 0).reshape(-1, 1, 1, 1, 1) if bias_dim is not None else bias.reshape(())
+        y = y + bias
+    return y, 0
+
+
+@torch.library.register_vmap("fastops::xcorr_depthwise")
+def _(info, in_dims, z, x):
+    return _vmap(_xcorr_depthwise, info.batch_size, z, in_dims[0], x, in_dims[1]), 0

@@ -1,0 +1,39 @@
+# make demo     a tracked synthetic video, its overlap plot and a fps table in demo/   (sets everything up first)
+# make test     the whole test suite                                                  (sets everything up first)
+# make lint     ruff and clang-format, if present
+# make bench    the CPU benchmarks of the README
+# make clean    removes what these made
+#
+# Everything lives in .venv. The environment is rebuilt when pyproject.toml, setup.py or a native source changes.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/tracker demo --output-dir demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks.ops
+	$(BIN)/python -m benchmarks.fps
+
+# torch comes first and at one version, so that nothing else pulls in another build of it.
+$(VENV)/ready: $(SOURCES)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)" "numpy>=1.24" "setuptools>=77" "ninja>=1.11" "pybind11>=2.13"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m fastops
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info fastops/*.so

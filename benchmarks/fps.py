@@ -1,0 +1,164 @@
+"""The same tracker three ways: python -m benchmarks.fps [--source FOLDER_OR_VIDEO --box x,y,w,h] [--csv FILE]
+
+reference  stock eager PyTorch, OpenCV crops of a padded copy, NumPy post-processing, as the well-known SiamFC does it
+compile    the same with its network under torch.compile
+fastops    tracker.Tracker
+
+for the ReLU network and for the paper's (Mish + SE). All track the same frames in turns, frame by frame, and must give
+equal boxes before any figure is printed. "tracker fps" counts the update alone, "end-to-end fps" decoding too.
+
+Weights: --weights (a ReLU checkpoint), by default the published ones in ../shared where present, else random ones; the
+Mish + SE network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.harness import ROOT, append_rows, environment, print_table
+from tracker import SiamFC, Tracker
+from tracker.checkpoint import load_model
+from tracker.data.otb import load_sequence
+from tracker.data.sources import open_source
+from tracker.data.synthetic import SyntheticVideo
+from tracker.eval.metrics import iou
+from tracker.reference import ReferenceTracker
+
+SHARED = ROOT.parent / "shared" / "data"
+MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
+MIN_IOU = 0.9  # of equal boxes: float32 rounding can move an arg max by one step of 1/16 cell
+
+
+def build_model(kind: str, weights: Path | None) -> SiamFC:
+    activation, attention = MODELS[kind]
+    torch.manual_seed(0)
+    model = SiamFC(activation, attention, ops="reference").eval()
+    if weights is not None:
+        model.backbone.load_state_dict(load_model(weights, ops="reference").backbone.state_dict())
+    return model
+
+
+def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
+    if args.source:
+        folder = Path(args.source)
+        if args.box:
+            return args.source, np.array([float(v) for v in args.box.split(",")]), folder.name
+        sequence = load_sequence(folder)
+        return sequence.frames, sequence.boxes[0], sequence.name
+    folder = SHARED / "sequences" / "MountainBike"
+    if folder.exists():
+        sequence = load_sequence(folder)
+        return sequence.frames, sequence.boxes[0], sequence.name
+    video = SyntheticVideo(seed=0, frames=args.frames)
+    return video, video.boxes[0], "synthetic"
+
+
+def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
+    """The first frames and the seconds it took to decode them."""
+    start = time.perf_counter()
+    if isinstance(source, list):
+        frames = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in source[:count]]
+    elif isinstance(source, SyntheticVideo):
+        frames = [source.frame(i)[0] for i in range(count)]
+    else:
+        with open_source(source) as opened:
+            frames = [frame for frame, _ in zip(opened, range(count), strict=False)]
+    return frames, time.perf_counter() - start
+
+
+def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: str) -> tuple[dict, dict]:
+    """Seconds of every update and the boxes of every tracker, in lockstep, taking turns in who goes first."""
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    names = list(trackers)
+    for tracker in trackers.values():
+        tracker.init(frames[0], box)
+        for frame in frames[1:6]:  # warm-up: compilation, caches, allocator
+            tracker.update(frame)
+        tracker.init(frames[0], box)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    boxes: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for i, frame in enumerate(frames[1:]):
+        for k in range(len(names)):
+            name = names[(i + k) % len(names)]
+            sync()
+            start = time.perf_counter()
+            result = trackers[name].update(frame)
+            sync()
+            seconds[name].append(time.perf_counter() - start)
+            boxes[name].append(np.asarray(result.box))
+    return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(b) for n, b in boxes.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--source", help="OTB-style folder, video or image folder (default: a real or synthetic one)")
+    parser.add_argument("--box", help="x,y,w,h of the target in the first frame, where the source has no ground truth")
+    parser.add_argument("--weights", type=Path, help="ReLU checkpoint")
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--csv", type=Path, help="append the rows to this file")
+    args = parser.parse_args()
+    published = sorted((SHARED / "weights").glob("*.pth")) if SHARED.exists() else []
+    weights = args.weights or (published[0] if published else None)
+    source, box, name = find_source(args)
+    frames, decode = read_frames(source, args.frames)
+    if len(frames) < 10:
+        raise SystemExit(f"fps: source must have at least 10 frames, got {len(frames)}")
+    per_frame = decode / len(frames)
+    where = environment(args.device)
+    height, width = frames[0].shape[:2]
+    print(f"{where['device']}, torch {where['torch']}; {name}, {len(frames)} frames of {width}x{height}, float32\n")
+
+    rows, table = [], []
+    for kind in MODELS:
+        model = build_model(kind, weights)
+        fused = SiamFC(*MODELS[kind])
+        fused.load_state_dict(model.state_dict())
+        trackers = {"reference": ReferenceTracker(model, device=args.device)}
+        if not args.no_compile:
+            trackers["compile"] = ReferenceTracker(model, device=args.device, compile=True)
+        trackers["fastops"] = Tracker(fused.eval(), device=args.device)
+        seconds, boxes = measure(trackers, frames, box, args.device)
+        agreement = {n: iou(b, boxes["reference"]) for n, b in boxes.items()}
+        for other, overlap in agreement.items():
+            if overlap.min() < MIN_IOU:
+                raise SystemExit(f"{kind}: boxes of {other} differ from the reference's, least IoU {overlap.min():.3f}")
+        base = np.median(seconds["reference"])
+        for other, s in seconds.items():
+            p50, p95, p99 = np.percentile(s, (50, 95, 99)) * 1e3
+            fps, end_to_end = len(s) / s.sum(), len(s) / (s.sum() + per_frame * len(s))
+            ratio = base / np.median(s)
+            row = {"benchmark": "fps", "model": kind, "tracker": other, "source": name, "frames": len(s)}
+            row |= {"size": f"{width}x{height}", "tracker_fps": f"{fps:.2f}", "end_to_end_fps": f"{end_to_end:.2f}"}
+            row |= {"p50_ms": f"{p50:.2f}", "p95_ms": f"{p95:.2f}", "p99_ms": f"{p99:.2f}"}
+            row |= {"over_reference": f"{ratio:.2f}", "min_iou": f"{agreement[other].min():.4f}"}
+            rows.append({**where, **row})
+            cells = [f"{fps:.1f}", f"{end_to_end:.1f}", f"{p50:.1f}", f"{p95:.1f}", f"{p99:.1f}"]
+            table.append([kind, other, *cells, f"{ratio:.2f}x", f"{agreement[other].min():.3f}"])
+    header = [
+        "network",
+        "tracker",
+        "tracker fps",
+        "end-to-end fps",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "speed-up",
+        "least IoU",
+    ]
+    print_table(header, table)
+    if args.csv:
+        append_rows(args.csv, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The whole check on a CUDA machine, in under 9 minutes: build, tests on CUDA and Triton, compute-sanitizer, both
+# benchmarks; one results file. Uses the python on PATH (torch, triton, ninja, pybind11, numpy, pytest, OpenCV there).
+#
+#   benchmarks/gpu.sh [RESULTS.csv]        default: benchmarks/results/<device>.csv
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+"$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "gpu.sh: torch sees no CUDA device"; exit 2; }
+device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))')
+results=${1:-benchmarks/results/$device.csv}
+step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+
+step "build for this GPU"
+TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
+  FASTOPS_BUILD=cuda "$python" setup.py build_ext --inplace 2>&1 | grep -E "fastops build|error|warning" || true
+"$python" -m fastops
+
+step "tests on CUDA (C++ kernels) and Triton"
+timeout 200 "$python" -m pytest -q -x -m cuda tests/test_ops.py tests/test_mish.py tests/test_se.py tests/test_xcorr.py
+timeout 120 "$python" -m pytest -q -x tests/test_triton.py
+
+step "compute-sanitizer memcheck and racecheck over the sample table"
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    timeout 90 compute-sanitizer --tool $tool --error-exitcode 1 --log-file /dev/stderr \
+      "$python" -m benchmarks.sanitize --seconds 60
+  done
+else
+  echo "compute-sanitizer is not on PATH: left out"
+fi
+
+step "ops"
+timeout 180 "$python" -m benchmarks.ops --device cuda --dtype float32 bfloat16 --budget 0.2 --csv "$results"
+step "fps"
+timeout 90 "$python" -m benchmarks.fps --device cuda --csv "$results"
+step "done: $results"

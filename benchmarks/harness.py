@@ -1,0 +1,144 @@
+"""What the benchmarks share: side-by-side timing, a description of the machine, result files.
+
+Machines are noisy: competitors take turns within one run, medians and 20/80 % bands are reported, and ratios are what
+to quote. Nothing is timed before it was checked to give equal results.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call."""
+
+    median: float
+    low: float  # 20th percentile
+    high: float  # 80th percentile
+
+
+def _summary(seconds: Sequence[float]) -> Timing:
+    ordered = sorted(seconds)
+    at = lambda q: ordered[min(int(q * len(ordered)), len(ordered) - 1)]  # noqa: E731
+    return Timing(statistics.median(ordered), at(0.2), at(0.8))
+
+
+def compare(competitors: Mapping[str, Callable[[], object]], device: str, budget: float = 1.0) -> dict[str, Timing]:
+    """Time callables in turns for about ``budget`` seconds; short ones are repeated inside a sample.
+
+    On CUDA a sample is bracketed by synchronisation, and short calls are queued together, so that launch-bound ops are
+    timed at their launch rate and long ones at their duration.
+    """
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    inner = {}
+    for name, run in competitors.items():
+        for _ in range(3):
+            run()
+        sync()
+        start = time.perf_counter()
+        run()
+        sync()
+        inner[name] = max(1, min(100, int(2e-4 / max(time.perf_counter() - start, 1e-7))))
+    samples: dict[str, list[float]] = {name: [] for name in competitors}
+    deadline = time.perf_counter() + budget
+    while time.perf_counter() < deadline or len(next(iter(samples.values()))) < 7:
+        for name, run in competitors.items():
+            sync()
+            start = time.perf_counter()
+            for _ in range(inner[name]):
+                run()
+            sync()
+            samples[name].append((time.perf_counter() - start) / inner[name])
+    return {name: _summary(s) for name, s in samples.items()}
+
+
+def copy_bandwidth(device: str, megabytes: int = 256) -> float:
+    """Bytes per second that a copy moves (read plus write): the floor of memory-bound ops."""
+    source = torch.ones(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+    timing = compare({"copy": lambda: target.copy_(source)}, device, budget=0.5)["copy"]
+    return 2 * source.numel() * source.element_size() / timing.median
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """L2 norm of the difference over that of ``expected``."""
+    actual, expected = actual.detach().double(), expected.detach().double()
+    return float((actual - expected).norm() / expected.norm().clamp_min(1e-300))
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def environment(device: str) -> dict[str, str]:
+    """Device, commit and versions: the first columns of every result row."""
+    import fastops
+
+    commit = os.environ.get("FASTOPS_COMMIT") or _git("rev-parse", "--short=10", "HEAD") or "unknown"
+    if not os.environ.get("FASTOPS_COMMIT") and _git("status", "--porcelain", "--untracked-files=no"):
+        commit += "+changes"
+    info = fastops.build_info()
+    return {
+        "device": device_name(device),
+        "commit": commit,
+        "torch": torch.__version__,
+        "fastops": info["version"],
+        "backend": info["cpu_capability"] if device == "cpu" else info["cuda_library"],
+    }
+
+
+def _git(*args: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Add rows to a CSV file that is never half-written: old and new rows go to a temporary file, then a rename."""
+    old: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+    columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*old, *rows])
+    os.replace(temporary, path)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table with aligned columns, as README quotes them."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(header, *rows, strict=True)]
+    line = lambda cells: "| " + " | ".join(str(c).ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"  # noqa: E731
+    print(line(header))
+    print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    for row in rows:
+        print(line(row))

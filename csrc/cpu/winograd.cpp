@@ -1,0 +1,129 @@
+// Winograd convolution on the CPU: checks, tasks and threads around simd/winograd.cpp. Inference only, float32.
+#include "../simd/winograd.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../common/checks.h"
+#include "../common/layout.h"
+#include "capability.h"
+
+FASTOPS_DECLARE_TABLE(WinogradKernels, winograd_kernels)
+
+namespace fastops {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+
+WinogradActivation parse_activation(const std::string& name) {
+  if (name == "none") return WinogradActivation::none;
+  if (name == "relu") return WinogradActivation::relu;
+  FASTOPS_CHECK(name == "mish", "winograd_conv2d: activation must be none, relu or mish, got ", name);
+  return WinogradActivation::mish;
+}
+
+void check_float32(const char* op, const char* argument, const Tensor& t, int64_t dims) {
+  FASTOPS_CHECK(t.scalar_type() == ScalarType::Float, op, ": ", argument, " must have dtype float32, got ",
+                dtype_name(t.scalar_type()));
+  FASTOPS_CHECK(t.dim() == dims, op, ": ", argument, " must be ", dims, "-D, got ", shape_string(t));
+}
+
+// weight [O, I / groups, R, R]
+void check_weight(const char* op, const Tensor& weight, int64_t groups) {
+  check_float32(op, "weight", weight, 4);
+  FASTOPS_CHECK(groups >= 1 && weight.size(0) % groups == 0, op, ": groups must divide the output channels (",
+                weight.size(0), "), got ", groups);
+}
+
+// input_size [N, I, H, W] of the inputs to come.
+int64_t winograd_tile_size_cpu(const Tensor& weight, int64_t groups, std::vector<int64_t> input_size) {
+  const char* op = "winograd_tile_size";
+  check_weight(op, weight, groups);
+  FASTOPS_CHECK(input_size.size() == 4, op, ": input_size must have 4 values N, C, H, W, got ", input_size.size());
+  FASTOPS_CHECK(weight.size(1) * groups == input_size[1], op, ": weight must have ", input_size[1] / groups,
+                " input channels a group, got ", weight.size(1));
+  if (weight.size(2) != weight.size(3)) return 0;
+  return FASTOPS_TABLE(winograd_kernels)
+      .preferred_tile_size({input_size[0], input_size[2], input_size[3], input_size[1], weight.size(0), groups,
+                            weight.size(2), 0});
+}
+
+bool is_supported(int64_t kernel_size, int64_t tile_size) {
+  return (kernel_size == 3 || kernel_size == 5) && (tile_size == 4 || tile_size == 6);
+}
+
+Tensor winograd_pack_cpu(const Tensor& weight_, int64_t groups, int64_t tile_size) {
+  const char* op = "winograd_pack";
+  check_weight(op, weight_, groups);
+  const int64_t size = weight_.size(2);
+  FASTOPS_CHECK(size == weight_.size(3) && (size == 3 || size == 5), op, ": weight must have 3x3 or 5x5 kernels, got ",
+                shape_string(weight_));
+  FASTOPS_CHECK(is_supported(size, tile_size), op, ": tile_size must be 4 or 6, got ", tile_size);
+  const WinogradKernels& kernels = FASTOPS_TABLE(winograd_kernels);
+  const Tensor weight = torch::stable::contiguous(weight_);
+  // The packed layout does not depend on the input's batch, height and width.
+  const WinogradShape shape{1, size, size, weight.size(1) * groups, weight.size(0), groups, size, tile_size};
+  const int64_t packed_size = kernels.packed_size(shape);
+  Tensor packed = torch::stable::new_empty(weight, torch::headeronly::IntHeaderOnlyArrayRef({packed_size}));
+  kernels.pack_weight(shape, static_cast<const float*>(weight.const_data_ptr()),
+                      static_cast<float*>(packed.mutable_data_ptr()));
+  return packed;
+}
+
+Tensor winograd_conv2d_cpu(const Tensor& x_, const Tensor& packed, const std::optional<Tensor>& bias,
+                           int64_t out_channels, int64_t kernel_size, int64_t groups, int64_t tile_size,
+                           std::string activation) {
+  const char* op = "winograd_conv2d";
+  check_float32(op, "x", x_, 4);
+  check_float32(op, "packed", packed, 1);
+  FASTOPS_CHECK(groups >= 1 && x_.size(1) % groups == 0 && out_channels % groups == 0, op,
+                ": groups must divide the channels (", x_.size(1), " and ", out_channels, "), got ", groups);
+  FASTOPS_CHECK(x_.size(2) >= kernel_size && x_.size(3) >= kernel_size, op, ": x must be at least ", kernel_size,
+                " x ", kernel_size, ", got ", shape_string(x_));
+  const Tensor x = torch::stable::contiguous(x_, MemoryFormat::ChannelsLast);
+  const WinogradKernels& kernels = FASTOPS_TABLE(winograd_kernels);
+  const WinogradShape shape{x.size(0), x.size(2), x.size(3), x.size(1), out_channels, groups, kernel_size, tile_size};
+  FASTOPS_CHECK(is_supported(kernel_size, tile_size) && packed.numel() == kernels.packed_size(shape), op,
+                ": packed must come from winograd_pack for these sizes, got ", packed.numel(), " values");
+  std::optional<Tensor> offsets;
+  if (bias.has_value()) {
+    check_float32(op, "bias", *bias, 1);
+    FASTOPS_CHECK(bias->numel() == out_channels, op, ": bias must have shape [", out_channels, "], got ",
+                  shape_string(*bias));
+    offsets = torch::stable::contiguous(*bias);
+  }
+  Tensor y = empty_channels_last(x, shape.batch, out_channels, shape.height - kernel_size + 1,
+                                 shape.width - kernel_size + 1);
+  if (y.numel() == 0) return y;
+
+  const int64_t tasks = kernels.num_tasks(shape, torch::stable::get_num_threads());
+  const WinogradArgs args{shape,
+                          parse_activation(activation),
+                          tasks,
+                          static_cast<const float*>(x.const_data_ptr()),
+                          static_cast<const float*>(packed.const_data_ptr()),
+                          offsets ? static_cast<const float*>(offsets->const_data_ptr()) : nullptr,
+                          static_cast<float*>(y.mutable_data_ptr())};
+  const int64_t bytes = kernels.workspace_size(shape, tasks) * static_cast<int64_t>(sizeof(float));
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(64, (bytes + 63) / 64 * 64),
+                                                                &std::free);
+    if (!workspace) throw std::bad_alloc();
+    kernels.run(begin, end, args, static_cast<float*>(workspace.get()));
+  });
+  return y;
+}
+
+}  // namespace
+}  // namespace fastops
+
+STABLE_TORCH_LIBRARY_IMPL(fastops, CPU, m) {
+  m.impl("winograd_tile_size", TORCH_BOX(&fastops::winograd_tile_size_cpu));
+  m.impl("winograd_pack", TORCH_BOX(&fastops::winograd_pack_cpu));
+  m.impl("winograd_conv2d", TORCH_BOX(&fastops::winograd_conv2d_cpu));
+}

@@ -1,0 +1,109 @@
+"""Convolution for inference: batch norm folded, bias and activation fused."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastops.ops.mish import mish_
+from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
+
+
+class FrozenConv2d(nn.Module):
+    """A trained convolution made ready for inference: batch norm folded in, bias and activation fused, channels_last.
+
+    .. math:: y = f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
+
+    On the CPU in float32 a 3x3 or 5x5 convolution of stride 1 without padding runs by Winograd's minimal filtering
+    (3 to 6 times fewer multiplications); everything else runs torch's own convolution.
+
+    Args:
+        conv: the convolution; its parameters are copied.
+        norm: a batch norm that follows it, in eval mode, or None.
+        activation: "none", "relu" or "mish".
+        device, dtype: where and in what to run; those of ``conv`` by default.
+
+    Raises:
+        ValueError: ``FrozenConv2d: <argument> must ...``.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> conv = torch.nn.Conv2d(16, 32, 3)
+        >>> fastops.nn.FrozenConv2d(conv, activation="mish")(torch.ones(1, 16, 28, 28)).shape
+        torch.Size([1, 32, 26, 26])
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d | None = None,
+        activation: str = "none",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ("none", "relu", "mish"):
+            raise ValueError(f"FrozenConv2d: activation must be none, relu or mish, got {activation!r}")
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise ValueError("FrozenConv2d: conv must have numbers as padding and padding_mode zeros")
+        weight, bias = _folded(conv, norm)
+        options = {"device": device or conv.weight.device, "dtype": dtype or conv.weight.dtype}
+        self.register_buffer("weight", weight.to(**options).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.to(**options))
+        self.activation, self.groups = activation, conv.groups
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self._tile_sizes: dict[tuple[int, ...], int] = {}  # by input size
+        self._packed: dict[int, Tensor] = {}  # by tile size
+        plain = (self.stride, self.padding, self.dilation) == ((1, 1), (0, 0), (1, 1))
+        self._winograd = plain and conv.kernel_size in ((3, 3), (5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._winograd and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32:
+            if tile_size := self._tile_size(tuple(x.shape)):
+                out, _, size, _ = self.weight.shape
+                packed = self._packed[tile_size]
+                return winograd_conv2d(x, packed, self.bias, out, size, self.groups, tile_size, self.activation)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.activation == "relu":
+            return y.relu_()
+        return mish_(y) if self.activation == "mish" else y
+
+    def _tile_size(self, input_size: tuple[int, ...]) -> int:
+        """Winograd's tile size for inputs of this size, with the weights for it packed; 0: run torch's convolution."""
+        if input_size not in self._tile_sizes:
+            tile_size = winograd_tile_size(self.weight, self.groups, input_size)
+            if tile_size and tile_size not in self._packed:
+                self._packed[tile_size] = winograd_pack(self.weight, self.groups, tile_size)
+            self._tile_sizes[input_size] = tile_size
+        return self._tile_sizes[input_size]
+
+    def extra_repr(self) -> str:
+        out, per_group, *kernel = self.weight.shape
+        return f"{per_group * self.groups}, {out}, kernel_size={tuple(kernel)}, activation={self.activation}"
+
+
+@torch.no_grad()
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution with its batch norm, computed in float64."""
+    weight = conv.weight.double()
+    bias = torch.zeros(conv.out_channels, dtype=weight.dtype, device=weight.device)
+    if conv.bias is not None:
+        bias = conv.bias.double()
+    if norm is not None:
+        if norm.running_mean is None or norm.num_features != conv.out_channels:
+            raise ValueError(
+                f"FrozenConv2d: norm must have running statistics of {conv.out_channels} channels, "
+                f"got {norm.num_features}{' without statistics' if norm.running_mean is None else ''}"
+            )
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        shift = -norm.running_mean.double()
+        if norm.affine:
+            factor = factor * norm.weight.double()
+        weight = weight * factor[:, None, None, None]
+        bias = (bias + shift) * factor
+        if norm.affine:
+            bias = bias + norm.bias.double()
+    return weight, bias

@@ -1,0 +1,66 @@
+"""Squeeze and excitation (Hu et al. 2018; channel-attention SiamFC paper, eq. 7-9)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
+
+
+def _scale(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(logits).reshape(x.shape[:2] + (1,) * (x.dim() - 2))
+
+
+def se_scale(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Channel scaling: y[n, c, ...] = x[n, c, ...] sigmoid(logits[n, c]).
+
+    Args:
+        x: [N, C, *spatial], at least 2 dims, any floating dtype.
+        logits: [N, C].
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, eq. 4.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.se_scale(torch.ones(1, 2, 1, 1), torch.zeros(1, 2)).flatten()
+        tensor([0.5000, 0.5000])
+    """
+    return _scale(_wide(x), _wide(logits)).to(x.dtype)
+
+
+def se_attention(
+    x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor | None, w2: torch.Tensor, b2: torch.Tensor | None
+) -> torch.Tensor:
+    """Channel attention: squeeze z = mean of x over space, excite s = sigmoid(W2 relu(W1 z + b1) + b2), scale y = x s.
+
+    Args:
+        x: [N, C, *spatial], at least 3 dims, any floating dtype.
+        w1: [R, C], the reducing weights.
+        b1: [R] or None.
+        w2: [C, R], the expanding weights.
+        b2: [C] or None.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, eq. 2-4.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> x, w1, w2 = torch.randn(2, 8, 5, 5), torch.randn(4, 8), torch.randn(8, 4)
+        >>> reference.se_attention(x, w1, None, w2, None).shape
+        torch.Size([2, 8, 5, 5])
+    """
+    wide = _wide(x)
+    w1, b1, w2, b2 = (None if t is None else _wide(t) for t in (w1, b1, w2, b2))
+    z = wide.mean(tuple(range(2, x.dim())))  # [N, C]
+    logits = F.linear(F.relu(F.linear(z, w1, b1)), w2, b2)  # [N, C]
+    return _scale(wide, logits).to(x.dtype)

@@ -1,0 +1,250 @@
+"""The Triton twins against the float64 reference: on the GPU where there is one, else through Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastops
+from fastops import reference
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read while triton is imported
+triton = pytest.importorskip("triton", reason="the triton package is not installed")
+if DEVICE == "cpu":
+    from triton.runtime.interpreter import InterpretedFunction
+
+    if not isinstance(triton.language.sigmoid, InterpretedFunction):
+        pytest.skip("no GPU, and triton was imported without its interpreter before", allow_module_level=True)
+
+import fastops.triton  # noqa: E402
+
+OPS = {
+    name: op
+    for stem in ("mish", "se", "xcorr")
+    for name, op in importlib.import_module(f"fastops.triton.{stem}").OPS.items()
+}
+# Of the relative L2 error. The interpreter truncates to bfloat16 where a GPU rounds: about 0.35 % instead of 0.17 %.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 6e-3}
+DTYPES = list(TOLERANCE)
+
+# The interpreter is numpy, which warns where sigmoid(-large) rightly passes through inf.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
+
+SCALE = 0.37
+# op -> shapes of its tensors. Sizes straddle the blocks: 1024 elements (mish, se), 128 positions by 16 channels or, in
+# channels_last, 64 channels (xcorr).
+CASES = {
+    "mish-0d": ("mish", [()]),
+    "mish-two-blocks": ("mish", [(3, 683)]),
+    "se_scale-2d": ("se_scale", [(3, 5), (3, 5)]),
+    "se_scale-3d": ("se_scale", [(2, 3, 7), (2, 3)]),
+    "se_scale-one-pixel": ("se_scale", [(2, 70, 1, 1), (2, 70)]),
+    "se_scale-split-sums": ("se_scale", [(2, 3, 45, 101), (2, 3)]),
+    "se_attention-4d": ("se_attention", [(2, 19, 5, 3), (4, 19), (4,), (19, 4), (19,)]),
+    "se_attention-5d-split": ("se_attention", [(1, 3, 3, 37, 41), (1, 3), (1,), (3, 1), (3,)]),
+    "se_attention-wide": ("se_attention", [(2, 150, 2, 1), (20, 150), (20,), (150, 20), (150,)]),
+    "xcorr-pairs": ("xcorr", [(2, 3, 2, 3), (2, 3, 5, 4), (1,)]),
+    "xcorr-one-template": ("xcorr", [(1, 3, 2, 2), (3, 3, 4, 3), (1,)]),
+    "xcorr-two-templates": ("xcorr", [(2, 3, 2, 1), (4, 3, 3, 3), ()]),
+    "xcorr-one-image": ("xcorr", [(3, 2, 1, 2), (1, 2, 3, 4), (1,)]),
+    "xcorr-blocks": ("xcorr", [(1, 17, 1, 2), (1, 17, 12, 13), (1,)]),
+    "xcorr-one-position": ("xcorr", [(2, 4, 3, 3), (2, 4, 3, 3), (1,)]),
+    "xcorr_depthwise-pairs": ("xcorr_depthwise", [(2, 3, 2, 3), (2, 3, 5, 4)]),
+    "xcorr_depthwise-one-template": ("xcorr_depthwise", [(1, 3, 2, 2), (4, 3, 4, 3)]),
+    "xcorr_depthwise-one-image": ("xcorr_depthwise", [(3, 2, 1, 2), (1, 2, 3, 4)]),
+    "xcorr_depthwise-blocks": ("xcorr_depthwise", [(1, 17, 1, 2), (1, 17, 12, 13)]),
+}
+
+
+def make(shapes, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    if len(tensors) == 5:  # se_attention: weights of a size that does not saturate the sigmoid
+        tensors = [t / t.shape[1] ** 0.5 if t.dim() == 2 else t for t in tensors]
+    return [t.to(DEVICE, dtype) for t in tensors]
+
+
+def assert_close(actual, expected, dtype):
+    assert actual.dtype == dtype
+    assert actual.shape == expected.shape
+    error = (actual.double() - expected).norm() / expected.norm().clamp_min(1e-300)
+    assert error <= TOLERANCE[dtype], f"relative L2 error {error:.2e}"
+
+
+def check(op, inputs, arrange_grad=lambda grad: grad):
+    """Forward and backward of `op` on `inputs` (tensors or None, in the schema's order) against the reference."""
+    dtype = inputs[0].dtype
+    # An absent bias has a gradient too: that of a bias of zeros.
+    wide = [None if t is None else t.detach().double().requires_grad_() for t in inputs]
+    if op == "se_attention":
+        wide[2] = torch.zeros_like(wide[1][:, 0], requires_grad=True) if wide[2] is None else wide[2]
+        wide[4] = torch.zeros_like(wide[3][:, 0], requires_grad=True) if wide[4] is None else wide[4]
+
+    if op == "xcorr":
+        z, x, *bias = inputs
+        actual = OPS[op](z, x, SCALE, *bias)
+        expected = reference.xcorr(wide[0], wide[1], SCALE, *wide[2:])
+        inputs, wide = inputs[:2], wide[:2]
+    else:
+        actual = OPS[op](*inputs)
+        expected = getattr(reference, op)(*wide)
+    assert_close(actual, expected, dtype)
+    if op in ("mish", "se_scale", "se_attention"):
+        assert actual.stride() == torch.empty_like(inputs[0]).stride()
+
+    grad = arrange_grad(make([expected.shape], dtype, seed=1)[0])
+    grads = OPS[f"{op}_backward"](grad, *inputs, *([SCALE] if op == "xcorr" else []))
+    expected_grads = torch.autograd.grad(expected, wide, grad.double())
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    assert len(grads) == len(expected_grads)
+    for actual, expected in zip(grads, expected_grads, strict=True):
+        assert_close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_matches_reference(case, dtype):
+    op, shapes = CASES[case]
+    check(op, make(shapes, dtype))
+
+
+def channels_last(t):
+    return t.to(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+
+def sliced(t):
+    return torch.stack((t, t), -1)[..., 0]
+
+
+def transposed(t):
+    """Dense, with the last two dimensions swapped in memory."""
+    return t.transpose(-1, -2).contiguous().transpose(-1, -2) if t.dim() > 1 else t
+
+
+LAYOUT_CASES = {
+    "mish": [(2, 3, 4, 5)],
+    "se_scale": [(2, 70, 3, 5), (2, 70)],
+    "se_attention": [(2, 70, 3, 5), (4, 70), (4,), (70, 4), (70,)],
+    "xcorr": [(1, 65, 2, 2), (2, 65, 2, 3), (1,)],
+    "xcorr_depthwise": [(1, 65, 2, 2), (2, 65, 2, 3)],
+}
+
+
+@pytest.mark.parametrize("arrange", [channels_last, sliced, transposed])
+@pytest.mark.parametrize("op", LAYOUT_CASES)
+def test_layouts(op, arrange):
+    inputs = make(LAYOUT_CASES[op], torch.float32)
+    arranged = [arrange(t) for t in inputs]
+    assert arranged[0].stride() != inputs[0].stride()
+    check(op, arranged, arrange_grad=arrange)
+
+
+@pytest.mark.parametrize("op", LAYOUT_CASES)
+def test_grad_in_another_layout(op):
+    """As .sum().backward() gives it: one element, expanded."""
+    inputs = [channels_last(t) for t in make(LAYOUT_CASES[op], torch.float32)]
+    check(op, inputs, arrange_grad=lambda grad: grad.flatten()[0].expand(grad.shape))
+
+
+@pytest.mark.parametrize("absent", [(2,), (4,), (2, 4)])
+def test_se_attention_without_biases(absent):
+    inputs = make([(2, 5, 3), (2, 5), (2,), (5, 2), (5,)], torch.float64)
+    check("se_attention", [None if i in absent else t for i, t in enumerate(inputs)])
+
+
+def test_xcorr_without_bias():
+    check("xcorr", make([(1, 2, 2, 2), (2, 2, 3, 3)], torch.float64))
+
+
+def test_xcorr_scale_keeps_double_precision():
+    z, x = make([(1, 2, 1, 1), (1, 2, 2, 2)], torch.float64)
+    torch.testing.assert_close(OPS["xcorr"](z, x, 1e-3), reference.xcorr(z, x, 1e-3), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    "op, shapes",
+    [
+        ("mish", [(0,)]),
+        ("mish", [(2, 0, 3)]),
+        ("se_scale", [(0, 3, 2, 2), (0, 3)]),
+        ("se_scale", [(2, 3, 0), (2, 3)]),
+        ("se_attention", [(0, 3, 2), (2, 3), (2,), (3, 2), (3,)]),
+        ("xcorr", [(0, 3, 2, 2), (0, 3, 4, 4), (1,)]),
+        ("xcorr_depthwise", [(0, 3, 2, 2), (0, 3, 4, 4)]),
+    ],
+)
+def test_empty(op, shapes):
+    check(op, make(shapes, torch.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_mish_tails(dtype):
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([-inf, -60000.0, -1000.0, 1000.0, 60000.0, inf, nan], dtype=dtype, device=DEVICE)
+    y = OPS["mish"](x)
+    torch.testing.assert_close(y[:6], torch.cat((torch.zeros_like(x[:3]), x[3:6])), rtol=0, atol=0)
+    slope = OPS["mish_backward"](torch.ones_like(x), x)
+    # one unit in the last place: see TOLERANCE
+    torch.testing.assert_close(slope[:6].double().cpu().round(decimals=2), torch.tensor([0.0] * 3 + [1.0] * 3).double())
+    assert y[6].isnan() and slope[6].isnan()
+
+
+@pytest.mark.parametrize("arrange", [lambda t: t, channels_last, sliced, transposed, lambda t: t[:0]])
+def test_mish_in_place(arrange):
+    x = arrange(make([(2, 3, 4, 5)], torch.float32)[0])
+    expected = reference.mish(x.double())
+    before = x.data_ptr(), x.stride()
+    assert OPS["mish_"](x) is None
+    assert (x.data_ptr(), x.stride()) == before
+    assert_close(x, expected, torch.float32)
+
+
+def test_mish_in_place_leaves_the_rest_of_the_storage():
+    base = make([(6, 7)], torch.float32)[0]
+    before = base.clone()
+    OPS["mish_"](base[1:5, ::2])
+    outside = torch.ones_like(base, dtype=torch.bool)
+    outside[1:5, ::2] = False
+    assert torch.equal(base[outside], before[outside])
+    assert_close(base[1:5, ::2], reference.mish(before[1:5, ::2].double()), torch.float32)
+
+
+def test_se_scale_gradient_of_saturated_logits():
+    """sigmoid' = e^-40 must not cancel to 0."""
+    x, grad = make([(1, 2, 3), (1, 2, 3)], torch.float32)
+    logits = torch.tensor([[40.0, -40.0]], device=DEVICE)
+    _, actual = OPS["se_scale_backward"](grad, x, logits)
+    slope = torch.sigmoid(logits.double()) * torch.sigmoid(-logits.double())
+    torch.testing.assert_close(actual.double(), (grad.double() * x.double()).sum(2) * slope, rtol=1e-5, atol=0)
+
+
+@pytest.mark.skipif(fastops.load_error is not None, reason=f"no native library: {fastops.load_error}")
+@pytest.mark.parametrize("name", OPS)
+def test_arguments_follow_the_schema(name):
+    schema = getattr(torch.ops.fastops, name).default._schema
+    parameters = inspect.signature(OPS[name]).parameters.values()
+    assert [p.name for p in parameters] == [a.name for a in schema.arguments]
+    assert [p.default for p in parameters if p.default is not p.empty] == [
+        a.default_value for a in schema.arguments if a.has_default_value()
+    ]
+
+
+def test_import_fastops_does_not_import_triton():
+    code = "import sys, fastops; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_triton_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(
+        ImportError, match=r"fastops.triton: the triton package must be installed \(pip install triton\)"
+    ):
+        importlib.reload(fastops.triton)

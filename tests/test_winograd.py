@@ -1,0 +1,181 @@
+"""The Winograd convolution and FrozenConv2d against float64 convolutions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastops.nn import FrozenConv2d
+from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
+
+ACTIVATIONS = {"none": lambda y: y, "relu": F.relu, "mish": F.mish}
+# batch, in, out, groups, kernel, height, width: SiamFC's layers, partial tiles, channels off the SIMD width, outputs
+# smaller than a tile, more tiles than a task
+SHAPES = [
+    (3, 96, 256, 2, 5, 61, 61),
+    (1, 256, 384, 1, 3, 28, 28),
+    (3, 384, 256, 2, 3, 24, 24),
+    (2, 5, 7, 1, 3, 9, 11),
+    (1, 17, 33, 1, 5, 13, 8),
+    (2, 48, 30, 3, 3, 7, 20),
+    (1, 32, 16, 1, 3, 3, 3),
+    (1, 16, 16, 2, 5, 5, 6),
+    (1, 8, 24, 1, 3, 130, 70),
+]
+
+
+def _packed(weight, groups, input_size):
+    tile_size = winograd_tile_size(weight, groups, tuple(input_size))
+    return winograd_pack(weight, groups, tile_size), tile_size
+
+
+def _inputs(shape, seed=0):
+    n, i, o, g, r, h, w = shape
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, i, h, w, generator=generator)
+    weight = torch.randn(o, i // g, r, r, generator=generator) / (i // g * r * r) ** 0.5
+    return x, weight, torch.randn(o, generator=generator)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_equals_float64_convolution(shape, activation):
+    x, weight, bias = _inputs(shape)
+    groups, r = shape[3], shape[4]
+    packed, tile_size = _packed(weight, groups, x.shape)
+    assert tile_size in (4, 6)
+    expected = ACTIVATIONS[activation](F.conv2d(x.double(), weight.double(), bias.double(), groups=groups))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        source = x.contiguous(memory_format=layout)
+        y = winograd_conv2d(source, packed, bias, shape[2], r, groups, tile_size, activation)
+        assert y.shape == expected.shape and y.is_contiguous(memory_format=torch.channels_last)
+        assert (y - expected).norm() <= 3e-5 * expected.norm()
+        assert (y - expected).abs().max() <= 3e-4 * expected.abs().max()
+
+
+def test_result_does_not_depend_on_threads():
+    x, weight, bias = _inputs(SHAPES[1])
+    packed, tile_size = _packed(weight, 1, x.shape)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(winograd_conv2d(x, packed, bias, 384, 3, 1, tile_size))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(r, results[0]) for r in results)
+
+
+def test_unsupported_sizes_say_so():
+    assert winograd_tile_size(torch.ones(4, 4, 7, 7), 1, (1, 4, 20, 20)) == 0
+    assert winograd_tile_size(torch.ones(4, 4, 3, 5), 1, (1, 4, 20, 20)) == 0
+
+
+def test_empty_batch():
+    x, weight, _ = _inputs(SHAPES[3])
+    packed, tile_size = _packed(weight, 1, x.shape)
+    assert winograd_conv2d(x[:0], packed, None, 7, 3, 1, tile_size).shape == (0, 7, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.ones(1, 8, 9, 9, dtype=torch.float64)}, "x must have dtype float32, got float64"),
+        ({"x": torch.ones(8, 9, 9)}, r"x must be 4-D, got \[8, 9, 9\]"),
+        ({"x": torch.ones(1, 8, 2, 9)}, r"x must be at least 3 x 3, got \[1, 8, 2, 9\]"),
+        ({"groups": 3}, r"groups must divide the channels \(8 and 16\), got 3"),
+        ({"packed": torch.ones(5)}, "packed must come from winograd_pack for these sizes, got 5 values"),
+        ({"bias": torch.ones(3)}, r"bias must have shape \[16\], got \[3\]"),
+        ({"activation": "gelu"}, "activation must be none, relu or mish, got gelu"),
+    ],
+)
+def test_errors(change, message):
+    packed, tile_size = _packed(torch.ones(16, 8, 3, 3), 1, (1, 8, 9, 9))
+    arguments = {"x": torch.ones(1, 8, 9, 9), "packed": packed, "bias": None, "out_channels": 16, "kernel_size": 3}
+    arguments |= {"groups": 1, "tile_size": tile_size, "activation": "none"} | change
+    with pytest.raises(RuntimeError, match="winograd_conv2d: " + message):
+        winograd_conv2d(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("weight", "groups", "tile_size", "message"),
+    [
+        (torch.ones(4, 4, 3), 1, 4, "weight must be 4-D"),
+        (torch.ones(4, 4, 3, 3).half(), 1, 4, "weight must have dtype float32, got float16"),
+        (torch.ones(4, 4, 3, 3), 3, 4, r"groups must divide the output channels \(4\), got 3"),
+        (torch.ones(4, 4, 7, 7), 1, 4, r"weight must have 3x3 or 5x5 kernels, got \[4, 4, 7, 7\]"),
+        (torch.ones(4, 4, 3, 3), 1, 5, "tile_size must be 4 or 6, got 5"),
+    ],
+)
+def test_pack_errors(weight, groups, tile_size, message):
+    with pytest.raises(RuntimeError, match="winograd_pack: " + message):
+        winograd_pack(weight, groups, tile_size)
+
+
+def test_tile_size_errors():
+    with pytest.raises(RuntimeError, match="winograd_tile_size: weight must have 8 input channels a group, got 4"):
+        winograd_tile_size(torch.ones(4, 4, 3, 3), 1, (1, 8, 9, 9))
+    with pytest.raises(RuntimeError, match="winograd_tile_size: input_size must have 4 values N, C, H, W, got 2"):
+        winograd_tile_size(torch.ones(4, 4, 3, 3), 1, (9, 9))
+
+
+@pytest.mark.parametrize("tile_size", [4, 6])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_every_tile_and_kernel(tile_size, kernel_size):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 20, 19, 31), torch.randn(24, 20, kernel_size, kernel_size) / (20**0.5 * kernel_size)
+    packed = winograd_pack(weight, 1, tile_size)
+    y = winograd_conv2d(x, packed, None, 24, kernel_size, 1, tile_size)
+    expected = F.conv2d(x.double(), weight.double())
+    assert (y - expected).norm() <= 3e-5 * expected.norm()
+
+
+def _trained(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution and a batch norm with statistics that matter."""
+    torch.manual_seed(1)
+    norm = nn.BatchNorm2d(conv.out_channels, eps=1e-6)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return conv, norm.eval()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": 5, "groups": 2},
+        {"kernel_size": 11, "stride": 2},
+        {"kernel_size": 3, "padding": 1, "bias": False},
+        {"kernel_size": 3, "dilation": 2},
+    ],
+    ids=str,
+)
+def test_frozen_conv_folds_batch_norm(options, activation):
+    torch.manual_seed(0)
+    conv, norm = _trained(nn.Conv2d(16, 32, **options))
+    x = torch.randn(2, 16, 23, 19)
+    with torch.no_grad():
+        expected = ACTIVATIONS[activation](norm(conv(x)))
+        frozen = FrozenConv2d(conv, norm, activation)
+        torch.testing.assert_close(frozen(x), expected, rtol=1e-4, atol=1e-4)
+        other_size = torch.randn(1, 16, 40, 31)
+        other_expected = ACTIVATIONS[activation](norm(conv(other_size)))
+        torch.testing.assert_close(frozen(other_size), other_expected, rtol=1e-4, atol=1e-4)
+        half = FrozenConv2d(conv, norm, activation, dtype=torch.bfloat16)(x.bfloat16())
+    assert (half - expected).norm() < 2e-2 * expected.norm()
+
+
+def test_frozen_conv_errors():
+    conv = nn.Conv2d(4, 4, 3)
+    with pytest.raises(ValueError, match="FrozenConv2d: activation must be none, relu or mish, got 'tanh'"):
+        FrozenConv2d(conv, activation="tanh")
+    with pytest.raises(ValueError, match="FrozenConv2d: norm must have running statistics of 4 channels, got 8"):
+        FrozenConv2d(conv, nn.BatchNorm2d(8))
+    with pytest.raises(ValueError, match="FrozenConv2d: conv must have numbers as padding"):
+        FrozenConv2d(nn.Conv2d(4, 4, 3, padding="same"))
