@@ -1,0 +1,106 @@
+"""OTB-style sequences: a folder `img/` of frames and `groundtruth_rect*.txt` with one box per line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from tracker.data.sources import IMAGE_SUFFIXES, natural_key
+
+_SEPARATOR = re.compile(r"[,\s]+")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One target in one video: `boxes` [N, 4] are x, y, w, h, 0-based, of the first N frames (N <= len(frames))."""
+
+    name: str
+    frames: list[Path]
+    boxes: np.ndarray
+
+
+def list_targets(folder: str | PathLike[str]) -> list[Path]:
+    """Return the ground-truth files of a sequence, one per target.
+
+    `groundtruth_rect.txt` holds the only target; several targets are `groundtruth_rect.1.txt`, `.2.txt` and so on.
+
+    Raises:
+        FileNotFoundError: when the folder or a ground-truth file is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"load_sequence: folder must be an existing directory, got {folder}")
+    single = folder / "groundtruth_rect.txt"
+    if single.is_file():
+        return [single]
+    numbered = [p for p in folder.glob("groundtruth_rect.*.txt") if p.name.split(".")[1].isdigit()]
+    if not numbered:
+        raise FileNotFoundError(f"load_sequence: folder must hold groundtruth_rect.txt or .1.txt, got {folder}")
+    return sorted(numbered, key=lambda p: int(p.name.split(".")[1]))
+
+
+def read_boxes(path: str | PathLike[str]) -> np.ndarray:
+    """Read the boxes of an OTB ground-truth file as they stand (1-based): float64 [N, 4].
+
+    Four finite numbers x, y, w, h per line, separated by commas, tabs or blanks; empty lines at the end are skipped.
+
+    Raises:
+        ValueError: names the file and line that is not four finite numbers, or has a negative size.
+    """
+    path = Path(path)
+    boxes = []
+    for number, line in enumerate(path.read_text().rstrip().splitlines(), start=1):
+        try:
+            box = [float(field) for field in _SEPARATOR.split(line.strip())]
+        except ValueError:
+            box = []
+        if len(box) != 4 or not np.isfinite(box).all():
+            raise ValueError(f"{path}:{number}: line must be four finite numbers x, y, w, h, got {line!r}")
+        if min(box[2:]) < 0:
+            raise ValueError(f"{path}:{number}: width and height must not be negative, got {line!r}")
+        boxes.append(box)
+    if not boxes:
+        raise ValueError(f"{path}:1: file must hold at least one box, got none")
+    return np.array(boxes, dtype=np.float64)
+
+
+def load_sequence(folder: str | PathLike[str], target: int = 1) -> Sequence:
+    """Load one target of an OTB-style sequence; boxes become 0-based (the files are 1-based).
+
+    Fewer boxes than frames is allowed: the boxes belong to the first frames and the rest is not annotated. More boxes
+    than frames is an error, for then frames are missing.
+
+    Args:
+        folder: holds `img/` with the frames, in natural order of their names, and the ground truth.
+        target: 1 for the first target, 2 for the second and so on.
+
+    Raises:
+        FileNotFoundError: when the folder, the frames or the ground truth are missing.
+        ValueError: when the target does not exist, a line is malformed or there are more boxes than frames.
+
+    Example:
+        >>> sequence = load_sequence("OTB/Jogging", target=2)  # doctest: +SKIP
+        >>> sequence.name, len(sequence.frames), sequence.boxes.shape  # doctest: +SKIP
+        ('Jogging.2', 307, (307, 4))
+    """
+    folder = Path(folder)
+    files = list_targets(folder)
+    if not 1 <= target <= len(files):
+        raise ValueError(f"load_sequence: target must be from 1 to {len(files)} in {folder}, got {target}")
+    images = folder / "img"
+    found = images.iterdir() if images.is_dir() else ()
+    frames = sorted((p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."), key=natural_key)
+    if not frames:
+        raise FileNotFoundError(f"load_sequence: {images} must hold image files, got none")
+    boxes = read_boxes(files[target - 1])
+    if len(boxes) > len(frames):
+        raise ValueError(
+            f"load_sequence: {files[target - 1]} must have at most one box per frame ({len(frames)}), got {len(boxes)}"
+        )
+    boxes[:, :2] -= 1
+    name = folder.resolve().name
+    return Sequence(f"{name}.{target}" if len(files) > 1 else name, frames, boxes)

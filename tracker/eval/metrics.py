@@ -1,0 +1,113 @@
+"""One-pass evaluation of boxes: overlap, centre error, success and precision curves (OTB protocol)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+SUCCESS_THRESHOLDS = np.linspace(0, 1, 21)
+PRECISION_THRESHOLDS = np.arange(0, 51)
+
+
+def _pair(name: str, pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    pred, target = np.asarray(pred, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    for label, boxes in (("pred", pred), ("target", target)):
+        if boxes.ndim == 0 or boxes.shape[-1] != 4:
+            raise ValueError(f"{name}: {label} must be [..., 4] boxes x, y, w, h, got shape {boxes.shape}")
+    if pred.shape != target.shape:
+        raise ValueError(f"{name}: pred and target must have one shape, got {pred.shape} and {target.shape}")
+    return pred, target
+
+
+def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Intersection over union of boxes x, y, w, h: float64 [...] of two [..., 4].
+
+    Widths are plain differences of coordinates (no "+ 1"). Boxes of no area have overlap 0; a NaN coordinate gives NaN.
+
+    Raises:
+        ValueError: when the shapes differ or do not end in 4.
+
+    Example:
+        >>> float(iou([0, 0, 2, 2], [1, 0, 2, 2]))
+        0.3333333333333333
+    """
+    pred, target = _pair("iou", pred, target)
+    low = np.maximum(pred[..., :2], target[..., :2])
+    high = np.minimum(pred[..., :2] + pred[..., 2:], target[..., :2] + target[..., 2:])
+    intersection = np.prod(np.maximum(high - low, 0), axis=-1)
+    union = np.prod(pred[..., 2:], axis=-1) + np.prod(target[..., 2:], axis=-1) - intersection
+    return intersection / np.where(union == 0, 1.0, union)
+
+
+def center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Distance in pixels between the centres, x + (w - 1) / 2 and y + (h - 1) / 2, of boxes [..., 4].
+
+    Raises:
+        ValueError: when the shapes differ or do not end in 4.
+
+    Example:
+        >>> float(center_error([0, 0, 2, 2], [3, 4, 2, 2]))
+        5.0
+    """
+    pred, target = _pair("center_error", pred, target)
+    centers = [boxes[..., :2] + (boxes[..., 2:] - 1) / 2 for boxes in (pred, target)]
+    return np.linalg.norm(centers[0] - centers[1], axis=-1)
+
+
+def _frames(name: str, pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    pred, target = _pair(name, pred, target)
+    if pred.ndim != 2 or len(pred) == 0:
+        raise ValueError(f"{name}: pred must be [frames, 4] with at least one frame, got shape {pred.shape}")
+    return pred, target
+
+
+def success_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Part of the frames whose overlap is strictly above each of the 21 thresholds 0, .05 .. 1: float64 [21].
+
+    Source: Wu et al., Online Object Tracking: A Benchmark.
+
+    Raises:
+        ValueError: when the boxes are not two arrays [frames, 4] of one shape.
+
+    Example:
+        >>> float(success_curve([[0, 0, 9, 9]], [[0, 0, 9, 9]])[19])
+        1.0
+    """
+    return (iou(*_frames("success_curve", pred, target))[:, None] > SUCCESS_THRESHOLDS).mean(axis=0)
+
+
+def success_auc(pred: ArrayLike, target: ArrayLike) -> float:
+    """Mean of `success_curve`: the OPE score of a sequence.
+
+    Note that the strict comparison leaves a perfect tracker at 20/21.
+
+    Example:
+        >>> round(success_auc([[0, 0, 9, 9]], [[0, 0, 9, 9]]) * 21)
+        20
+    """
+    return float(success_curve(pred, target).mean())
+
+
+def precision_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Part of the frames whose centre error is at most each of the 51 thresholds 0, 1 .. 50 px: float64 [51].
+
+    Source: Wu et al., Online Object Tracking: A Benchmark.
+
+    Raises:
+        ValueError: when the boxes are not two arrays [frames, 4] of one shape.
+
+    Example:
+        >>> precision_curve([[0, 0, 2, 2]], [[3, 4, 2, 2]])[[4, 5]].tolist()
+        [0.0, 1.0]
+    """
+    return (center_error(*_frames("precision_curve", pred, target))[:, None] <= PRECISION_THRESHOLDS).mean(axis=0)
+
+
+def precision_score(pred: ArrayLike, target: ArrayLike) -> float:
+    """`precision_curve` at 20 px.
+
+    Example:
+        >>> precision_score([[0, 0, 2, 2]], [[3, 4, 2, 2]])
+        1.0
+    """
+    return float(precision_curve(pred, target)[20])
