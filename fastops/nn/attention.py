@@ -52,8 +52,8 @@ class SEAttention(nn.Module):
         self.channels, self.reduction = channels, reduction
         options = {"device": device, "dtype": dtype}
         self.w1 = nn.Parameter(torch.empty(hidden, channels, **options))
-        self.w2 = nn.Parameter(torch.empty(channels, hidden, **options))
         self.b1 = nn.Parameter(torch.empty(hidden, **options)) if bias else None
+        self.w2 = nn.Parameter(torch.empty(channels, hidden, **options))
         self.b2 = nn.Parameter(torch.empty(channels, **options)) if bias else None
         self.reset_parameters()
 

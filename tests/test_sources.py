@@ -1,0 +1,211 @@
+"""`open_source`: every kind of source gives the same frames; every broken one gives one clear line."""
+
+from __future__ import annotations
+
+import types
+
+import cv2
+import numpy as np
+import pytest
+
+from tracker.data import sources
+from tracker.data.sources import Source, SourceError, open_source
+from tracker.draw import VideoWriter
+
+
+def frames_of(count: int = 12, size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
+    """Frames that differ in all channels and in each index."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    return [np.dstack([x * 3, y * 4, np.full_like(x, 9 * i)]).astype(np.uint8) for i in range(count)]
+
+
+def write_images(folder, images, name="{}.png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(folder / name.format(index)), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return folder
+
+
+def write_video(path, images, fps=25.0):
+    with VideoWriter(path, images[0].shape[1::-1], fps) as video:
+        for image in images:
+            video.write(image)
+    return path
+
+
+def assert_frames(source: Source, expected: list[np.ndarray], tolerance: int = 0) -> None:
+    got = list(source)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == np.uint8 and a.shape == b.shape
+        assert abs(a.astype(int) - b).mean() <= tolerance
+
+
+def test_folder_in_natural_order(tmp_path):
+    images = frames_of()  # 0.png .. 11.png: "10.png" sorts before "2.png" as text
+    folder = write_images(tmp_path / "run", images)
+    (folder / "notes.txt").write_text("not a frame")
+    (folder / "._0.png").write_bytes(b"resource fork")
+    with open_source(folder) as source:
+        assert (source.size, source.frame_count, source.fps, source.name) == ((64, 48), 12, None, str(folder))
+        assert_frames(source, images)
+
+
+def test_sequence_folder_and_glob_and_single_image(tmp_path):
+    images = frames_of(3)
+    folder = write_images(tmp_path / "Car4" / "img", images)
+    (tmp_path / "Car4" / "groundtruth_rect.txt").write_text("1,1,10,10\n")
+    assert_frames(open_source(str(tmp_path / "Car4")), images)
+    assert_frames(open_source(str(folder / "*.png")), images)
+    assert_frames(open_source(folder / "1.png"), images[1:2])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_video_file(tmp_path, name):
+    images = frames_of()
+    with open_source(write_video(tmp_path / name, images)) as source:
+        assert (source.size, source.frame_count, source.fps) == ((64, 48), 12, 25.0)
+        assert_frames(source, images, tolerance=6)
+
+
+def test_arrays_and_iterables():
+    images = frames_of(4)
+    assert open_source(np.stack(images)).frame_count == 4
+    assert_frames(open_source(np.stack(images)), images)
+    generator = open_source(image for image in images)
+    assert generator.frame_count is None and generator.size == (64, 48)
+    assert_frames(generator, images)
+    source = open_source(images)
+    assert open_source(source) is source
+
+
+def test_frames_are_read_on_demand_and_the_generator_is_closed():
+    read = []
+
+    def camera():
+        try:
+            for index, image in enumerate(frames_of(9)):
+                read.append(index)
+                yield image
+        finally:
+            read.append("closed")
+
+    with open_source(camera()) as source:
+        next(source), next(source)
+    assert read == [0, 1, "closed"]
+    source.close()
+    assert list(source) == []
+
+
+@pytest.mark.parametrize("number", [2, "2", "camera:2", np.int64(2)])
+def test_camera_numbers(monkeypatch, number):
+    opened = []
+
+    class Capture:
+        def __init__(self, index):
+            opened.append(index)
+            self.left = 3
+
+        def isOpened(self):
+            return True
+
+        def get(self, _):
+            return 0.0
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.full((4, 6, 3), (10, 20, 30), np.uint8)
+
+        def release(self):
+            opened.append("released")
+
+    monkeypatch.setattr(sources.cv2, "VideoCapture", Capture)
+    with open_source(number) as source:
+        assert (source.fps, source.frame_count, source.name) == (None, None, "camera 2")
+        got = list(source)
+    assert len(got) == 3 and got[0][0, 0].tolist() == [30, 20, 10]  # BGR from OpenCV became RGB
+    assert opened == [2, "released"]
+
+
+def test_missing_and_wrong_kinds(tmp_path):
+    with pytest.raises(SourceError, match="must be an existing file, folder, pattern or camera, got .*nope.mp4"):
+        open_source(tmp_path / "nope.mp4")
+    with pytest.raises(SourceError, match="must be a folder that holds images, got none in"):
+        open_source(tmp_path)
+    with pytest.raises(SourceError, match="must be a pattern that matches images, got"):
+        open_source(str(tmp_path / "*.png"))
+    (tmp_path / "boxes.txt").write_text("1,2,3,4\n" * 500)
+    with pytest.raises(SourceError, match="must be a video or an image, got the text file .*boxes.txt"):
+        open_source(tmp_path / "boxes.txt")
+    with pytest.raises(SourceError, match="must be a path, a glob pattern, .* got float"):
+        open_source(1.5)
+    with pytest.raises(SourceError, match="must hold at least one frame, got none in list"):
+        open_source([])
+
+
+def test_camera_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(
+        sources.cv2, "VideoCapture", lambda _: types.SimpleNamespace(isOpened=lambda: False, release=lambda: None)
+    )
+    with pytest.raises(SourceError, match="camera 3 must be connected and free"):
+        open_source("camera:3")
+
+
+def test_unreadable_videos(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", frames_of(40)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # the index at the end of the file is gone
+    with pytest.raises(SourceError, match="cut.mp4' must be a video that can be decoded"):
+        open_source(tmp_path / "cut.mp4")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(SourceError, match="empty.mp4' must be a video that can be decoded"):
+        open_source(tmp_path / "empty.mp4")
+
+
+def test_video_that_ends_before_its_header_says(monkeypatch):
+    class Capture:
+        def __init__(self, _):
+            self.left = 30
+
+        def isOpened(self):
+            return True
+
+        def get(self, key):
+            return {cv2.CAP_PROP_FRAME_COUNT: 100.0, cv2.CAP_PROP_FPS: 25.0}[key]
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(sources.cv2, "VideoCapture", Capture)
+    source = open_source("rtsp://somewhere/stream")
+    got = []
+    with pytest.raises(SourceError, match="must hold 100 frames as its header says, got 30"):
+        for frame in source:
+            got.append(frame)
+    assert len(got) == 30  # what can be decoded is given first
+
+
+def test_damaged_image_is_named_when_it_is_reached(tmp_path):
+    folder = write_images(tmp_path / "run", frames_of(5))
+    (folder / "3.png").write_bytes(b"\x89PNG\r\n but no more")
+    source = open_source(folder)
+    for _ in range(3):
+        next(source)
+    with pytest.raises(SourceError, match="3.png' must be an image that can be decoded"):
+        next(source)
+
+
+def test_size_change_and_wrong_frames(tmp_path):
+    images = frames_of(3)
+    images[2] = images[2][:, :40]
+    source = open_source(write_images(tmp_path / "run", images))
+    next(source), next(source)
+    with pytest.raises(SourceError, match="frame 2 of .* must be 64x48 like the first, got 40x48"):
+        next(source)
+    with pytest.raises(SourceError, match=r"frame 0 of list must be a uint8 .*, got float32 \[4, 4, 3\]"):
+        open_source([np.zeros((4, 4, 3), np.float32)])
+    with pytest.raises(SourceError, match=r"frame 0 of ndarray must be .*, got uint8 \[48, 64\]"):
+        open_source(np.zeros((3, 48, 64), np.uint8))

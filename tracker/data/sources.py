@@ -1,0 +1,223 @@
+"""Where frames come from: video files, image folders, glob patterns, cameras, streams, arrays and iterables."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Containers round their frame count, so a video is only called truncated when it ends this much too early.
+TRUNCATED_BELOW = 0.9
+
+
+class SourceError(ValueError):
+    """A source of frames that cannot be opened or read; the message is one line."""
+
+
+class Source:
+    """Iterator over RGB uint8 frames [H, W, 3], and a context manager that closes what it reads from.
+
+    The first frame is read at once, so a source that cannot be read fails when it is opened; every other frame is
+    decoded when it is asked for.
+
+    Attributes:
+        name: what the frames were read from, for messages and file names.
+        fps: frames per second, or None where the source does not say.
+        size: (width, height) in pixels; every frame has it.
+        frame_count: number of frames, or None where it is not known; of a video file it is what its header says.
+    """
+
+    def __init__(
+        self,
+        frames: Iterator[np.ndarray],
+        name: str,
+        *,
+        fps: float | None = None,
+        frame_count: int | None = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.name, self.fps, self.frame_count = name, fps, frame_count
+        self._frames, self._close, self._index = frames, close, 0
+        try:
+            first = next(frames, None)
+            if first is None:
+                raise SourceError(f"open_source: source must hold at least one frame, got none in {name}")
+            first = _checked(first, name, 0)
+        except BaseException:
+            self.close()
+            raise
+        self.size: tuple[int, int] = (first.shape[1], first.shape[0])
+        self._first: np.ndarray | None = first
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self._first is not None:
+            frame, self._first = self._first, None
+        else:
+            frame = _checked(next(self._frames), self.name, self._index)
+            width, height = self.size
+            if frame.shape[:2] != (height, width):
+                raise SourceError(
+                    f"open_source: frame {self._index} of {self.name} must be {width}x{height} like the first, "
+                    f"got {frame.shape[1]}x{frame.shape[0]}"
+                )
+        self._index += 1
+        return frame
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file, camera or generator; iterating further gives nothing. May be called twice."""
+        close, self._close = self._close, None
+        self._frames, self._first = iter(()), None
+        if close is not None:
+            close()
+
+
+def open_source(source: Any) -> Source:
+    """Open frames for tracking: `source` may be any of
+
+    * a video file;
+    * a folder of images, or an OTB-style sequence folder with the images in `img/` (natural order: 2 before 10);
+    * a glob pattern of images, such as `"frames/*.png"`, or one image;
+    * a camera: an int, `"0"` or `"camera:0"`;
+    * a stream address, such as `"rtsp://..."`;
+    * an array [N, H, W, 3] or any iterable of RGB uint8 arrays [H, W, 3]; a `Source` is returned as it is.
+
+    Raises:
+        SourceError: naming the path, frame or camera that is missing, holds no frame, cannot be decoded, ends too
+            early or changes its size. Frames are decoded on demand, so one that is damaged raises when it is reached.
+
+    Example:
+        >>> with open_source(np.zeros((3, 48, 64, 3), np.uint8)) as frames:
+        ...     print(frames.size, frames.frame_count, sum(1 for _ in frames))
+        (64, 48) 3 3
+    """
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
+        return _camera(int(source))
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        camera = re.fullmatch(r"(?:camera:)?(\d+)", text)
+        if camera:
+            return _camera(int(camera[1]))
+        if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+            return _video(text)
+        return _path(Path(text))
+    if isinstance(source, Iterable):
+        count = len(source) if hasattr(source, "__len__") else None
+        frames = iter(source)
+        return Source(frames, type(source).__name__, frame_count=count, close=getattr(frames, "close", None))
+    raise SourceError(
+        "open_source: source must be a path, a glob pattern, a camera number or an iterable of frames, "
+        f"got {type(source).__name__}"
+    )
+
+
+def natural_key(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort key that orders digits by value: `img2.png` before `img10.png`."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _path(path: Path) -> Source:
+    if path.is_dir():
+        images = _images_in(path) or _images_in(path / "img")
+        if not images:
+            raise SourceError(f"open_source: source must be a folder that holds images, got none in {str(path)!r}")
+        return Source(_read_images(images), str(path), frame_count=len(images))
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return Source(_read_images([path]), str(path), frame_count=1)
+        with path.open("rb") as file:
+            head = file.read(1024)
+        # FFmpeg opens plain text as a video of characters, so text is refused here.
+        if head and not any(byte < 9 for byte in head):
+            raise SourceError(f"open_source: source must be a video or an image, got the text file {str(path)!r}")
+        return _video(str(path))
+    if glob.has_magic(str(path)):
+        matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=natural_key)
+        images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise SourceError(f"open_source: source must be a pattern that matches images, got {str(path)!r}")
+        return Source(_read_images(images), str(path), frame_count=len(images))
+    raise SourceError(
+        f"open_source: source must be an existing file, folder, pattern or camera, got {str(path)!r}"
+    )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    # Dot files are the resource forks some systems leave beside each image.
+    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(images, key=natural_key)
+
+
+def _read_images(paths: list[Path]) -> Iterator[np.ndarray]:
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise SourceError(f"open_source: {str(path)!r} must be an image that can be decoded")
+        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _camera(index: int) -> Source:
+    capture = cv2.VideoCapture(index)
+    if not capture.isOpened():
+        raise SourceError(f"open_source: camera {index} must be connected and free, it could not be opened")
+    return Source(_read_capture(capture, None, ""), f"camera {index}", fps=_fps(capture), close=capture.release)
+
+
+def _video(address: str) -> Source:
+    capture = cv2.VideoCapture(address)
+    if not capture.isOpened():
+        raise SourceError(
+            f"open_source: {address!r} must be a video that can be decoded (it is truncated, empty or of a format "
+            "OpenCV does not read)"
+        )
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    frame_count = count if count > 0 else None  # streams report 0 or less
+    frames = _read_capture(capture, frame_count, address)
+    return Source(frames, address, fps=_fps(capture), frame_count=frame_count, close=capture.release)
+
+
+def _fps(capture: cv2.VideoCapture) -> float | None:
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return fps if np.isfinite(fps) and fps > 0 else None
+
+
+def _read_capture(capture: cv2.VideoCapture, frame_count: int | None, name: str) -> Iterator[np.ndarray]:
+    index = 0
+    while True:
+        ok, image = capture.read()
+        if not ok:
+            break
+        index += 1
+        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if index and frame_count and index < TRUNCATED_BELOW * frame_count:
+        raise SourceError(f"open_source: {name!r} must hold {frame_count} frames as its header says, got {index}")
+
+
+def _checked(frame: Any, name: str, index: int) -> np.ndarray:
+    array = np.asarray(frame)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise SourceError(
+            f"open_source: frame {index} of {name} must be a uint8 array [H, W, 3], got {array.dtype} "
+            f"{list(array.shape)}"
+        )
+    return array

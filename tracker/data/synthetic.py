@@ -1,0 +1,263 @@
+"""Synthetic videos with exactly known boxes: a textured target on a smooth path, now and then behind a pillar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+EXEMPLAR, INSTANCE, CONTEXT = 127, 255, 0.5
+NOISE_MEAN = 128.0  # the noise is kept as uint8 around this level, so one saturating addWeighted adds it
+
+
+class SyntheticVideo:
+    """A deterministic video of a moving, scaling, slightly rotating, sometimes hidden target.
+
+    The target and everything around it are drawn from one family of random textures, so nothing but its own look
+    tells the target from the rest. `frame(i)` depends on the arguments and `i` alone: any order, any subset.
+
+    Args:
+        seed: the same seed gives the same video.
+        frames: number of frames.
+        size: (width, height) of a frame in pixels.
+        target: side of the target at scale 1, in pixels; by default a sixth of the frame's mean side.
+        speed: largest speed of the target's centre along each axis, in target sides per frame.
+        occlusions: how many times a pillar passes in front of the target.
+        distractors: how many other objects of the same kind move about behind the target.
+        noise: standard deviation of the sensor noise, in grey levels.
+
+    Attributes:
+        boxes: float64 [N, 4], x, y, w, h (0-based pixels) of the whole target, the hidden part included.
+        visible: float64 [N], fraction of each box that no pillar hides.
+
+    Raises:
+        ValueError: `frames` below 1 or `size` below 32x32.
+
+    Example:
+        >>> video = SyntheticVideo(seed=0, frames=10, size=(320, 240))
+        >>> image, box = video.frame(3)
+        >>> image.shape, box.shape, len(video)
+        ((240, 320, 3), (4,), 10)
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        frames: int = 300,
+        size: tuple[int, int] = (640, 480),
+        *,
+        target: float | None = None,
+        speed: float = 0.12,
+        occlusions: int = 2,
+        distractors: int = 2,
+        noise: float = 3.0,
+    ) -> None:
+        if frames < 1 or min(size) < 32:
+            raise ValueError(
+                f"SyntheticVideo: frames must be at least 1 and size at least 32x32, got {frames} and {size}"
+            )
+        rng = np.random.default_rng(seed)
+        width, height = self.size = (int(size[0]), int(size[1]))
+        side = float(target or (width + height) / 12)
+        self._target = _Object(rng, frames, self.size, side, speed)
+        self._others = [
+            _Object(rng, frames, self.size, side * rng.uniform(0.6, 1.4), speed) for _ in range(distractors)
+        ]
+        self.boxes = self._target.boxes
+        slack = np.array([width, height]) * 0.15
+        self._background = _texture(rng, (int(width + slack[0]), int(height + slack[1])), side * rng.uniform(0.5, 2))
+        top_left = slack / 2 * (1 + _smooth_path(rng, frames, 2, 0.01))
+        self._view = top_left + (np.array([width, height]) - 1) / 2  # centre of the frame on the background
+        self._gain = 1 + 0.12 * _smooth_path(rng, frames, 1, 0.03)[:, 0]
+        self._pillars = [
+            _Pillar(rng, self.boxes, frames * (k + 1) // (occlusions + 1), self.size) for k in range(occlusions)
+        ]
+        hidden = [pillar.overlap(self.boxes) for pillar in self._pillars]
+        self.visible = 1 - np.max(hidden, axis=0) if hidden else np.ones(frames)
+        self._noise = _noise_tile(width + 64, height + 64, noise)
+        self._noise_at = rng.integers(0, 64, size=(frames, 2), endpoint=True)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (self.frame(i) for i in range(len(self)))
+
+    def images(self) -> Iterator[np.ndarray]:
+        """The images without the boxes: what `open_source` and `Tracker.track` take."""
+        return (self.frame(i)[0] for i in range(len(self)))
+
+    def frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """RGB uint8 image [H, W, 3] and box [4] of frame `index`."""
+        image = cv2.getRectSubPix(self._background, self.size, tuple(self._view[index]))
+        for other in self._others:
+            other.draw(image, index)
+        self._target.draw(image, index)
+        for pillar in self._pillars:
+            pillar.draw(image, index)
+        y, x = self._noise_at[index]
+        noise = self._noise[y : y + self.size[1], x : x + self.size[0]]
+        cv2.addWeighted(image, float(self._gain[index]), noise, 1.0, -NOISE_MEAN, dst=image)
+        return image, self.boxes[index].copy()
+
+
+class _Object:
+    """A textured ellipse or rectangle on a smooth path; `boxes` bounds its rotated outline exactly."""
+
+    def __init__(
+        self, rng: np.random.Generator, frames: int, size: tuple[int, int], side: float, speed: float
+    ) -> None:
+        aspect = np.sqrt(rng.uniform(0.65, 1.5))
+        half = np.array([side * aspect, side / aspect]) / 2
+        self._round = bool(rng.integers(2))
+        self._patch_center = np.ceil(half) + 2
+        patch = (2 * self._patch_center + 1).astype(int)
+        texture = _texture(rng, (int(patch[0]), int(patch[1])), side * rng.uniform(0.25, 0.6))
+        self._patch = np.dstack([texture, self._mask(patch, half)])
+        wobble = _smooth_path(rng, frames, 2, 0.03)
+        self._scale = np.exp(0.3 * wobble[:, 0])
+        self._angle = np.deg2rad(12) * wobble[:, 1]
+        cos, sin = np.cos(self._angle), np.sin(self._angle)
+        if self._round:
+            extent = np.hypot(half[0] * cos, half[1] * sin), np.hypot(half[0] * sin, half[1] * cos)
+        else:
+            extent = half[0] * cos + half[1] * abs(sin), half[0] * abs(sin) + half[1] * cos
+        extent = np.stack(extent, axis=1) * self._scale[:, None]
+        room = np.maximum((np.array(size) - 1) / 2 - extent.max(axis=0), 0)
+        path = _smooth_path(rng, frames, 2, speed * side / np.maximum(room, 1))
+        self._center = (np.array(size) - 1) / 2 + room * path
+        # Pixel i covers [i - 1/2, i + 1/2]; a box x, w covers the pixels x .. x + w - 1.
+        self.boxes = np.hstack([self._center - extent + 0.5, 2 * extent])
+
+    def _mask(self, patch: np.ndarray, half: np.ndarray) -> np.ndarray:
+        x, y = (np.arange(n) - c for n, c in zip(patch, self._patch_center, strict=True))
+        x, y = abs(x[None, :]), abs(y[:, None])
+        if self._round:
+            inside = (1 - np.hypot(x / half[0], y / half[1])) * half.min()
+        else:
+            inside = np.minimum(half[0] - x, half[1] - y)
+        return (255 * np.clip(inside + 0.5, 0, 1)).astype(np.uint8)
+
+    def draw(self, image: np.ndarray, index: int) -> None:
+        box = self.boxes[index]
+        left, top = np.maximum(np.floor(box[:2]).astype(int) - 1, 0)
+        right, bottom = np.minimum(np.ceil(box[:2] + box[2:]).astype(int) + 1, image.shape[1::-1])
+        if right <= left or bottom <= top:
+            return
+        cos, sin = self._scale[index] * np.cos(self._angle[index]), self._scale[index] * np.sin(self._angle[index])
+        matrix = np.array([[cos, -sin, 0], [sin, cos, 0]])
+        matrix[:, 2] = self._center[index] - (left, top) - matrix[:, :2] @ self._patch_center
+        patch = cv2.warpAffine(self._patch, matrix, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
+        region = image[top:bottom, left:right]
+        alpha = patch[:, :, 3:].astype(np.float32) / 255
+        region[:] = (region + (patch[:, :, :3] - region.astype(np.float32)) * alpha + 0.5).astype(np.uint8)
+
+
+class _Pillar:
+    """A textured pillar, as high as the frame, that crosses the target at frame `middle` against its motion."""
+
+    def __init__(
+        self, rng: np.random.Generator, boxes: np.ndarray, middle: int, size: tuple[int, int]
+    ) -> None:
+        box = boxes[middle]
+        self._width = max(2, round(box[2] * rng.uniform(0.4, 0.55)))
+        self._strip = _texture(rng, (self._width, size[1]), self._width)
+        start = box[0] + (box[2] - self._width) / 2
+        drift = boxes[min(middle + 1, len(boxes) - 1), 0] - boxes[max(middle - 1, 0), 0]
+        # Fast enough to be off the target in frame 0: a tracker must start on the whole of it.
+        least = (abs(start - boxes[0, 0]) + max(box[2], boxes[0, 2])) / max(middle, 1)
+        velocity = -np.copysign(max(box[2] * rng.uniform(0.06, 0.1), least), drift)
+        self._left = np.round(start + velocity * (np.arange(len(boxes)) - middle)).astype(int)
+
+    def overlap(self, boxes: np.ndarray) -> np.ndarray:
+        """Fraction of each box [N, 4] that the pillar covers."""
+        left = np.maximum(boxes[:, 0], self._left)
+        right = np.minimum(boxes[:, 0] + boxes[:, 2], self._left + self._width)
+        return np.maximum(right - left, 0) / boxes[:, 2]
+
+    def draw(self, image: np.ndarray, index: int) -> None:
+        left = self._left[index]
+        start, stop = max(left, 0), min(left + self._width, image.shape[1])
+        if start < stop:
+            image[:, start:stop] = self._strip[:, start - left : stop - left]
+
+
+def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One training pair from two frames of a random video: exemplar [127, 127, 3] and instance [255, 255, 3], uint8.
+
+    Both are centred on the target with SiamFC's context: a square of side sqrt((w + p)(h + p)), p = (w + h) / 2, of
+    the frame becomes the exemplar, and one 255/127 times as large becomes the instance.
+    """
+    video = SyntheticVideo(
+        seed=int(rng.integers(2**63)),
+        frames=64,
+        size=(288, 288),
+        target=rng.uniform(40, 72),
+        occlusions=int(rng.integers(2)),
+        distractors=int(rng.integers(1, 4)),
+        noise=float(rng.integers(6)),
+    )
+    first, second = rng.integers(0, len(video), size=2)
+    if video.visible[first] < video.visible[second]:
+        first, second = second, first  # the exemplar is the frame that shows more of the target
+    return (
+        _crop(*video.frame(first), EXEMPLAR, 1.0),
+        _crop(*video.frame(second), INSTANCE, float(rng.uniform(0.95, 1.05))),
+    )
+
+
+def _crop(image: np.ndarray, box: np.ndarray, out_size: int, stretch: float) -> np.ndarray:
+    x, y, w, h = box
+    context = CONTEXT * (w + h)
+    side = np.sqrt((w + context) * (h + context)) * out_size / EXEMPLAR * stretch
+    zoom = out_size / side
+    center = np.array([x + (w - 1) / 2, y + (h - 1) / 2])
+    shift = (out_size - 1) / 2 - zoom * center
+    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
+    return cv2.warpAffine(
+        image, matrix, (out_size, out_size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+        borderValue=cv2.mean(image)[:3],
+    )  # fmt: skip
+
+
+def _smooth_path(
+    rng: np.random.Generator, frames: int, dims: int, speed: float | np.ndarray
+) -> np.ndarray:
+    """[frames, dims] in [-1, 1]: sums of three sines that change by at most `speed` per frame."""
+    amplitude = rng.uniform(0.5, 1, size=(3, dims))
+    amplitude /= amplitude.sum(axis=0)
+    frequency = np.array([1.0, 1.9, 3.1])[:, None] * rng.uniform(0.8, 1.2, size=(3, dims))
+    frequency *= speed / (amplitude * frequency).sum(axis=0)
+    phase = rng.uniform(0, 2 * np.pi, size=(3, dims))
+    time = np.arange(frames)[:, None, None]
+    return (amplitude * np.sin(frequency * time + phase)).sum(axis=1)
+
+
+def _texture(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
+    """RGB uint8 texture: octaves of smooth noise from `cell` pixels down, some hardened to edges, and a few shapes."""
+    half = ((size[0] + 1) // 2, (size[1] + 1) // 2)  # drawn at half size: a quarter of the work, as sharp to the eye
+    image = np.full((half[1], half[0], 3), rng.uniform(60, 195, size=3), np.float32)
+    strength, cell = 50.0, cell / 2
+    while cell >= 1.5 and strength > 8:
+        grid = rng.standard_normal((int(half[1] / cell) + 2, int(half[0] / cell) + 2, 3), dtype=np.float32)
+        grid = strength * (0.45 * grid + 0.75 * grid[:, :, :1])  # mostly brightness, partly colour
+        layer = cv2.resize(grid, half, interpolation=cv2.INTER_CUBIC)
+        if rng.random() < 0.5:
+            layer = np.clip(4 * layer, -strength, strength)
+        image += layer
+        cell, strength = cell / 2, strength * 0.7
+    image = cv2.resize(np.clip(image, 0, 255).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    for _ in range(int(rng.integers(3, 7))):
+        center = rng.uniform((0, 0), size)
+        corners = center + rng.uniform(-0.5, 0.5, size=(int(rng.integers(3, 6)), 2)) * min(size) * rng.uniform(0.3, 0.8)
+        cv2.fillConvexPoly(image, cv2.convexHull(corners.astype(np.int32)), rng.uniform(0, 255, 3), cv2.LINE_AA)
+    return image
+
+
+@lru_cache(maxsize=8)
+def _noise_tile(width: int, height: int, deviation: float) -> np.ndarray:
+    """Gaussian noise around NOISE_MEAN; the same tile for every video of one size, read at a random offset."""
+    noise = np.random.default_rng(0).standard_normal((height, width, 3), dtype=np.float32)
+    return np.clip(np.rint(NOISE_MEAN + deviation * noise), 0, 255).astype(np.uint8)

@@ -1,0 +1,179 @@
+"""The demonstration: a synthetic video with known boxes, a network trained for seconds, and what fused ops gain."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tracker import SiamFC, Tracker
+from tracker.checkpoint import save_state
+from tracker.data.synthetic import SyntheticVideo
+from tracker.draw import VideoWriter, annotate, write_boxes
+from tracker.eval.metrics import iou
+from tracker.reference import ReferenceTracker
+from tracker.train import TrainConfig, scale_responses, train
+
+FPS = 30.0
+SIZE = (640, 480)
+STEPS, QUICK_STEPS = 100, 20
+# Short training starts higher and ends higher than the full schedule: 100 steps leave no time for a slow start.
+TRAINING = {"lr": 5e-2, "final_lr": 3e-3, "batch_size": 8}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two trackers on the same frames: frames per second of each (median) and mean overlap between their boxes."""
+
+    network: str
+    reference_fps: float
+    fastops_fps: float
+    agreement: float
+
+
+def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
+    """Run the demonstration and write tracked.mp4, overlap.png, boxes.txt and weights.safetensors to `output_dir`."""
+    if quick:
+        frames = min(frames, 90)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    say(f"[bold]1[/]  a synthetic video: {frames} frames of {SIZE[0]}x{SIZE[1]}, seed {seed}")
+    video = SyntheticVideo(seed, frames, SIZE, occlusions=max(1, frames // 120))
+
+    steps = QUICK_STEPS if quick else STEPS
+    say(
+        f"[bold]2[/]  no trained weights are part of this package: training a quarter-width Mish + SE network on other "
+        f"synthetic videos ({steps} steps)"
+    )
+    model = train_small(steps, seed, console)
+    save_state(model, output_dir / "weights.safetensors")
+
+    say("[bold]3[/]  tracking it with fused ops")
+    boxes = track_video(model, video, output_dir / "tracked.mp4")
+    write_boxes(output_dir / "boxes.txt", boxes)
+    overlap = iou(boxes, video.boxes)
+    hidden = int((video.visible < 0.75).sum())
+    say(f"   mean overlap {overlap.mean():.3f}; in {hidden} frames more than a quarter of the target is hidden")
+    names = ["tracked.mp4", "boxes.txt", "weights.safetensors"]
+    if plot_overlap(output_dir / "overlap.png", overlap, video.visible):
+        names.insert(1, "overlap.png")
+    else:
+        say("   no plot: matplotlib is missing, pip install siamfc-fastops\\[plot]")
+
+    say("[bold]4[/]  the same tracker in stock PyTorch and with fused ops, frame by frame in turn")
+    torch.manual_seed(seed)
+    full = SiamFC("mish", "se").eval()
+    comparisons = [
+        compare("quarter width, trained", model, video, min(frames, 20 if quick else 100)),
+        compare("full size, random", full, video, min(frames, 5 if quick else 25)),
+    ]
+    console.print(_table(comparisons, str(next(model.parameters()).device)))
+    say(f"wrote {', '.join(str(output_dir / name) for name in names)}")
+
+
+def train_small(steps: int, seed: int, console: Console) -> SiamFC:
+    """Train a quarter-width Mish + SE network on synthetic pairs and report the loss every 20 steps."""
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SiamFC("mish", "se", width=0.25).to(device)
+    scale_responses(model, seed=seed)
+    began = time.perf_counter()
+
+    def progress(step: int, loss: float) -> None:
+        if step == 1 or step % 20 == 0:
+            console.print(f"   step {step:4d}   loss {loss:.3f}   {time.perf_counter() - began:5.1f} s")
+
+    train(model, TrainConfig(steps=steps, seed=seed, **TRAINING), progress=progress)
+    return model
+
+
+def track_video(model: SiamFC, video: SyntheticVideo, path: Path) -> np.ndarray:
+    """Track `video` from its first box, write the annotated frames to `path` and return the boxes [N, 4]."""
+    tracker = Tracker(model)
+    boxes = []
+    with VideoWriter(path, video.size, FPS) as writer:
+        for index, (image, truth) in enumerate(video):
+            if index == 0:
+                tracker.init(image, truth)
+                box, score, lost, fps = truth, 1.0, False, None
+            else:
+                began = time.perf_counter()
+                result = tracker.update(image)
+                fps = 1 / (time.perf_counter() - began)
+                box, score, lost = result.box, result.score, result.lost
+            boxes.append(box)
+            writer.write(annotate(image, box, score=score, lost=lost, frame=index, fps=fps, truth=truth))
+    return np.array(boxes)
+
+
+def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
+    """Plot overlap over time with the hidden spans shaded; False, and no file, where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot: no global state, no display
+    axes = figure.add_subplot()
+    frames = np.arange(len(overlap))
+    axes.fill_between(frames, 0, 1 - visible, step="mid", color="0.8", label="hidden part of the target")
+    axes.plot(frames, overlap, color="tab:green", label="overlap")
+    axes.set(
+        xlabel="frame", ylabel="overlap (IoU)", ylim=(0, 1), xlim=(0, max(1, len(overlap) - 1)),
+        title=f"Overlap with the true box: mean {overlap.mean():.3f}",
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
+    try:
+        figure.savefig(temporary, dpi=120)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Comparison:
+    """Give each frame to the reference tracker and to the fused one in turn, and time both."""
+    twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
+    twin.load_state_dict(model.state_dict())
+    trackers = [ReferenceTracker(twin, device=next(model.parameters()).device), Tracker(model)]
+    seconds: list[list[float]] = [[], []]
+    boxes: list[list[np.ndarray]] = [[], []]
+    image, box = video.frame(0)
+    for tracker in trackers:
+        tracker.init(image, box)
+    for index in range(1, frames):
+        image, _ = video.frame(index)
+        for side, tracker in enumerate(trackers):
+            began = time.perf_counter()
+            result = tracker.update(image)  # the box is on the CPU: nothing is left running on the device
+            seconds[side].append(time.perf_counter() - began)
+            boxes[side].append(result.box)
+    reference_fps, fastops_fps = (1 / float(np.median(times)) for times in seconds)
+    return Comparison(name, reference_fps, fastops_fps, float(iou(boxes[0], boxes[1]).mean()))
+
+
+def _table(comparisons: list[Comparison], device: str) -> Table:
+    table = Table(
+        title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame",
+        caption="the random weights of the full-size network serve the timing only",
+    )
+    table.add_column("Mish + SE network", no_wrap=True)
+    for heading in ("reference fps", "fastops fps", "ratio", "equal boxes (IoU)"):
+        table.add_column(heading, justify="right")
+    for row in comparisons:
+        ratio = row.fastops_fps / row.reference_fps
+        table.add_row(
+            row.network, f"{row.reference_fps:.1f}", f"{row.fastops_fps:.1f}", f"{ratio:.2f}x", f"{row.agreement:.4f}"
+        )
+    return table
