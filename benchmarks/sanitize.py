@@ -25,14 +25,16 @@ def main() -> int:
     start, count = time.perf_counter(), 0
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for row in OPS.values():
-            for sample in row.samples:
+            for name in row.samples:
                 if time.perf_counter() - start > args.seconds:
                     print(f"{count} samples in {args.seconds:.0f} s, the rest left out")
                     return 0
-                inputs = sample.make(dtype, "cuda")
+                inputs = row.make(name, dtype, "cuda")
+                for i in row.differentiable:
+                    if inputs[i] is not None:
+                        inputs[i].requires_grad_()
                 output = row.op(*inputs)
-                if output.requires_grad:
-                    output.backward(torch.ones_like(output))
+                output.backward(torch.ones_like(output))
                 count += 1
     torch.cuda.synchronize()
     print(f"{count} samples, all of the table")

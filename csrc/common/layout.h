@@ -64,6 +64,9 @@ inline bool is_channels_last(const Tensor& t) {
          (t.size(0) == 1 || t.stride(0) == h * w * c);
 }
 
+// What the ops that tell channels from pixels run on: channels_last as it is, anything else contiguous.
+inline Tensor native_layout(const Tensor& t) { return is_channels_last(t) ? t : torch::stable::contiguous(t); }
+
 // An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`.
 inline Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
   const std::array<int64_t, 4> nhwc{n, h, w, c};

@@ -30,6 +30,12 @@ inline SeShape check_se_scale(const char* op, const Tensor& x, const Tensor& log
   return shape;
 }
 
+inline void check_se_grad(const char* op, const Tensor& grad, const Tensor& x) {
+  check_same_dtype(op, "grad", grad, "x", x);
+  check_same_device(op, "grad", grad, "x", x);
+  check_same_shape(op, "grad", grad, "x", x);
+}
+
 inline void check_se_weight(const char* op, const char* argument, const Tensor& t, const Tensor& x,
                             std::initializer_list<int64_t> expected, const char* names) {
   check_same_dtype(op, argument, t, "x", x);

@@ -47,6 +47,7 @@ void mish_cpu_(Tensor x) {
 Tensor mish_backward_cpu(const Tensor& grad, const Tensor& x) {
   const DType dtype = dtype_index("mish_backward", "x", x);
   check_same_dtype("mish_backward", "grad", grad, "x", x);
+  check_same_device("mish_backward", "grad", grad, "x", x);
   check_same_shape("mish_backward", "grad", grad, "x", x);
   const Tensor input = dense(x);
   const Tensor upstream = laid_out_like(grad, input);

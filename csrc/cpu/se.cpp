@@ -23,9 +23,6 @@ using torch::stable::empty_like;
 // Values per thread at least, as in mish.cpp.
 constexpr int64_t kGrain = 16384;
 
-// Contiguous and channels_last run as they are, anything else as a contiguous copy.
-Tensor native_layout(const Tensor& x) { return is_channels_last(x) ? x : contiguous(x); }
-
 // One call's sizes, dtype and kernels.
 struct Call {
   SeShape shape;
@@ -114,8 +111,7 @@ Tensor se_scale_cpu(const Tensor& x_, const Tensor& logits_) {
 
 std::tuple<Tensor, Tensor> se_scale_backward_cpu(const Tensor& grad_, const Tensor& x_, const Tensor& logits_) {
   const SeShape shape = check_se_scale("se_scale_backward", x_, logits_);
-  check_same_dtype("se_scale_backward", "grad", grad_, "x", x_);
-  check_same_shape("se_scale_backward", "grad", grad_, "x", x_);
+  check_se_grad("se_scale_backward", grad_, x_);
   const Tensor x = native_layout(x_), logits = contiguous(logits_), grad = laid_out_like(grad_, x);
   const Call call("se_scale_backward", shape, x);
   Tensor grad_x = empty_like(x), grad_logits = empty_like(logits);
@@ -168,8 +164,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cpu(
   const char* op = "se_attention_backward";
   int64_t hidden = 0;
   const SeShape shape = check_se_attention(op, x_, w1, b1, w2, b2, hidden);
-  check_same_dtype(op, "grad", grad_, "x", x_);
-  check_same_shape(op, "grad", grad_, "x", x_);
+  check_se_grad(op, grad_, x_);
   const Tensor x = native_layout(x_), grad = laid_out_like(grad_, x);
   const Call call(op, shape, x);
   const int64_t channels = shape.channels, values = shape.batch * channels;

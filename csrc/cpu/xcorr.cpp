@@ -28,8 +28,6 @@ using torch::stable::new_empty;
 using torch::stable::new_zeros;
 using torch::headeronly::IntHeaderOnlyArrayRef;
 
-Tensor native_layout(const Tensor& t) { return is_channels_last(t) ? t : contiguous(t); }
-
 // Scratch memory of a thread, aligned to a cache line and a SIMD register.
 class Scratch {
  public:

@@ -58,10 +58,8 @@ FASTOPS_HD T clamp_(T x, T low, T high) {
   return above > high ? high : above;
 }
 
-// sigma(x) = 1 / (1 + e^-x). Clamped where the float32 result no longer changes (below 2^-125).
-template <class T>
-FASTOPS_HD T sigmoid_(T x) {
-  return T(1) / (T(1) + exp_(clamp_(-x, T(kExpLow), T(87))));
-}
+// sigma(x) = 1 / (1 + e^-x). Clamped where e^-x or the result would leave the normal numbers.
+FASTOPS_HD float sigmoid_(float x) { return 1.0f / (1.0f + exp_(clamp_(-x, kExpLow, 87.0f))); }
+FASTOPS_HD double sigmoid_(double x) { return 1.0 / (1.0 + exp_(clamp_(-x, -708.0, 708.0))); }
 
 }  // namespace fastops

@@ -42,7 +42,7 @@ FASTOPS_HD T mish_backward(T grad, T x) {
   // Beyond `one` the second term is below rounding, but inf * 0 is not: bound the factor x on both sides.
   const T bounded = clamp_(x, MishRange<T>::low, MishRange<T>::one);
   const T slope = inverse * (t + bounded * (T(4) * e * (e + T(1))) * inverse);
-  return grad * slope;
+  return grad * (x < MishRange<T>::low ? T(0) : slope);
 }
 
 }  // namespace fastops

@@ -4,7 +4,7 @@
 //   s   = sigma(W2 relu(W1 z + b1) + b2)   excitation; logits = the argument of sigma
 //   y_c = s_c x_c                          scale
 //
-// Backward of the scale, with g = dL/dy:   dL/dx = g s,   dL/dlogit = s (1 - s) sum_hw g x.
+// Backward of the scale, with g = dL/dy:   dL/dx = g s,   dL/dlogit = sigma(l) sigma(-l) sum_hw g x.
 // Backward of the whole block: the logit's gradient goes on through the two layers to dL/dz, and the mean hands each
 // pixel its share:   dL/dx = g s + (dL/dz) / (H W).
 // Both sums over the pixels, sum x (for z) and sum g x, come from one pass over (g, x); dL/dx from one more over g.
@@ -22,8 +22,8 @@ FASTOPS_HD T relu_(T x) {
 // dL/dlogit from the sum over the pixels of g x.
 template <class T>
 FASTOPS_HD T se_logit_backward(T sum_grad_x, T logit) {
-  const T s = sigmoid_(logit);
-  return sum_grad_x * s * (T(1) - s);
+  // sigma(-l), not 1 - sigma(l), which cancels: it is 0 in float32 from l = 17.
+  return sum_grad_x * sigmoid_(logit) * sigmoid_(-logit);
 }
 
 }  // namespace fastops

@@ -227,7 +227,7 @@ static void excite_backward_kernel(const SeWeights& w, const void* z_, const voi
     grad_b2[c] += grad_logits[c];
   }
   for (int64_t r = 0; r < w.hidden; ++r) {
-    const O g = hidden[r] > O(0) ? grad_hidden[r] : O(0);
+    const O g = hidden[r] <= O(0) ? O(0) : grad_hidden[r];  // NaN passes, as in torch
     axpy(g, w1 + r * w.channels, grad_z, w.channels);
     axpy(g, z, grad_w1 + r * w.channels, w.channels);
     grad_b1[r] += g;

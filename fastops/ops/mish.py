@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastops import reference
-from fastops.ops._checks import check_floating, check_same_dtype, check_same_shape
+from fastops.ops._checks import check_floating, check_same_device, check_same_dtype, check_same_shape
 from fastops.ops._register import reference_vjp
 
 _mish = torch.ops.fastops.mish.default
@@ -72,6 +72,7 @@ def mish_(x: Tensor) -> Tensor:
         check_floating("mish_", "x", x)
         return x.copy_(_mish(x.clone()))
     _mish_inplace(x)
+    torch.autograd.graph.increment_version(x)  # a gradient that needs the old values must notice
     return x
 
 
@@ -81,6 +82,7 @@ def mish_(x: Tensor) -> Tensor:
 def _check_backward(grad: Tensor, x: Tensor) -> None:
     check_floating("mish_backward", "x", x)
     check_same_dtype("mish_backward", "grad", grad, "x", x)
+    check_same_device("mish_backward", "grad", grad, "x", x)
     check_same_shape("mish_backward", "grad", grad, "x", x)
 
 

@@ -117,6 +117,7 @@ def _check_attention(op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tens
 def _with_grad(check_inputs: Callable[..., None], op: str, grad: Tensor, x: Tensor, *others: Tensor | None) -> None:
     check_inputs(op, x, *others)
     check_same_dtype(op, "grad", grad, "x", x)
+    check_same_device(op, "grad", grad, "x", x)
     check_same_shape(op, "grad", grad, "x", x)
 
 
