@@ -43,6 +43,14 @@ struct Call {
   int64_t row_bytes() const { return shape.channels * op_item; }
   std::vector<char> buffer(int64_t values) const { return std::vector<char>(size_t(values * op_item)); }
 
+  // body(n, begin, end) for every block of channels of one image
+  template <class Body>
+  void for_each_block(const Body& body, int64_t n) const {
+    for (int64_t begin = 0; begin < shape.channels; begin += kSeChannels) {
+      body(n, begin, std::min(begin + kSeChannels, shape.channels));
+    }
+  }
+
   // body(n, begin, end) for every image and block of channels
   template <class Body>
   void for_each_task(const Body& body) const {
@@ -127,7 +135,8 @@ std::tuple<Tensor, Tensor> se_scale_backward_cpu(const Tensor& grad_, const Tens
   return {grad_x, grad_logits};
 }
 
-// Two passes over x: squeeze, then scale; between them the small layers, one image after the other.
+// Two passes over x: squeeze, then scale; between them the small layers. With an image for every thread, each goes
+// through all three before the next, so that the second pass finds it in the cache; else the channels are shared out.
 Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<Tensor>& b1, const Tensor& w2,
                         const std::optional<Tensor>& b2) {
   int64_t hidden = 0;
@@ -136,24 +145,41 @@ Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<
   const Call call("se_attention", shape, x);
   Tensor y = empty_like(x);
   if (y.numel() == 0) return y;
-  const int64_t values = shape.batch * shape.channels;
-  std::vector<char> z = call.buffer(values), s = call.buffer(values), h = call.buffer(hidden);
-  call.for_each_task([&](int64_t n, int64_t begin, int64_t end) {
+  const int64_t channels = shape.channels;
+  std::vector<char> z = call.buffer(shape.batch * channels), s = call.buffer(shape.batch * channels);
+  const OpmathWeights w(call, w1, b1, w2, b2);
+  const DType opmath = call.dtype == kDouble ? kDouble : kFloat;
+
+  const auto squeeze = [&](int64_t n, int64_t begin, int64_t end) {
     call.kernels.sum[call.dtype](bytes_of(x) + n * call.image_bytes(), call.image, begin, end,
                                  z.data() + n * call.row_bytes());
-  });
-  divide_by_pixels(call, z.data(), values);
-  const OpmathWeights w(call, w1, b1, w2, b2);
-  for (int64_t n = 0; n < shape.batch; ++n) {
-    const int64_t row = n * call.row_bytes();
-    call.kernels.excite[call.dtype == kDouble](w.get(), z.data() + row, h.data(), s.data() + row);
-  }
-  const DType opmath = call.dtype == kDouble ? kDouble : kFloat;
-  call.kernels.sigmoid[opmath](s.data(), s.data(), values);
-  call.for_each_task([&](int64_t n, int64_t begin, int64_t end) {
+  };
+  const auto excite = [&](int64_t n, char* h) {
+    char *mean = z.data() + n * call.row_bytes(), *gate = s.data() + n * call.row_bytes();
+    divide_by_pixels(call, mean, channels);
+    call.kernels.excite[opmath](w.get(), mean, h, gate);
+    call.kernels.sigmoid[opmath](gate, gate, channels);
+  };
+  const auto scale = [&](int64_t n, int64_t begin, int64_t end) {
     call.kernels.scale[call.dtype](bytes_of(x) + n * call.image_bytes(), s.data() + n * call.row_bytes(), nullptr,
                                    mutable_bytes_of(y) + n * call.image_bytes(), call.image, begin, end);
-  });
+  };
+  if (shape.batch >= torch::stable::get_num_threads()) {
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, channels * shape.pixels));
+    torch::stable::parallel_for(0, shape.batch, grain, [&](int64_t first, int64_t last) {
+      std::vector<char> h = call.buffer(hidden);
+      for (int64_t n = first; n < last; ++n) {
+        call.for_each_block(squeeze, n);
+        excite(n, h.data());
+        call.for_each_block(scale, n);
+      }
+    });
+  } else {
+    std::vector<char> h = call.buffer(hidden);
+    call.for_each_task(squeeze);
+    for (int64_t n = 0; n < shape.batch; ++n) excite(n, h.data());
+    call.for_each_task(scale);
+  }
   return y;
 }
 

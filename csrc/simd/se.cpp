@@ -13,6 +13,31 @@ static void for_each_block(int64_t pixels, Body body) {
   for (int64_t p = 0; p < pixels; p += kBlock) body(p, pixels - p < kBlock ? pixels - p : kBlock);
 }
 
+// Sums over the pixels of a strip of channels, channels_last. A full strip has its sums in registers; as an array of
+// variable length they would be loaded and stored at every pixel.
+template <class O>
+struct StripSums {
+  static constexpr int kVecs = kSeChannels / kLanes<O>;
+  Vec<O> full[kVecs] = {};
+  O part[kSeChannels] = {};
+
+  void add(const O* v, int64_t n) {
+    if (n == kSeChannels) {
+      for (int k = 0; k < kVecs; ++k) full[k] += load(v + k * kLanes<O>);
+    } else {
+      for (int64_t c = 0; c < n; ++c) part[c] += v[c];
+    }
+  }
+  void add_product(const O* a, const O* b, int64_t n) {
+    if (n == kSeChannels) {
+      for (int k = 0; k < kVecs; ++k) full[k] += load(a + k * kLanes<O>) * load(b + k * kLanes<O>);
+    } else {
+      for (int64_t c = 0; c < n; ++c) part[c] += a[c] * b[c];
+    }
+  }
+  void store_to(O* sums, int64_t n) const { memcpy(sums, n == kSeChannels ? (const O*)full : part, size_t(n) * sizeof(O)); }
+};
+
 template <class T>
 static void sum_kernel(const void* x_, SeImage image, int64_t begin, int64_t end, void* sum_x_) {
   using O = opmath_t<T>;
@@ -30,12 +55,11 @@ static void sum_kernel(const void* x_, SeImage image, int64_t begin, int64_t end
     return;
   }
   const int64_t n = end - begin;
-  O totals[kSeChannels] = {};
+  StripSums<O> totals;
   for (int64_t p = 0; p < image.pixels; ++p) {
-    const O* v = as_opmath(x + p * image.channels + begin, buffer, n);
-    for (int64_t c = 0; c < n; ++c) totals[c] += v[c];
+    totals.add(as_opmath(x + p * image.channels + begin, buffer, n), n);
   }
-  memcpy(sum_x + begin, totals, size_t(n) * sizeof(O));
+  totals.store_to(sum_x + begin, n);
 }
 
 template <class T>
@@ -62,15 +86,15 @@ static void sum_dot_kernel(const void* grad_, const void* x_, SeImage image, int
     return;
   }
   const int64_t n = end - begin;
-  O plain[kSeChannels] = {}, weighted[kSeChannels] = {};
+  StripSums<O> plain, weighted;
   for (int64_t p = 0; p < image.pixels; ++p) {
     const O* g = as_opmath(grad + p * image.channels + begin, g_buffer, n);
     const O* v = as_opmath(x + p * image.channels + begin, x_buffer, n);
-    for (int64_t c = 0; c < n; ++c) plain[c] += v[c];
-    for (int64_t c = 0; c < n; ++c) weighted[c] += g[c] * v[c];
+    plain.add(v, n);
+    weighted.add_product(g, v, n);
   }
-  memcpy(sum_x + begin, plain, size_t(n) * sizeof(O));
-  memcpy(sum_grad_x + begin, weighted, size_t(n) * sizeof(O));
+  plain.store_to(sum_x + begin, n);
+  weighted.store_to(sum_grad_x + begin, n);
 }
 
 template <class T>
@@ -130,18 +154,18 @@ static void scale_dot_kernel(const void* grad_, const void* x_, const void* s_, 
     return;
   }
   const int64_t n = end - begin;
-  O totals[kSeChannels] = {};
+  StripSums<O> totals;
   for (int64_t p = 0; p < image.pixels; ++p) {
     const int64_t offset = p * image.channels + begin;
     const O* g = as_opmath(grad + offset, g_buffer, n);
     const O* v = as_opmath(x + offset, x_buffer, n);
     O* target = opmath_target(grad_x + offset, out);
-    for (int64_t c = 0; c < n; ++c) totals[c] += g[c] * v[c];
+    totals.add_product(g, v, n);
     FASTOPS_INDEPENDENT_ITERATIONS
     for (int64_t c = 0; c < n; ++c) target[c] = g[c] * s[begin + c];
     finish(grad_x + offset, target, n);
   }
-  memcpy(sum_grad_x + begin, totals, size_t(n) * sizeof(O));
+  totals.store_to(sum_grad_x + begin, n);
 }
 
 template <class T>

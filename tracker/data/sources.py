@@ -155,9 +155,7 @@ def _path(path: Path) -> Source:
         if not images:
             raise SourceError(f"open_source: source must be a pattern that matches images, got {str(path)!r}")
         return Source(_read_images(images), str(path), frame_count=len(images))
-    raise SourceError(
-        f"open_source: source must be an existing file, folder, pattern or camera, got {str(path)!r}"
-    )
+    raise SourceError(f"open_source: source must be an existing file, folder, pattern or camera, got {str(path)!r}")
 
 
 def _images_in(folder: Path) -> list[Path]:

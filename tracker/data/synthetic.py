@@ -106,9 +106,7 @@ class SyntheticVideo:
 class _Object:
     """A textured ellipse or rectangle on a smooth path; `boxes` bounds its rotated outline exactly."""
 
-    def __init__(
-        self, rng: np.random.Generator, frames: int, size: tuple[int, int], side: float, speed: float
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, frames: int, size: tuple[int, int], side: float, speed: float) -> None:
         aspect = np.sqrt(rng.uniform(0.65, 1.5))
         half = np.array([side * aspect, side / aspect]) / 2
         self._round = bool(rng.integers(2))
@@ -158,9 +156,7 @@ class _Object:
 class _Pillar:
     """A textured pillar, as high as the frame, that crosses the target at frame `middle` against its motion."""
 
-    def __init__(
-        self, rng: np.random.Generator, boxes: np.ndarray, middle: int, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, boxes: np.ndarray, middle: int, size: tuple[int, int]) -> None:
         box = boxes[middle]
         self._width = max(2, round(box[2] * rng.uniform(0.4, 0.55)))
         self._strip = _texture(rng, (self._width, size[1]), self._width)
@@ -222,9 +218,7 @@ def _crop(image: np.ndarray, box: np.ndarray, out_size: int, stretch: float) -> 
     )  # fmt: skip
 
 
-def _smooth_path(
-    rng: np.random.Generator, frames: int, dims: int, speed: float | np.ndarray
-) -> np.ndarray:
+def _smooth_path(rng: np.random.Generator, frames: int, dims: int, speed: float | np.ndarray) -> np.ndarray:
     """[frames, dims] in [-1, 1]: sums of three sines that change by at most `speed` per frame."""
     amplitude = rng.uniform(0.5, 1, size=(3, dims))
     amplitude /= amplitude.sum(axis=0)
