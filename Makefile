@@ -1,6 +1,6 @@
 # make demo     a tracked synthetic video, its overlap plot and a fps table in demo/   (sets everything up first)
 # make test     the whole test suite                                                  (sets everything up first)
-# make lint     ruff and clang-format, if present
+# make lint     ruff, and clang-format where it is installed
 # make bench    the CPU benchmarks of the README
 # make clean    removes what these made
 #
@@ -22,6 +22,7 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $$(git ls-files 'csrc/*'); fi
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.ops

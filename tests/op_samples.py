@@ -311,6 +311,7 @@ OPS: dict[str, Op] = {
                 *("no_batch", "channels_last", "transposed", "sliced"),
             ),
             small=("one_pair", "templates_with_searches", "searches_with_templates", "bias_0d"),
+            vmap_dims=((0, 0, None, 0), (1, None, None, None), (None, -1, None, 0)),
         ),
         Op(
             name="xcorr_depthwise",
@@ -324,6 +325,7 @@ OPS: dict[str, Op] = {
             autocast="lower",
             core=("pairs", "one_template", "one_search", "no_batch", "channels_last", "transposed", "sliced"),
             small=("one_pair", "templates_with_searches", "searches_with_templates"),
+            vmap_dims=((0, 0), (1, None), (None, -1)),
         ),
     )
 }

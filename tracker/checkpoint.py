@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tracker.model import BASE_CHANNELS, CHANNEL_MULTIPLE, SiamFC
@@ -82,7 +82,7 @@ def save_state(model: SiamFC, path: str | PathLike[str]) -> None:
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(state, temporary, metadata)
+        temporary.write_bytes(save(state, metadata))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,8 +22,8 @@ from tracker.train import TrainConfig, scale_responses, train
 
 FPS = 30.0
 SIZE = (640, 480)
-STEPS, QUICK_STEPS = 100, 20
-# Short training starts higher and ends higher than the full schedule: 100 steps leave no time for a slow start.
+STEPS, QUICK_STEPS = 200, 20
+# Short training starts higher and ends higher than the full schedule: 200 steps leave no time for a slow start.
 TRAINING = {"lr": 5e-2, "final_lr": 3e-3, "batch_size": 8}
 
 

@@ -20,11 +20,11 @@ template <class... Args>
   throw std::runtime_error(message.str());
 }
 
-#define FASTOPS_CHECK(condition, ...)           \
-  do {                                          \
-    if (!(condition)) [[unlikely]] {            \
-      ::fastops::fail(__VA_ARGS__);             \
-    }                                           \
+#define FASTOPS_CHECK(condition, ...) \
+  do {                                \
+    if (!(condition)) [[unlikely]] {  \
+      ::fastops::fail(__VA_ARGS__);   \
+    }                                 \
   } while (0)
 
 // [2, 3, 4]

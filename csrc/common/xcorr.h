@@ -29,8 +29,8 @@ inline XcorrShape check_xcorr(const char* op, const Tensor& z, const Tensor& x) 
   check_same_device(op, "x", x, "z", z);
   FASTOPS_CHECK(x.size(1) == z.size(1), op, ": x must have the channels of z (", z.size(1), "), got ", x.size(1));
   FASTOPS_CHECK(z.size(2) > 0 && z.size(3) > 0, op, ": z must not have an empty template, got ", shape_string(z));
-  FASTOPS_CHECK(x.size(2) >= z.size(2) && x.size(3) >= z.size(3), op, ": x must be at least as large as z (",
-                z.size(2), " x ", z.size(3), "), got ", x.size(2), " x ", x.size(3));
+  FASTOPS_CHECK(x.size(2) >= z.size(2) && x.size(3) >= z.size(3), op, ": x must be at least as large as z (", z.size(2),
+                " x ", z.size(3), "), got ", x.size(2), " x ", x.size(3));
   XcorrShape s{};
   s.nz = z.size(0);
   s.nx = x.size(0);

@@ -13,20 +13,28 @@ const char* isa_name(Isa isa);
 
 // The table `name` of csrc/simd for the instruction set in use.
 #if defined(FASTOPS_X86)
-#define FASTOPS_DECLARE_TABLE(Type, name)                 \
-  namespace fastops {                                     \
-  namespace baseline { extern const Type name; }          \
-  namespace avx2 { extern const Type name; }              \
-  namespace avx512 { extern const Type name; }            \
+#define FASTOPS_DECLARE_TABLE(Type, name) \
+  namespace fastops {                     \
+  namespace baseline {                    \
+  extern const Type name;                 \
+  }                                       \
+  namespace avx2 {                        \
+  extern const Type name;                 \
+  }                                       \
+  namespace avx512 {                      \
+  extern const Type name;                 \
+  }                                       \
   }
-#define FASTOPS_TABLE(name)                                                     \
-  (::fastops::cpu_capability() == ::fastops::Isa::avx512 ? ::fastops::avx512::name  \
-   : ::fastops::cpu_capability() == ::fastops::Isa::avx2 ? ::fastops::avx2::name    \
+#define FASTOPS_TABLE(name)                                                        \
+  (::fastops::cpu_capability() == ::fastops::Isa::avx512 ? ::fastops::avx512::name \
+   : ::fastops::cpu_capability() == ::fastops::Isa::avx2 ? ::fastops::avx2::name   \
                                                          : ::fastops::baseline::name)
 #else
 #define FASTOPS_DECLARE_TABLE(Type, name) \
   namespace fastops {                     \
-  namespace baseline { extern const Type name; } \
+  namespace baseline {                    \
+  extern const Type name;                 \
+  }                                       \
   }
 #define FASTOPS_TABLE(name) (::fastops::baseline::name)
 #endif

@@ -184,9 +184,11 @@ Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<
 }
 
 // One pass over (grad, x) for both sums, the small layers forward and backward, one pass over grad for grad_x.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cpu(
-    const Tensor& grad_, const Tensor& x_, const Tensor& w1, const std::optional<Tensor>& b1, const Tensor& w2,
-    const std::optional<Tensor>& b2) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cpu(const Tensor& grad_, const Tensor& x_,
+                                                                             const Tensor& w1,
+                                                                             const std::optional<Tensor>& b1,
+                                                                             const Tensor& w2,
+                                                                             const std::optional<Tensor>& b2) {
   const char* op = "se_attention_backward";
   int64_t hidden = 0;
   const SeShape shape = check_se_attention(op, x_, w1, b1, w2, b2, hidden);

@@ -49,8 +49,8 @@ int64_t winograd_tile_size_cpu(const Tensor& weight, int64_t groups, std::vector
                 " input channels a group, got ", weight.size(1));
   if (weight.size(2) != weight.size(3)) return 0;
   return FASTOPS_TABLE(winograd_kernels)
-      .preferred_tile_size({input_size[0], input_size[2], input_size[3], input_size[1], weight.size(0), groups,
-                            weight.size(2), 0});
+      .preferred_tile_size(
+          {input_size[0], input_size[2], input_size[3], input_size[1], weight.size(0), groups, weight.size(2), 0});
 }
 
 bool is_supported(int64_t kernel_size, int64_t tile_size) {
@@ -83,8 +83,8 @@ Tensor winograd_conv2d_cpu(const Tensor& x_, const Tensor& packed, const std::op
   check_float32(op, "packed", packed, 1);
   FASTOPS_CHECK(groups >= 1 && x_.size(1) % groups == 0 && out_channels % groups == 0, op,
                 ": groups must divide the channels (", x_.size(1), " and ", out_channels, "), got ", groups);
-  FASTOPS_CHECK(x_.size(2) >= kernel_size && x_.size(3) >= kernel_size, op, ": x must be at least ", kernel_size,
-                " x ", kernel_size, ", got ", shape_string(x_));
+  FASTOPS_CHECK(x_.size(2) >= kernel_size && x_.size(3) >= kernel_size, op, ": x must be at least ", kernel_size, " x ",
+                kernel_size, ", got ", shape_string(x_));
   const Tensor x = torch::stable::contiguous(x_, MemoryFormat::ChannelsLast);
   const WinogradKernels& kernels = FASTOPS_TABLE(winograd_kernels);
   const WinogradShape shape{x.size(0), x.size(2), x.size(3), x.size(1), out_channels, groups, kernel_size, tile_size};
@@ -97,8 +97,8 @@ Tensor winograd_conv2d_cpu(const Tensor& x_, const Tensor& packed, const std::op
                   shape_string(*bias));
     offsets = torch::stable::contiguous(*bias);
   }
-  Tensor y = empty_channels_last(x, shape.batch, out_channels, shape.height - kernel_size + 1,
-                                 shape.width - kernel_size + 1);
+  Tensor y =
+      empty_channels_last(x, shape.batch, out_channels, shape.height - kernel_size + 1, shape.width - kernel_size + 1);
   if (y.numel() == 0) return y;
 
   const int64_t tasks = kernels.num_tasks(shape, torch::stable::get_num_threads());

@@ -22,11 +22,11 @@ FASTOPS_DECLARE_TABLE(XcorrKernels, xcorr_kernels)
 namespace fastops {
 namespace {
 
+using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::stable::contiguous;
 using torch::stable::empty_like;
 using torch::stable::new_empty;
 using torch::stable::new_zeros;
-using torch::headeronly::IntHeaderOnlyArrayRef;
 
 // Scratch memory of a thread, aligned to a cache line and a SIMD register.
 class Scratch {
@@ -69,9 +69,7 @@ struct Call {
   int64_t out_pixels() const { return shape.oh * shape.ow; }
   int64_t padded_width() const { return shape.ow + 2 * (shape.zw - 1); }
 
-  XcorrItem layout(const Tensor& t) const {
-    return {t.size(1), t.size(2) * t.size(3), is_channels_last(t)};
-  }
+  XcorrItem layout(const Tensor& t) const { return {t.size(1), t.size(2) * t.size(3), is_channels_last(t)}; }
   void pack(const Tensor& t, int64_t item, int64_t pack_index, char* packed) const {
     const XcorrItem where = layout(t);
     const char* data = static_cast<const char*>(t.const_data_ptr()) + item * where.channels * where.pixels * item_bytes;

@@ -75,8 +75,7 @@ __device__ void excite(const Excitation<T>& a, int64_t n) {
                     [&](int64_t c, A sum) { z[c] = sum / A(a.pixels); });
   rows_dot(a.w1, a.hidden, a.channels, z,
            [&](int64_t r, A sum) { h[r] = relu_(a.b1 ? sum + to_opmath(a.b1[r]) : sum); });
-  rows_dot(a.w2, a.channels, a.hidden, h,
-           [&](int64_t c, A sum) { logits[c] = a.b2 ? sum + to_opmath(a.b2[c]) : sum; });
+  rows_dot(a.w2, a.channels, a.hidden, h, [&](int64_t c, A sum) { logits[c] = a.b2 ? sum + to_opmath(a.b2[c]) : sum; });
 }
 
 template <class T>
@@ -96,8 +95,7 @@ __global__ void __launch_bounds__(kExcitationThreads, 2) excitation_backward_ker
                       [&](int64_t c, A sum) { grad_logits[c] = se_logit_backward(sum, logits[c]); });
     columns_dot(a.w2, a.channels, a.hidden, grad_logits,
                 [&](int64_t r, A sum) { grad_h[r] = h[r] <= A(0) ? A(0) : sum; });  // before the ReLU
-    columns_dot(a.w1, a.hidden, a.channels, grad_h,
-                [&](int64_t c, A sum) { a.shift[first + c] = sum / A(a.pixels); });
+    columns_dot(a.w1, a.hidden, a.channels, grad_h, [&](int64_t c, A sum) { a.shift[first + c] = sum / A(a.pixels); });
   }
 }
 

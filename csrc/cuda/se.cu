@@ -31,9 +31,13 @@ struct Layout {
 };
 
 template <class T>
-const T* data(const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); }
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
 template <class T>
-T* mutable_data(const Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
+T* mutable_data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
 
 // For native tensors of one layout; x without pixels but one is both layouts, and faster as pixels.
 template <class... Tensors>
@@ -220,9 +224,11 @@ Tensor se_attention_cuda(const Tensor& x_, const Tensor& w1_, const std::optiona
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cuda(
-    const Tensor& grad_, const Tensor& x_, const Tensor& w1_, const std::optional<Tensor>& b1_, const Tensor& w2_,
-    const std::optional<Tensor>& b2_) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cuda(const Tensor& grad_, const Tensor& x_,
+                                                                              const Tensor& w1_,
+                                                                              const std::optional<Tensor>& b1_,
+                                                                              const Tensor& w2_,
+                                                                              const std::optional<Tensor>& b2_) {
   const char* op = "se_attention_backward";
   int64_t hidden = 0;
   const SeShape shape = check_se_attention(op, x_, w1_, b1_, w2_, b2_, hidden);

@@ -16,8 +16,8 @@ namespace fastops {
 template <class T, class L>
 struct ScaleArgs {
   const T* x;
-  const L* logits;             // [N, C]
-  const opmath_t<T>* shift;    // [N, C]
+  const L* logits;           // [N, C]
+  const opmath_t<T>* shift;  // [N, C]
   T* y;
   int64_t batch, channels, pixels;
 

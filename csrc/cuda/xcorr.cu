@@ -26,8 +26,8 @@
 namespace fastops {
 namespace {
 
-constexpr int kStrip = 9;     // outputs of a thread, neighbours in a row
-constexpr int kColumns = 6;   // kernel columns at a time
+constexpr int kStrip = 9;    // outputs of a thread, neighbours in a row
+constexpr int kColumns = 6;  // kernel columns at a time
 
 // Limits of a block's tile: with them one slot takes at most 46480 bytes (double) of the 48 KiB every GPU gives.
 constexpr int kMaxStrips = 8, kMaxRows = 64, kMaxKernel = 24;
@@ -166,8 +166,8 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
             planes[i] = i < values ? to_opmath(data[i]) : A(0);
           }
         } else {
-          load_tiles(planes, a.plane, pair, channel, along_channels, a.slots, valid, u0 + i0, a.plane_rows,
-                     v0 + j0, a.plane_columns);
+          load_tiles(planes, a.plane, pair, channel, along_channels, a.slots, valid, u0 + i0, a.plane_rows, v0 + j0,
+                     a.plane_columns);
         }
         load_tiles(kernels, a.kernel, pair, channel, along_channels, a.slots, valid, i0, a.kernel_height, j0,
                    a.kernel_width);
@@ -305,8 +305,16 @@ void launch_correlation(const CudaScope& scope, Correlation<T> a, const Tensor& 
 
 template <class T>
 Planes<T> planes_of(const Tensor& t, int64_t pairs) {
-  return {static_cast<const T*>(t.const_data_ptr()), pairs / t.size(0), t.stride(0), t.stride(1), t.stride(2),
-          t.stride(3), t.size(2), t.size(3), 0, 0};
+  return {static_cast<const T*>(t.const_data_ptr()),
+          pairs / t.size(0),
+          t.stride(0),
+          t.stride(1),
+          t.stride(2),
+          t.stride(3),
+          t.size(2),
+          t.size(3),
+          0,
+          0};
 }
 
 // A result like `t`: channels_last where `t` is, else contiguous.
@@ -335,9 +343,9 @@ Tensor xcorr_depthwise_cuda(const Tensor& z, const Tensor& x) {
   using torch::headeronly::MemoryFormat;
   const XcorrShape shape = check_xcorr("xcorr_depthwise", z, x);
   const CudaScope scope(x);
-  Tensor out = torch::stable::empty({shape.pairs, shape.channels, shape.oh, shape.ow}, x.scalar_type(), std::nullopt,
-                                    x.device(), std::nullopt,
-                                    is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  Tensor out =
+      torch::stable::empty({shape.pairs, shape.channels, shape.oh, shape.ow}, x.scalar_type(), std::nullopt, x.device(),
+                           std::nullopt, is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   if (out.numel() == 0) return out;
   dispatch_dtype(dtype_index("xcorr_depthwise", "z", z), [&]<class T>() {
     Correlation<T> a{planes_of<T>(x, shape.pairs), planes_of<T>(z, shape.pairs)};

@@ -14,8 +14,8 @@
 namespace fastops {
 
 // Below kExpLow the result would be subnormal, above kExpHigh infinite.
-constexpr float kExpLow = -87.336544f;   // ln(2^-126)
-constexpr float kExpHigh = 88.0f;        // 2^127 is the largest scale the exponent bits can hold
+constexpr float kExpLow = -87.336544f;  // ln(2^-126)
+constexpr float kExpHigh = 88.0f;       // 2^127 is the largest scale the exponent bits can hold
 
 #if defined(__CUDA_ARCH__)
 

@@ -35,7 +35,9 @@ struct StripSums {
       for (int64_t c = 0; c < n; ++c) part[c] += a[c] * b[c];
     }
   }
-  void store_to(O* sums, int64_t n) const { memcpy(sums, n == kSeChannels ? (const O*)full : part, size_t(n) * sizeof(O)); }
+  void store_to(O* sums, int64_t n) const {
+    memcpy(sums, n == kSeChannels ? (const O*)full : part, size_t(n) * sizeof(O));
+  }
 };
 
 template <class T>
@@ -47,9 +49,8 @@ static void sum_kernel(const void* x_, SeImage image, int64_t begin, int64_t end
   if (!image.channels_last) {
     for (int64_t c = begin; c < end; ++c) {
       O total = 0;
-      for_each_block<T>(image.pixels, [&](int64_t p, int64_t n) {
-        total += sum(as_opmath(x + c * image.pixels + p, buffer, n), n);
-      });
+      for_each_block<T>(image.pixels,
+                        [&](int64_t p, int64_t n) { total += sum(as_opmath(x + c * image.pixels + p, buffer, n), n); });
       sum_x[c] = total;
     }
     return;
@@ -258,15 +259,21 @@ static void excite_backward_kernel(const SeWeights& w, const void* z_, const voi
   }
 }
 
-#define FASTOPS_ALL_DTYPES(kernel) {kernel<float>, kernel<double>, kernel<half_t>, kernel<bfloat16_t>}
+#define FASTOPS_ALL_DTYPES(kernel) \
+  { kernel<float>, kernel<double>, kernel<half_t>, kernel<bfloat16_t> }
 
 extern const SeKernels se_kernels;
 const SeKernels se_kernels = {
-    FASTOPS_ALL_DTYPES(sum_kernel),       FASTOPS_ALL_DTYPES(sum_dot_kernel),
-    FASTOPS_ALL_DTYPES(scale_kernel),     FASTOPS_ALL_DTYPES(scale_dot_kernel),
-    FASTOPS_ALL_DTYPES(sigmoid_kernel),   FASTOPS_ALL_DTYPES(logit_backward_kernel),
-    FASTOPS_ALL_DTYPES(widen_kernel),     FASTOPS_ALL_DTYPES(narrow_kernel),
-    {excite_kernel<float>, excite_kernel<double>}, {excite_backward_kernel<float>, excite_backward_kernel<double>},
+    FASTOPS_ALL_DTYPES(sum_kernel),
+    FASTOPS_ALL_DTYPES(sum_dot_kernel),
+    FASTOPS_ALL_DTYPES(scale_kernel),
+    FASTOPS_ALL_DTYPES(scale_dot_kernel),
+    FASTOPS_ALL_DTYPES(sigmoid_kernel),
+    FASTOPS_ALL_DTYPES(logit_backward_kernel),
+    FASTOPS_ALL_DTYPES(widen_kernel),
+    FASTOPS_ALL_DTYPES(narrow_kernel),
+    {excite_kernel<float>, excite_kernel<double>},
+    {excite_backward_kernel<float>, excite_backward_kernel<double>},
 };
 
 }  // namespace FASTOPS_ISA

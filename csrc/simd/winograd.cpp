@@ -262,8 +262,8 @@ struct Winograd {
     // act(pointer to the output of pixel (i, j) of the tile, i * kM + j)
     const auto for_each_pixel = [&](int64_t index, const auto& act) {
       const Tile tile(plan, index);
-      float* row = args.output +
-                   ((tile.image * plan.out_height + tile.y) * plan.out_width + tile.x) * pixel_stride + first_channel;
+      float* row = args.output + ((tile.image * plan.out_height + tile.y) * plan.out_width + tile.x) * pixel_stride +
+                   first_channel;
       for (int64_t i = 0; i < tile.height; ++i, row += plan.out_width * pixel_stride) {
         for (int64_t j = 0; j < tile.width; ++j) act(row + j * pixel_stride, i * kM + j);
       }
