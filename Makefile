@@ -30,7 +30,7 @@ bench: $(VENV)/ready
 
 # torch comes first and at one version, so that nothing else pulls in another build of it.
 $(VENV)/ready: $(SOURCES)
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)" "numpy>=1.24" "setuptools>=77" "ninja>=1.11" "pybind11>=2.13"
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m fastops

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
-DEFAULT_ARCHS = "8.0 8.6 8.9 9.0 10.0+PTX"
+DEFAULT_ARCHS = "7.5 8.0 8.6 8.9 9.0 10.0"  # and PTX of the last one that nvcc knows, for newer GPUs
 STABLE_ABI_TARGET = "0x020b000000000000"  # torch 2.11
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
@@ -59,18 +60,23 @@ def find_static_cudart(cuda_home: Path) -> Path:
     for folder in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib"):
         if (cuda_home / folder / "libcudart_static.a").exists():
             return cuda_home / folder
-    sys.exit(f"{cuda_home} has no libcudart_static.a: install the toolkit's cudart development files")
+    sys.exit(f"{cuda_home} has no libcudart_static.a: install it, or leave CUDA out with FASTOPS_BUILD=cpu")
 
 
 def cuda_arch_flags(nvcc: Path) -> tuple[list[str], list[str]]:
     """The architectures to build for, as names and as nvcc flags; ones that this nvcc does not know are left out."""
     known = set(subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split())
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip(" ;,")
+    entries = re.split(r"[\s;,]+", wanted or DEFAULT_ARCHS)
+    if not wanted:
+        entries = [e for e in entries if f"compute_{e.replace('.', '')}" in known]
+        entries[-1:] = [f"{e}+PTX" for e in entries[-1:]]
     names, flags = [], []
-    for entry in re.split(r"[\s;,]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS):
+    for entry in entries:
+        if not re.fullmatch(r"\d{1,2}\.\d[af]?(\+PTX)?", entry):
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: an entry must look like 9.0 or 9.0+PTX, got {entry!r}")
         arch, _, ptx = entry.partition("+")
         number = arch.replace(".", "")
-        if not re.fullmatch(r"\d{2,3}[af]?", number):
-            sys.exit(f"TORCH_CUDA_ARCH_LIST: an entry must look like 9.0 or 9.0+PTX, got {entry!r}")
         if f"compute_{number.rstrip('af')}" not in known:
             say(f"this nvcc does not know architecture {arch}: left out")
             continue
@@ -115,7 +121,7 @@ class BuildNative(build_ext):
         package = ROOT / "fastops" if self.inplace else Path(self.build_lib).resolve() / "fastops"
         package.mkdir(parents=True, exist_ok=True)
 
-        cxx = os.environ.get("CXX", "c++")
+        cxx = os.environ.get("CXX", "c++")  # may be a command with arguments, such as "ccache g++"
         mode = os.environ.get("FASTOPS_BUILD", "cuda" if os.environ.get("FORCE_CUDA") == "1" else "auto")
         if mode not in ("auto", "cpu", "cuda"):
             sys.exit(f"FASTOPS_BUILD must be cpu or cuda, got {mode!r}")
@@ -128,7 +134,7 @@ class BuildNative(build_ext):
             "-fPIC",
             "-fvisibility=hidden",
             f"-DTORCH_TARGET_VERSION={STABLE_ABI_TARGET}",
-            f"-isystem {torch_root / 'include'}",
+            f"-isystem {_quote(torch_root / 'include')}",
             *(["-DFASTOPS_X86"] if IS_X86 else []),
         ]
         cxx_flags = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", *common]
@@ -139,12 +145,10 @@ class BuildNative(build_ext):
             "-fno-math-errno -fno-trapping-math -ffp-contract=fast",
         ]
         ninja = NinjaFile()
-        ninja.rule("cxx", f"{cxx} -MMD -MF $out.d {' '.join(cxx_flags)} $extra -c $in -o $out")
+        ninja.rule("cxx", f"{cxx} -MD -MF $out.d {' '.join(cxx_flags)} $extra -c $in -o $out")
         ninja.rule("simd", f"{cxx} -MMD -MF $out.d {' '.join(simd_flags)} $extra -c $in -o $out")
         ninja.rule("link", f"{cxx} -shared $in -o $out $extra", deps=False)
-        torch_link = f"-L{torch_root / 'lib'} -Wl,--no-as-needed -ltorch"
-        if sys.platform == "darwin":
-            torch_link = f"-L{torch_root / 'lib'} -ltorch -undefined dynamic_lookup"
+        torch_link = f"-L{_quote(torch_root / 'lib')} -Wl,--no-as-needed -ltorch"
 
         def compile_(name: str, rule: str, source: Path, extra: str = "") -> Path:
             return ninja.build(out / f"{name}.o", rule, [source], extra=extra)
@@ -170,20 +174,28 @@ class BuildNative(build_ext):
             say(f"CUDA kernels for {' '.join(arch_names)} with {nvcc}")
             host_flags = " ".join(f"-Xcompiler {f}" for f in ("-fPIC", "-fvisibility=hidden"))
             cuda_common = [f for f in common if not f.startswith(("-fPIC", "-fvisibility"))]
-            nvcc_command = [str(nvcc), "-O3 -DUSE_CUDA -diag-suppress 20208", *cuda_common, host_flags, *arch_flags]
-            ninja.rule("nvcc", f"{' '.join(nvcc_command)} -MMD -MF $out.d -c $in -o $out")
+            nvcc_command = [
+                _quote(nvcc),
+                f"-ccbin {_quote(shlex.split(cxx)[-1])}",
+                "-O3 -DUSE_CUDA -diag-suppress 20208",
+                *cuda_common,
+                host_flags,
+                *arch_flags,
+            ]
+            ninja.rule("nvcc", f"{' '.join(nvcc_command)} -MD -MF $out.d -c $in -o $out")
             cuda_objects = [compile_(f"cuda_{s.stem}", "nvcc", s) for s in sorted((CSRC / "cuda").glob("*.cu"))]
             lib_dir = find_static_cudart(cuda_home)
-            # The static runtime: the library then works beside whichever CUDA runtime torch brought along.
-            cuda_link = f"{torch_link} -L{lib_dir} -lcudart_static -ldl -lrt -lpthread -Wl,--exclude-libs,ALL"
+            # The static runtime: the library then works beside whichever CUDA runtime torch brought along, given a
+            # driver for this toolkit's version.
+            cuda_link = f"{torch_link} -L{_quote(lib_dir)} -lcudart_static -ldl -lrt -lpthread -Wl,--exclude-libs,ALL"
             built["_cuda.so"] = ninja.build(out / "_cuda.so", "link", cuda_objects, extra=cuda_link)
 
         import pybind11
 
         info = {
             "VERSION": self.distribution.get_version(),
-            "CXX_COMPILER": first_line([cxx, "--version"]),
-            "CXX_FLAGS": re.sub(r"-isystem \S+", "", " ".join(cxx_flags)),
+            "CXX_COMPILER": first_line([*shlex.split(cxx), "--version"]),
+            "CXX_FLAGS": " ".join(f for f in cxx_flags if not f.startswith("-isystem")),
             "SIMD_FLAGS": " ".join(simd_flags),
             "CPU_CAPABILITIES": " ".join(ISA_FLAGS),
             "CUDA_COMPILER": nvcc_version,
@@ -196,20 +208,21 @@ class BuildNative(build_ext):
         if not info_file.exists() or info_file.read_text() != header:
             info_file.write_text(header)
         host_name = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
-        host_flags = f"-I{out} -I{pybind11.get_include()} -I{sysconfig.get_path('include')}"
+        includes = (out, pybind11.get_include(), sysconfig.get_path("include"))
+        host_flags = " ".join(f"-I{_quote(path)}" for path in includes)
         host_objects = [compile_(f"host_{s.stem}", "cxx", s, host_flags) for s in sorted((CSRC / "host").glob("*.cpp"))]
         host_objects.append(out / "cpu_capability.o")
-        host_link = "-undefined dynamic_lookup" if sys.platform == "darwin" else ""
-        built[host_name] = ninja.build(out / host_name, "link", host_objects, extra=host_link)
+        built[host_name] = ninja.build(out / host_name, "link", host_objects, extra="")
 
         (out / "build.ninja").write_text("\n".join(ninja.lines) + "\n")
         command = [_ninja(), "-C", str(out), *map(str, built.values())]
         if jobs := os.environ.get("MAX_JOBS"):
             command += ["-j", jobs]
-        subprocess.run(command, check=True)
-        for stale in ("_cuda.so",):
-            if stale not in built:
-                (package / stale).unlink(missing_ok=True)
+        if subprocess.run(command).returncode != 0:
+            hint = "; FASTOPS_BUILD=cpu leaves the CUDA kernels out" if cuda_home is not None else ""
+            sys.exit(f"fastops build: compiling failed, see above{hint}")
+        if "_cuda.so" not in built:
+            (package / "_cuda.so").unlink(missing_ok=True)
         for name, path in built.items():
             temporary = package / f".{name}.tmp"
             shutil.copy2(path, temporary)
@@ -219,6 +232,11 @@ class BuildNative(build_ext):
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / "fastops"
         return [str(p) for p in (*package.glob("_c*.so"), *package.glob("_host*"))]
+
+
+def _quote(path: Path | str) -> str:
+    """A path as a word of a command in build.ninja."""
+    return shlex.quote(str(path)).replace("$", "$$")
 
 
 def _c_string(text: str) -> str:

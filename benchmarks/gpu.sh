@@ -11,30 +11,35 @@ device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(
 results=${1:-benchmarks/results/$device.csv}
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
 
+left() { echo $((540 - SECONDS > 1 ? 540 - SECONDS : 1)); }  # seconds of the nine minutes
+
 step "build for this GPU"
-TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
-  FASTOPS_BUILD=cuda "$python" setup.py build_ext --inplace 2>&1 | grep -E "fastops build|error|warning" || true
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
+FASTOPS_BUILD=cuda timeout "$(left)" "$python" setup.py build_ext --inplace > "$log" 2>&1 || { tail -40 "$log"; exit 1; }
 "$python" -m fastops
+"$python" -c 'import fastops, sys; sys.exit(fastops.build_info()["cuda_library"] != "loaded")'
 
 step "tests on CUDA (C++ kernels) and Triton"
-timeout 200 "$python" -m pytest -q -x -m cuda tests/test_ops.py tests/test_mish.py tests/test_se.py tests/test_xcorr.py
-timeout 120 "$python" -m pytest -q -x tests/test_triton.py
+timeout "$(left)" "$python" -m pytest -q -x -m cuda tests/test_ops.py tests/test_mish.py tests/test_se.py tests/test_xcorr.py
+timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py
 
 step "compute-sanitizer memcheck and racecheck over the sample table"
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
-    timeout 90 compute-sanitizer --tool $tool --error-exitcode 1 --log-file /dev/stderr \
-      "$python" -m benchmarks.sanitize --seconds 60
+    timeout "$(left)" compute-sanitizer --tool $tool --error-exitcode 1 --log-file /dev/stderr \
+      "$python" -m benchmarks.sanitize --seconds 45
   done
 else
   echo "compute-sanitizer is not on PATH: left out"
 fi
 
 step "ops"
-timeout 180 "$python" -m benchmarks.ops --device cuda --dtype float32 bfloat16 --budget 0.2 --csv "$results"
+timeout "$(left)" "$python" -m benchmarks.ops --device cuda --dtype float32 bfloat16 --budget 0.2 --csv "$results"
 step "fps"
 if "$python" -c 'import cv2' 2> /dev/null; then
-  timeout 90 "$python" -m benchmarks.fps --device cuda --csv "$results"
+  timeout "$(left)" "$python" -m benchmarks.fps --device cuda --csv "$results"
 else
   echo "OpenCV is not installed: the fps benchmark is left out (pip install opencv-python-headless)"
 fi

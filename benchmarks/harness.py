@@ -56,23 +56,26 @@ def compare(competitors: Mapping[str, Callable[[], object]], device: str, budget
         inner[name] = max(1, min(100, int(2e-4 / max(time.perf_counter() - start, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in competitors}
     deadline = time.perf_counter() + budget
-    while time.perf_counter() < deadline or len(next(iter(samples.values()))) < 7:
-        for name, run in competitors.items():
+    names = list(competitors)
+    while time.perf_counter() < deadline or len(samples[names[0]]) < 7:
+        for name in names:
+            run = competitors[name]
             sync()
             start = time.perf_counter()
             for _ in range(inner[name]):
                 run()
             sync()
             samples[name].append((time.perf_counter() - start) / inner[name])
+        names = [*names[1:], names[0]]  # another one goes first
     return {name: _summary(s) for name, s in samples.items()}
 
 
-def copy_bandwidth(device: str, megabytes: int = 256) -> float:
-    """Bytes per second that a copy moves (read plus write): the floor of memory-bound ops."""
-    source = torch.ones(megabytes * 2**18, device=device)
+def copy_time(device: str, moved: int) -> float:
+    """Seconds of a copy that reads and writes ``moved`` bytes together, again and again on the same memory, as the
+    timed ops run: the floor of a memory-bound op that must move as many."""
+    source = torch.ones(max(1, moved // 2), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    timing = compare({"copy": lambda: target.copy_(source)}, device, budget=0.5)["copy"]
-    return 2 * source.numel() * source.element_size() / timing.median
+    return compare({"copy": lambda: target.copy_(source)}, device, budget=0.05)["copy"].median
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -126,12 +129,15 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
             old = list(csv.DictReader(file))
     columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*old, *rows])
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([*old, *rows])
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

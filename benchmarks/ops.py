@@ -1,8 +1,9 @@
 """Each op against eager PyTorch and torch.compile: python -m benchmarks.ops [--device cuda] [--csv FILE]
 
 Per op, size, dtype and direction (forward under inference_mode; forward + backward): median microseconds of eager |
-torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy" is the time a copy of
-the bytes that the op must read and write would take: the floor of the memory-bound ones.
+torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy" is the time of a copy
+that moves the bytes which the op must read and write (each input and result once per pass): the floor of the
+memory-bound ones.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastops
-from benchmarks.harness import append_rows, compare, copy_bandwidth, environment, print_table, relative_error
+from benchmarks.harness import append_rows, compare, copy_time, environment, print_table, relative_error
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -181,9 +182,8 @@ def main() -> int:
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
 
-    bandwidth = copy_bandwidth(args.device)
     where = environment(args.device)
-    print(f"{where['device']}, torch {where['torch']}, copy {bandwidth / 1e9:.0f} GB/s, medians in us\n")
+    print(f"{where['device']}, torch {where['torch']}, medians in us\n")
     rows, table, competitors = [], [], []
     for case in _cases():
         if args.op and case.op not in args.op:
@@ -197,7 +197,8 @@ def main() -> int:
                 timings = run_case(case, args.device, dtype, direction, args)
                 competitors = list(timings)
                 first = case.inputs(device="meta", dtype=dtype)[0]
-                floor = values * first.numel() * first.element_size() / bandwidth if values else None
+                moved = int(values * first.numel() * first.element_size())
+                floor = copy_time(args.device, moved) if moved else None
                 ours = timings["fastops"].median
                 layout = "NHWC" if case.channels_last else ""
                 row = {"benchmark": "ops", "op": case.op, "size": case.size, "layout": layout, "dtype": dtype_name}

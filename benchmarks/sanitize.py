@@ -1,4 +1,4 @@
-"""Runs every row of the tests' sample table on the GPU, forward and backward, once: for compute-sanitizer.
+"""Runs the rows of the tests' sample table on the GPU, forward and backward, once: for compute-sanitizer.
 
 compute-sanitizer --tool memcheck python -m benchmarks.sanitize [--seconds 60]
 """
@@ -27,6 +27,7 @@ def main() -> int:
         for row in OPS.values():
             for name in row.samples:
                 if time.perf_counter() - start > args.seconds:
+                    torch.cuda.synchronize()
                     print(f"{count} samples in {args.seconds:.0f} s, the rest left out")
                     return 0
                 inputs = row.make(name, dtype, "cuda")

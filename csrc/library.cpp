@@ -23,8 +23,6 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("xcorr_depthwise_backward(Tensor grad, Tensor z, Tensor x) -> (Tensor, Tensor)");
 
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
-  // tile_size: the output tile that is fastest for these sizes, 0 where they are not supported
-  m.def("winograd_tile_size(Tensor weight, int groups, int[] input_size) -> int");
   m.def("winograd_pack(Tensor weight, int groups, int tile_size) -> Tensor");
   m.def(
       "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int groups,"

@@ -2,7 +2,7 @@
 
 Two hops from user to kernel: ``fastops.mish`` calls ``torch.ops.fastops.mish``, whose kernel for the tensor's device
 comes from ``_cpu.so`` (always), from ``_cuda.so`` (when it was built and torch has CUDA), or, for CUDA tensors without
-``_cuda.so``, from Triton or the plain PyTorch reference (``fastops/_cuda_fallback.py``).
+``_cuda.so``, from Triton or the plain PyTorch reference (``fastops/_backends.py``).
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def test_dtype_errors(dtype, name, raises_everywhere):
         (torch.zeros(4), "must have the shape of x [3], got [4]"),
         (torch.zeros(3, 1), "must have the shape of x [3], got [3, 1]"),
         (torch.zeros(()), "must have the shape of x [3], got []"),
-        (torch.zeros(3, device="meta"), "must be on the device of x"),
+        (torch.zeros(3, device="meta"), "must be on the device of x (cpu), got meta"),
     ],
 )
 def test_backward_errors(grad, message, raises_everywhere):

@@ -153,6 +153,15 @@ def test_non_finite_values_pass(row, value, device):
 
 
 @each(cases("core"))
+def test_results_are_not_views(row, sample, device):
+    """Autograd refuses to change a view in place, for example by the ReLU after the op."""
+    inputs = requiring_grad(row, row.make(sample, torch.float32, device))
+    result = row.op(*inputs)
+    assert not result._is_view()
+    result.relu_().sum().backward()
+
+
+@each(cases("core"))
 def test_inputs_are_not_modified(row, sample, device):
     inputs = requiring_grad(row, row.make(sample, torch.float32, device))
     tensors = [t for t in inputs if isinstance(t, Tensor)]

@@ -107,7 +107,7 @@ SCALE_ERRORS = {
     "dtype": ((x.int(), logits.int()), f"x {FLOATING} int32"),
     "dims": ((x[0, 0, 0], logits), "x must have at least 2 dimensions [N, C, ...], got [4]"),
     "logits_dtype": ((x, logits.half()), "logits must have the dtype of x (float32), got float16"),
-    "logits_device": ((x, logits.to("meta")), "logits must be on the device of x"),
+    "logits_device": ((x, logits.to("meta")), "logits must be on the device of x (cpu), got meta"),
     "logits_batch": ((x, torch.zeros(1, 3)), "logits must have shape [N, C] = [2, 3], got [1, 3]"),
     "logits_channels": ((x, torch.zeros(2, 4)), "logits must have shape [N, C] = [2, 3], got [2, 4]"),
     "logits_dims": ((x, torch.zeros(2, 3, 1)), "logits must have shape [N, C] = [2, 3], got [2, 3, 1]"),
@@ -118,23 +118,23 @@ ATTENTION_ERRORS = {
     "w1_dims": ((x, torch.zeros(5), b1, w2, b2), "w1 must have shape [R, C], got [5]"),
     "w1_channels": ((x, torch.zeros(5, 4), b1, w2, b2), "w1 must have shape [R, C] = [5, 3], got [5, 4]"),
     "w1_dtype": ((x, w1.double(), b1, w2, b2), "w1 must have the dtype of x (float32), got float64"),
-    "w1_device": ((x, w1.to("meta"), b1, w2, b2), "w1 must be on the device of x"),
+    "w1_device": ((x, w1.to("meta"), b1, w2, b2), "w1 must be on the device of x (cpu), got meta"),
     "w2_shape": ((x, w1, b1, w1, b2), "w2 must have shape [C, R] = [3, 5], got [5, 3]"),
     "w2_dtype": ((x, w1, b1, w2.bfloat16(), b2), "w2 must have the dtype of x (float32), got bfloat16"),
-    "w2_device": ((x, w1, b1, w2.to("meta"), b2), "w2 must be on the device of x"),
+    "w2_device": ((x, w1, b1, w2.to("meta"), b2), "w2 must be on the device of x (cpu), got meta"),
     "b1_shape": ((x, w1, b2, w2, b2), "b1 must have shape [R] = [5], got [3]"),
     "b1_dims": ((x, w1, b1[None], w2, b2), "b1 must have shape [R] = [5], got [1, 5]"),
     "b1_dtype": ((x, w1, b1.half(), w2, b2), "b1 must have the dtype of x (float32), got float16"),
-    "b1_device": ((x, w1, b1.to("meta"), w2, b2), "b1 must be on the device of x"),
+    "b1_device": ((x, w1, b1.to("meta"), w2, b2), "b1 must be on the device of x (cpu), got meta"),
     "b2_shape": ((x, w1, b1, w2, b1), "b2 must have shape [C] = [3], got [5]"),
     "b2_dtype": ((x, w1, b1, w2, b2.half()), "b2 must have the dtype of x (float32), got float16"),
-    "b2_device": ((x, w1, b1, w2, b2.to("meta")), "b2 must be on the device of x"),
+    "b2_device": ((x, w1, b1, w2, b2.to("meta")), "b2 must be on the device of x (cpu), got meta"),
 }
 GRAD_ERRORS = {
     "dtype": (x.double(), "must have the dtype of x (float32), got float64"),
     "shape": (x[:1], "must have the shape of x [2, 3, 4, 4], got [1, 3, 4, 4]"),
     "dims": (x[..., 0], "must have the shape of x [2, 3, 4, 4], got [2, 3, 4]"),
-    "device": (x.to("meta"), "must be on the device of x"),
+    "device": (x.to("meta"), "must be on the device of x (cpu), got meta"),
 }
 
 

@@ -114,7 +114,7 @@ ERRORS = {
     "z_dims": ((z[0], x), "z must be 4-D [N, C, h, w], got [3, 2, 3]"),
     "x_dims": ((z, x[None]), "x must be 4-D [N, C, H, W], got [1, 4, 3, 5, 6]"),
     "x_dtype": ((z, x.half()), "x must have the dtype of z (float32), got float16"),
-    "x_device": ((z, x.to("meta")), "x must be on the device of z"),
+    "x_device": ((z, x.to("meta")), "x must be on the device of z (cpu), got meta"),
     "channels": ((z, x[:, :2]), "x must have the channels of z (3), got 2"),
     "no_rows": ((z[:, :, :0], x), "z must not have an empty template, got [2, 3, 0, 3]"),
     "no_columns": ((z[..., :0], x), "z must not have an empty template, got [2, 3, 2, 0]"),
@@ -128,7 +128,7 @@ BIAS_ERRORS = {
     "elements": (torch.zeros(2), "must have one element, got [2]"),
     "none": (torch.zeros(1, 0), "must have one element, got [1, 0]"),
     "dtype": (bias.double(), "must have the dtype of x (float32), got float64"),
-    "device": (bias.to("meta"), "must be on the device of x"),
+    "device": (bias.to("meta"), "must be on the device of x (cpu), got meta"),
 }
 
 
@@ -156,7 +156,7 @@ def test_grad_errors(op, channels, scale, raises_everywhere):
         f"must have shape [4, {channels}, 4, 4], got [4, {channels}, 4, 5]": torch.zeros(4, channels, 4, 5),
         f"must have shape [4, {channels}, 4, 4], got [4, {channels}, 4]": right[..., 0],
         "must have the dtype of x (float32), got bfloat16": right.bfloat16(),
-        "must be on the device of x": right.to("meta"),
+        "must be on the device of x (cpu), got meta": right.to("meta"),
     }
     for message, grad in wrong.items():
         raises_everywhere(backward, (grad, z, x, *scale), f"{op}_backward: grad {message}")

@@ -44,7 +44,8 @@ class FusedNetwork:
         self._attention: tuple[Tensor, ...] | None = None
         if model.attention_kind == "se":
             weights = model.attention
-            self._attention = tuple(t.detach().to(**options) for t in (weights.w1, weights.b1, weights.w2, weights.b2))
+            parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
+            self._attention = tuple(t.detach().to(**options, copy=True) for t in parameters)
         self._template: Tensor | None = None
 
     def features(self, crops: np.ndarray) -> Tensor:

@@ -30,15 +30,16 @@ def crop_padded_image(
 class ReferenceTracker:
     """SiamFC tracker in stock PyTorch, OpenCV and NumPy, with nothing fused, cached or clamped.
 
-    Per frame: pad the whole image, cut and resize one crop per scale, stack, move to float NCHW, run the eager
+    Per frame: pad the whole image, cut and resize one crop per scale, stack, cast to float, run the eager
     backbone with its BatchNorm layers, correlate by a grouped convolution, upsample each map and update the box in
     NumPy. `Tracker` must give the same boxes; this class says what "the same" and "faster" are measured against.
 
     Args:
-        model: a `SiamFC(ops="reference")`; or `weights`, the path of a checkpoint.
+        model: a `SiamFC(ops="reference")`, moved to `device` and put into eval mode; or `weights`, the path of a
+            checkpoint.
         config: settings; the limits and the lost signal of `TrackerConfig` do not apply here.
         device: where the network runs; None keeps the model's own.
-        compile: wrap the backbone and attention in `torch.compile`.
+        compile: wrap the network, correlation included, in `torch.compile`.
 
     Example:
         >>> tracker = ReferenceTracker(SiamFC(width=0.25, ops="reference"))
@@ -67,7 +68,11 @@ class ReferenceTracker:
             raise ValueError(f'ReferenceTracker: model must have ops="reference", got {model.ops!r}')
         self.device = torch.device(device or next(model.parameters()).device)
         self.model = model.to(self.device).eval()
-        self._features = torch.compile(self.model.features) if compile else self.model.features
+        self._features, self._score = self.model.features, self.model.score
+        if compile:
+            # One graph per input size: template and searches differ, and a graph for any size is slower on each.
+            self._features = torch.compile(self._features, dynamic=False)
+            self._score = torch.compile(self._score, dynamic=False)
 
     @torch.no_grad()
     def init(self, image: np.ndarray, box: np.ndarray) -> None:
@@ -102,7 +107,7 @@ class ReferenceTracker:
             ]
         )
         x = torch.from_numpy(x).to(self.device).permute(0, 3, 1, 2).float()
-        responses = self.model.score(self._template, self._features(x)).squeeze(1).cpu().numpy()
+        responses = self._score(self._template, self._features(x)).squeeze(1).cpu().numpy()
 
         side = cfg.response_up * cfg.response_size
         responses = np.stack([cv2.resize(r, (side, side), interpolation=cv2.INTER_CUBIC) for r in responses])

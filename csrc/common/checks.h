@@ -71,10 +71,21 @@ inline void check_same_dtype(const char* op, const char* argument, const Tensor&
                 dtype_name(like.scalar_type()), "), got ", dtype_name(t.scalar_type()));
 }
 
+// The Python spelling.
+inline std::string device_name(const Tensor& t) {
+  using torch::headeronly::DeviceType;
+  switch (t.device().type()) {
+    case DeviceType::CPU: return "cpu";
+    case DeviceType::CUDA: return "cuda:" + std::to_string(t.get_device_index());
+    case DeviceType::Meta: return "meta";
+    default: return "another device";
+  }
+}
+
 inline void check_same_device(const char* op, const char* argument, const Tensor& t, const char* like_name,
                               const Tensor& like) {
-  FASTOPS_CHECK(t.is_cuda() == like.is_cuda() && t.get_device_index() == like.get_device_index(), op, ": ", argument,
-                " must be on the device of ", like_name);
+  FASTOPS_CHECK(t.device().type() == like.device().type() && t.get_device_index() == like.get_device_index(), op, ": ",
+                argument, " must be on the device of ", like_name, " (", device_name(like), "), got ", device_name(t));
 }
 
 inline void check_same_shape(const char* op, const char* argument, const Tensor& t, const char* like_name,

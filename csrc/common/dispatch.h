@@ -5,7 +5,7 @@
 
 namespace fastops {
 
-enum DType : int { kFloat = 0, kDouble = 1, kHalf = 2, kBFloat16 = 3, kNumDTypes = 4 };
+enum DType : int { kFloat = 0, kDouble = 1, kHalf = 2, kBFloat16 = 3 };
 
 inline DType dtype_index(const char* op, const char* argument, const Tensor& t) {
   check_floating(op, argument, t);

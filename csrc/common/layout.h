@@ -67,12 +67,12 @@ inline bool is_channels_last(const Tensor& t) {
 // What the ops that tell channels from pixels run on: channels_last as it is, anything else contiguous.
 inline Tensor native_layout(const Tensor& t) { return is_channels_last(t) ? t : torch::stable::contiguous(t); }
 
-// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`.
+// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`. Allocated as such: a permuted view of
+// an NHWC tensor would have the same strides, but autograd refuses to change views in place.
 inline Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  const std::array<int64_t, 4> nhwc{n, h, w, c};
-  Tensor t = torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(nhwc.data(), nhwc.size()));
-  t = torch::stable::transpose(t, 1, 3);     // [N, C, W, H]
-  return torch::stable::transpose(t, 2, 3);  // [N, C, H, W]
+  const std::array<int64_t, 4> sizes{n, c, h, w};
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(sizes.data(), sizes.size()), like.scalar_type(),
+                              std::nullopt, like.device(), std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
 }  // namespace fastops

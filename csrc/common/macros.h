@@ -7,14 +7,10 @@
 #define FASTOPS_HD inline __attribute__((always_inline))
 #endif
 
-#define FASTOPS_RESTRICT __restrict__
-
 // The loop carries no dependence between iterations (in-place calls pass the same pointer twice, which is
 // none); without this GCC tests for overlap at run time and takes the scalar path for in-place calls.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define FASTOPS_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
-#elif defined(__clang__) && !defined(__CUDACC__)
-#define FASTOPS_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define FASTOPS_INDEPENDENT_ITERATIONS
 #endif

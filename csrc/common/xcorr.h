@@ -6,6 +6,8 @@
 // belongs to B / N consecutive pairs (one template to many searches, or many templates to one image).
 #pragma once
 
+#include <algorithm>
+
 #include "dispatch.h"
 
 namespace fastops {

@@ -18,8 +18,11 @@ static Isa detect() {
   Isa best = Isa::baseline;
 #if defined(FASTOPS_X86)
   __builtin_cpu_init();
-  // The features that -march=x86-64-v3 and -v4 let the compiler use.
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  // The features that -march=x86-64-v3 and -v4 let the compiler use (all of the vector ones: a virtual machine may
+  // mask single bits).
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
+                  __builtin_cpu_supports("movbe");
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");

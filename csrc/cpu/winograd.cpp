@@ -6,8 +6,8 @@
 
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <string>
-#include <vector>
 
 #include "../common/checks.h"
 #include "../common/layout.h"
@@ -33,33 +33,16 @@ void check_float32(const char* op, const char* argument, const Tensor& t, int64_
   FASTOPS_CHECK(t.dim() == dims, op, ": ", argument, " must be ", dims, "-D, got ", shape_string(t));
 }
 
-// weight [O, I / groups, R, R]
-void check_weight(const char* op, const Tensor& weight, int64_t groups) {
-  check_float32(op, "weight", weight, 4);
-  FASTOPS_CHECK(groups >= 1 && weight.size(0) % groups == 0, op, ": groups must divide the output channels (",
-                weight.size(0), "), got ", groups);
-}
-
-// input_size [N, I, H, W] of the inputs to come.
-int64_t winograd_tile_size_cpu(const Tensor& weight, int64_t groups, std::vector<int64_t> input_size) {
-  const char* op = "winograd_tile_size";
-  check_weight(op, weight, groups);
-  FASTOPS_CHECK(input_size.size() == 4, op, ": input_size must have 4 values N, C, H, W, got ", input_size.size());
-  FASTOPS_CHECK(weight.size(1) * groups == input_size[1], op, ": weight must have ", input_size[1] / groups,
-                " input channels a group, got ", weight.size(1));
-  if (weight.size(2) != weight.size(3)) return 0;
-  return FASTOPS_TABLE(winograd_kernels)
-      .preferred_tile_size(
-          {input_size[0], input_size[2], input_size[3], input_size[1], weight.size(0), groups, weight.size(2), 0});
-}
-
 bool is_supported(int64_t kernel_size, int64_t tile_size) {
   return (kernel_size == 3 || kernel_size == 5) && (tile_size == 4 || tile_size == 6);
 }
 
+// weight [O, I / groups, R, R]
 Tensor winograd_pack_cpu(const Tensor& weight_, int64_t groups, int64_t tile_size) {
   const char* op = "winograd_pack";
-  check_weight(op, weight_, groups);
+  check_float32(op, "weight", weight_, 4);
+  FASTOPS_CHECK(groups >= 1 && weight_.size(0) % groups == 0, op, ": groups must divide the output channels (",
+                weight_.size(0), "), got ", groups);
   const int64_t size = weight_.size(2);
   FASTOPS_CHECK(size == weight_.size(3) && (size == 3 || size == 5), op, ": weight must have 3x3 or 5x5 kernels, got ",
                 shape_string(weight_));
@@ -99,11 +82,12 @@ Tensor winograd_conv2d_cpu(const Tensor& x_, const Tensor& packed, const std::op
   }
   Tensor y =
       empty_channels_last(x, shape.batch, out_channels, shape.height - kernel_size + 1, shape.width - kernel_size + 1);
+  const WinogradActivation function = parse_activation(activation);
   if (y.numel() == 0) return y;
 
   const int64_t tasks = kernels.num_tasks(shape, torch::stable::get_num_threads());
   const WinogradArgs args{shape,
-                          parse_activation(activation),
+                          function,
                           tasks,
                           static_cast<const float*>(x.const_data_ptr()),
                           static_cast<const float*>(packed.const_data_ptr()),
@@ -123,7 +107,6 @@ Tensor winograd_conv2d_cpu(const Tensor& x_, const Tensor& packed, const std::op
 }  // namespace fastops
 
 STABLE_TORCH_LIBRARY_IMPL(fastops, CPU, m) {
-  m.impl("winograd_tile_size", TORCH_BOX(&fastops::winograd_tile_size_cpu));
   m.impl("winograd_pack", TORCH_BOX(&fastops::winograd_pack_cpu));
   m.impl("winograd_conv2d", TORCH_BOX(&fastops::winograd_conv2d_cpu));
 }

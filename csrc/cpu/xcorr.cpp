@@ -8,8 +8,10 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <tuple>
 #include <vector>
 
@@ -23,10 +25,8 @@ namespace fastops {
 namespace {
 
 using torch::headeronly::IntHeaderOnlyArrayRef;
-using torch::stable::contiguous;
 using torch::stable::empty_like;
 using torch::stable::new_empty;
-using torch::stable::new_zeros;
 
 // Scratch memory of a thread, aligned to a cache line and a SIMD register.
 class Scratch {

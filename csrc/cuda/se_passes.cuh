@@ -71,7 +71,8 @@ __global__ void __launch_bounds__(kThreads, 3) scale_pixels_kernel(ScaleArgs<T, 
     const int64_t part = item / tiles, c = ((item - part * tiles) * blockDim.x + threadIdx.x) * kVector;
     if (c >= a.channels) continue;
     const int64_t begin = part * span, end = begin + span < pixels ? begin + span : pixels;
-    int64_t image = begin / a.pixels - 1, image_end = (image + 1) * a.pixels;
+    // divide_small holds for short distances: the first image is found by a plain division.
+    int64_t image = (begin + threadIdx.y) / a.pixels - 1, image_end = (image + 1) * a.pixels;
     typename ScaleArgs<T, L>::Gate gates[kVector];
     for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
       if (p >= image_end) {

@@ -340,12 +340,11 @@ Tensor xcorr_cuda(const Tensor& z, const Tensor& x, double scale, const std::opt
 }
 
 Tensor xcorr_depthwise_cuda(const Tensor& z, const Tensor& x) {
-  using torch::headeronly::MemoryFormat;
   const XcorrShape shape = check_xcorr("xcorr_depthwise", z, x);
   const CudaScope scope(x);
-  Tensor out =
-      torch::stable::empty({shape.pairs, shape.channels, shape.oh, shape.ow}, x.scalar_type(), std::nullopt, x.device(),
-                           std::nullopt, is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const int64_t sizes[] = {shape.pairs, shape.channels, shape.oh, shape.ow};
+  const Tensor out = is_channels_last(x) ? empty_channels_last(x, sizes[0], sizes[1], sizes[2], sizes[3])
+                                         : torch::stable::new_empty(x, {sizes[0], sizes[1], sizes[2], sizes[3]});
   if (out.numel() == 0) return out;
   dispatch_dtype(dtype_index("xcorr_depthwise", "z", z), [&]<class T>() {
     Correlation<T> a{planes_of<T>(x, shape.pairs), planes_of<T>(z, shape.pairs)};

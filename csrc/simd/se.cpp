@@ -14,30 +14,40 @@ static void for_each_block(int64_t pixels, Body body) {
 }
 
 // Sums over the pixels of a strip of channels, channels_last. A full strip has its sums in registers; as an array of
-// variable length they would be loaded and stored at every pixel.
+// variable length they would be loaded and stored at every pixel. They are folded into totals every kBlock pixels, as
+// the contiguous layout does: one running sum over 512 x 512 pixels would be off by 1.5e-5 in float.
 template <class O>
-struct StripSums {
-  static constexpr int kVecs = kSeChannels / kLanes<O>;
-  Vec<O> full[kVecs] = {};
-  O part[kSeChannels] = {};
+class StripSums {
+ public:
+  explicit StripSums(int64_t channels) : channels_(channels) {}
 
-  void add(const O* v, int64_t n) {
-    if (n == kSeChannels) {
-      for (int k = 0; k < kVecs; ++k) full[k] += load(v + k * kLanes<O>);
+  void add(const O* v) {
+    if (channels_ == kSeChannels) {
+      for (int k = 0; k < kVecs; ++k) full_[k] += load(v + k * kLanes<O>);
     } else {
-      for (int64_t c = 0; c < n; ++c) part[c] += v[c];
+      for (int64_t c = 0; c < channels_; ++c) part_[c] += v[c];
     }
   }
-  void add_product(const O* a, const O* b, int64_t n) {
-    if (n == kSeChannels) {
-      for (int k = 0; k < kVecs; ++k) full[k] += load(a + k * kLanes<O>) * load(b + k * kLanes<O>);
+  void add_product(const O* a, const O* b) {
+    if (channels_ == kSeChannels) {
+      for (int k = 0; k < kVecs; ++k) full_[k] += load(a + k * kLanes<O>) * load(b + k * kLanes<O>);
     } else {
-      for (int64_t c = 0; c < n; ++c) part[c] += a[c] * b[c];
+      for (int64_t c = 0; c < channels_; ++c) part_[c] += a[c] * b[c];
     }
   }
-  void store_to(O* sums, int64_t n) const {
-    memcpy(sums, n == kSeChannels ? (const O*)full : part, size_t(n) * sizeof(O));
+  void next_block() {
+    if (channels_ == kSeChannels) memcpy(part_, full_, sizeof(full_));
+    for (int64_t c = 0; c < channels_; ++c) totals_[c] += part_[c];
+    memset(part_, 0, sizeof(part_));
+    memset(full_, 0, sizeof(full_));
   }
+  void store_to(O* sums) const { memcpy(sums, totals_, size_t(channels_) * sizeof(O)); }
+
+ private:
+  static constexpr int kVecs = kSeChannels / kLanes<O>;
+  int64_t channels_;
+  Vec<O> full_[kVecs] = {};
+  O part_[kSeChannels] = {}, totals_[kSeChannels] = {};
 };
 
 template <class T>
@@ -56,11 +66,12 @@ static void sum_kernel(const void* x_, SeImage image, int64_t begin, int64_t end
     return;
   }
   const int64_t n = end - begin;
-  StripSums<O> totals;
-  for (int64_t p = 0; p < image.pixels; ++p) {
-    totals.add(as_opmath(x + p * image.channels + begin, buffer, n), n);
-  }
-  totals.store_to(sum_x + begin, n);
+  StripSums<O> totals(n);
+  for_each_block<T>(image.pixels, [&](int64_t first, int64_t count) {
+    for (int64_t p = first; p < first + count; ++p) totals.add(as_opmath(x + p * image.channels + begin, buffer, n));
+    totals.next_block();
+  });
+  totals.store_to(sum_x + begin);
 }
 
 template <class T>
@@ -87,15 +98,19 @@ static void sum_dot_kernel(const void* grad_, const void* x_, SeImage image, int
     return;
   }
   const int64_t n = end - begin;
-  StripSums<O> plain, weighted;
-  for (int64_t p = 0; p < image.pixels; ++p) {
-    const O* g = as_opmath(grad + p * image.channels + begin, g_buffer, n);
-    const O* v = as_opmath(x + p * image.channels + begin, x_buffer, n);
-    plain.add(v, n);
-    weighted.add_product(g, v, n);
-  }
-  plain.store_to(sum_x + begin, n);
-  weighted.store_to(sum_grad_x + begin, n);
+  StripSums<O> plain(n), weighted(n);
+  for_each_block<T>(image.pixels, [&](int64_t first, int64_t count) {
+    for (int64_t p = first; p < first + count; ++p) {
+      const O* g = as_opmath(grad + p * image.channels + begin, g_buffer, n);
+      const O* v = as_opmath(x + p * image.channels + begin, x_buffer, n);
+      plain.add(v);
+      weighted.add_product(g, v);
+    }
+    plain.next_block();
+    weighted.next_block();
+  });
+  plain.store_to(sum_x + begin);
+  weighted.store_to(sum_grad_x + begin);
 }
 
 template <class T>
@@ -155,18 +170,20 @@ static void scale_dot_kernel(const void* grad_, const void* x_, const void* s_, 
     return;
   }
   const int64_t n = end - begin;
-  StripSums<O> totals;
-  for (int64_t p = 0; p < image.pixels; ++p) {
-    const int64_t offset = p * image.channels + begin;
-    const O* g = as_opmath(grad + offset, g_buffer, n);
-    const O* v = as_opmath(x + offset, x_buffer, n);
-    O* target = opmath_target(grad_x + offset, out);
-    totals.add_product(g, v, n);
-    FASTOPS_INDEPENDENT_ITERATIONS
-    for (int64_t c = 0; c < n; ++c) target[c] = g[c] * s[begin + c];
-    finish(grad_x + offset, target, n);
-  }
-  totals.store_to(sum_grad_x + begin, n);
+  StripSums<O> totals(n);
+  for_each_block<T>(image.pixels, [&](int64_t first, int64_t count) {
+    for (int64_t p = first; p < first + count; ++p) {
+      const int64_t offset = p * image.channels + begin;
+      const O* g = as_opmath(grad + offset, g_buffer, n);
+      O* target = opmath_target(grad_x + offset, out);
+      totals.add_product(g, as_opmath(x + offset, x_buffer, n));
+      FASTOPS_INDEPENDENT_ITERATIONS
+      for (int64_t c = 0; c < n; ++c) target[c] = g[c] * s[begin + c];
+      finish(grad_x + offset, target, n);
+    }
+    totals.next_block();
+  });
+  totals.store_to(sum_grad_x + begin);
 }
 
 template <class T>

@@ -35,7 +35,7 @@ struct SeKernels {
                        int64_t begin, int64_t end);
   // s[c] = sigma(logit[c]); n values
   void (*sigmoid[4])(const void* logits, void* s, int64_t n);
-  // grad_logits = sum_grad_x s (1 - s); n values
+  // grad_logits = sum_grad_x sigma(logit) sigma(-logit); n values
   void (*logit_backward[4])(const void* sum_grad_x, const void* logits, void* grad_logits, int64_t n);
   // n values converted to opmath, and back
   void (*widen[4])(const void* source, void* target, int64_t n);

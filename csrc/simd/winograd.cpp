@@ -324,21 +324,6 @@ auto dispatch(const WinogradShape& shape, const Function& function) {
   return shape.tile_size == 4 ? function(Winograd<4, 5>{}) : function(Winograd<6, 5>{});
 }
 
-int64_t preferred_tile_size(const WinogradShape& shape) {
-  if ((shape.kernel_size != 3 && shape.kernel_size != 5) || shape.height < shape.kernel_size ||
-      shape.width < shape.kernel_size) {
-    return 0;
-  }
-  // Multiplications, and the stream of weights, which costs as much as multiplying them with some 24 tiles.
-  const auto cost = [&](int64_t m) {
-    const int64_t alpha = m + shape.kernel_size - 1;
-    const int64_t tiles = shape.batch * ceil_div(shape.height - shape.kernel_size + 1, m) *
-                          ceil_div(shape.width - shape.kernel_size + 1, m);
-    return alpha * alpha * (tiles + 24);
-  };
-  return cost(6) < cost(4) ? 6 : 4;
-}
-
 int64_t packed_size(const WinogradShape& shape) {
   return dispatch(shape, [&](auto winograd) { return winograd.packed_size(shape); });
 }
@@ -363,7 +348,7 @@ void run(int64_t task_begin, int64_t task_end, const WinogradArgs& args, float* 
 
 extern const WinogradKernels winograd_kernels;
 const WinogradKernels winograd_kernels = {
-    preferred_tile_size, packed_size, pack_weight, num_tasks, workspace_size, run,
+    packed_size, pack_weight, num_tasks, workspace_size, run,
 };
 
 }  // namespace FASTOPS_ISA

@@ -32,7 +32,6 @@ struct WinogradArgs {
 
 // Sizes are in floats. Buffers may have any alignment; 64 bytes is the fastest.
 struct WinogradKernels {
-  int64_t (*preferred_tile_size)(const WinogradShape& shape);  // reads all but shape.tile_size; 0: not supported
   int64_t (*packed_size)(const WinogradShape& shape);
   void (*pack_weight)(const WinogradShape& shape, const float* weight, float* packed);  // weight [O, I / groups, R, R]
   int64_t (*num_tasks)(const WinogradShape& shape, int64_t threads);  // a multiple of threads if tiles suffice

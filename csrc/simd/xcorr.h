@@ -1,4 +1,4 @@
-// Table of the CPU cross-correlation kernels. They work on packed channels: a plane of `pixels` x kXcorrLanes
+// Table of the CPU cross-correlation kernels. They work on packed channels: a plane of `pixels` x `lanes`
 // values, one SIMD register a pixel, so that every channel of the pack does the same multiply-add at the same time
 // and the inner loops never meet a row's end. Packing costs one pass over the plane, the correlation h * w of them.
 #pragma once

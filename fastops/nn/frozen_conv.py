@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastops.ops.mish import mish_
+from fastops.ops.mish import mish, mish_
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
 
@@ -16,7 +16,8 @@ class FrozenConv2d(nn.Module):
     .. math:: y = f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
 
     On the CPU in float32 a 3x3 or 5x5 convolution of stride 1 without padding runs by Winograd's minimal filtering
-    (3 to 6 times fewer multiplications); everything else runs torch's own convolution.
+    (3 to 6 times fewer multiplications); everything else runs torch's own convolution, as do inputs that need a
+    gradient, autocast, and `torch.compile` of a module that has not run before.
 
     Args:
         conv: the convolution; its parameters are copied.
@@ -51,34 +52,46 @@ class FrozenConv2d(nn.Module):
             raise ValueError("FrozenConv2d: conv must have numbers as padding and padding_mode zeros")
         weight, bias = _folded(conv, norm)
         options = {"device": device or conv.weight.device, "dtype": dtype or conv.weight.dtype}
-        self.register_buffer("weight", weight.to(**options).contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", bias.to(**options))
+        weight = weight.to(**options, copy=True).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias.to(**options, copy=True))
         self.activation, self.groups = activation, conv.groups
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
-        self._tile_sizes: dict[tuple[int, ...], int] = {}  # by input size
-        self._packed: dict[int, Tensor] = {}  # by tile size
-        plain = (self.stride, self.padding, self.dilation) == ((1, 1), (0, 0), (1, 1))
-        self._winograd = plain and conv.kernel_size in ((3, 3), (5, 5))
+        self._packed: dict[int, Tensor] = {}  # by tile size; of the weight and its version in _packed_from
+        self._packed_from: tuple[Tensor, int] | None = None
+        self._plain = (self.stride, self.padding, self.dilation) == ((1, 1), (0, 0), (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._winograd and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32:
-            if tile_size := self._tile_size(tuple(x.shape)):
-                out, _, size, _ = self.weight.shape
-                packed = self._packed[tile_size]
-                return winograd_conv2d(x, packed, self.bias, out, size, self.groups, tile_size, self.activation)
+        if tile_size := self._tile_size(x):
+            out, _, size, _ = self.weight.shape
+            packed = self._packed[tile_size]
+            return winograd_conv2d(x, packed, self.bias, out, size, self.groups, tile_size, self.activation)
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        if self.activation == "relu":
-            return y.relu_()
-        return mish_(y) if self.activation == "mish" else y
+        if self.activation == "none":
+            return y
+        if y.requires_grad:
+            return F.relu(y) if self.activation == "relu" else mish(y)
+        return y.relu_() if self.activation == "relu" else mish_(y)
 
-    def _tile_size(self, input_size: tuple[int, ...]) -> int:
-        """Winograd's tile size for inputs of this size, with the weights for it packed; 0: run torch's convolution."""
-        if input_size not in self._tile_sizes:
-            tile_size = winograd_tile_size(self.weight, self.groups, input_size)
-            if tile_size and tile_size not in self._packed:
-                self._packed[tile_size] = winograd_pack(self.weight, self.groups, tile_size)
-            self._tile_sizes[input_size] = tile_size
-        return self._tile_sizes[input_size]
+    def _tile_size(self, x: Tensor) -> int:
+        """Winograd's tile size for this input, with the weights for it packed; 0: run torch's convolution."""
+        if not (self._plain and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32):
+            return 0
+        if x.dim() != 4 or (x.requires_grad and torch.is_grad_enabled()) or torch.is_autocast_enabled("cpu"):
+            return 0
+        tile_size = winograd_tile_size(tuple(self.weight.shape[2:]), tuple(x.shape))
+        if tile_size == 0 or torch.compiler.is_compiling():
+            return tile_size if tile_size in self._packed else 0
+        version = 0 if self.weight.is_inference() else self.weight._version
+        if self._packed_from is None or self._packed_from[0] is not self.weight or self._packed_from[1] != version:
+            self._packed, self._packed_from = {}, (self.weight, version)
+        if tile_size not in self._packed:
+            self._packed[tile_size] = winograd_pack(self.weight, self.groups, tile_size)
+        return tile_size
+
+    def __getstate__(self) -> dict:
+        """Packed weights belong to this CPU: they are left out of pickles and copies and made anew."""
+        return {**self.__dict__, "_packed": {}, "_packed_from": None}
 
     def extra_repr(self) -> str:
         out, per_group, *kernel = self.weight.shape

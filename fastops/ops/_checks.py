@@ -39,4 +39,4 @@ def check_same_shape(op: str, argument: str, t: Tensor, like_name: str, like: Te
 
 def check_same_device(op: str, argument: str, t: Tensor, like_name: str, like: Tensor) -> None:
     if t.device != like.device:
-        raise RuntimeError(f"{op}: {argument} must be on the device of {like_name}")
+        raise RuntimeError(f"{op}: {argument} must be on the device of {like_name} ({like.device}), got {t.device}")

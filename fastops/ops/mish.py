@@ -31,7 +31,8 @@ def mish(x: Tensor) -> Tensor:
         RuntimeError: ``mish: x must have dtype ...`` for any other dtype.
 
     Differentiable any number of times; the backward recomputes from ``x``, nothing else is saved.
-    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (keeps its dtype) and ``torch.vmap``.
+    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (keeps its dtype) and ``torch.vmap``; as for every
+    op registered through ``torch.library``, ``torch.func.grad`` and forward-mode differentiation do not.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 

@@ -7,30 +7,34 @@ from torch import Tensor
 
 from fastops.ops._checks import check, dtype_name
 
-_tile_size = torch.ops.fastops.winograd_tile_size.default
 _pack = torch.ops.fastops.winograd_pack.default
 _conv2d = torch.ops.fastops.winograd_conv2d.default
 
 
-def winograd_tile_size(weight: Tensor, groups: int, input_size: tuple[int, int, int, int]) -> int:
+def winograd_tile_size(kernel_size: tuple[int, int], input_size: tuple[int, ...]) -> int:
     """The output tile size M that is fastest for a convolution, 0 where :func:`winograd_conv2d` cannot run it.
 
     Args:
-        weight: [O, I / groups, R, R], float32, on the CPU; supported are R = 3 and 5.
-        groups: groups of the convolution.
+        kernel_size: of the convolution; supported are (3, 3) and (5, 5).
         input_size: N, I, H, W of the inputs to come.
-
-    Raises:
-        RuntimeError: ``winograd_tile_size: <argument> must ...``.
 
     Example::
 
-        >>> import torch
         >>> from fastops.ops.winograd import winograd_tile_size
-        >>> winograd_tile_size(torch.ones(32, 16, 7, 7), 1, (1, 16, 28, 28))
-        0
+        >>> winograd_tile_size((3, 3), (3, 256, 28, 28)), winograd_tile_size((7, 7), (3, 256, 28, 28))
+        (4, 0)
     """
-    return _tile_size(weight, groups, list(input_size))
+    n, _, h, w = input_size
+    r = kernel_size[0]
+    if kernel_size not in ((3, 3), (5, 5)) or min(h, w) < r:
+        return 0
+
+    def cost(m: int) -> int:
+        """Multiplications, and the stream of weights, which costs as much as multiplying them with some 24 tiles."""
+        tiles = n * -(-(h - r + 1) // m) * -(-(w - r + 1) // m)
+        return (m + r - 1) ** 2 * (tiles + 24)
+
+    return 6 if cost(6) < cost(4) else 4
 
 
 def winograd_pack(weight: Tensor, groups: int, tile_size: int) -> Tensor:
@@ -111,6 +115,15 @@ def _(x, packed, bias, out_channels, kernel_size, groups, tile_size, activation)
     op = "winograd_conv2d"
     check(x.dtype == torch.float32, f"{op}: x must have dtype float32, got {dtype_name(x.dtype)}")
     check(x.dim() == 4, f"{op}: x must be 4-D, got {list(x.shape)}")
-    n, _, h, w = x.shape
+    n, channels, h, w = x.shape
+    check(
+        groups >= 1 and channels % groups == 0 and out_channels % groups == 0,
+        f"{op}: groups must divide the channels ({channels} and {out_channels}), got {groups}",
+    )
+    least = f"{kernel_size} x {kernel_size}"
+    check(h >= kernel_size and w >= kernel_size, f"{op}: x must be at least {least}, got {list(x.shape)}")
+    if bias is not None:
+        check(bias.shape == (out_channels,), f"{op}: bias must have shape [{out_channels}], got {list(bias.shape)}")
+    check(activation in ("none", "relu", "mish"), f"{op}: activation must be none, relu or mish, got {activation}")
     size = (n, out_channels, h - kernel_size + 1, w - kernel_size + 1)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
