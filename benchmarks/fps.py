@@ -26,7 +26,7 @@ from benchmarks.harness import ROOT, append_rows, environment, print_table
 from tracker import SiamFC, Tracker
 from tracker.checkpoint import load_model
 from tracker.data.otb import load_sequence
-from tracker.data.sources import open_source
+from tracker.data.sources import open_images, open_source
 from tracker.data.synthetic import SyntheticVideo
 from tracker.eval.metrics import iou
 from tracker.reference import ReferenceTracker
@@ -53,18 +53,19 @@ def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
         raise SystemExit("fps: --box must be given where the source is not an OTB-style folder")
     folder = Path(args.source or SHARED / "sequences" / "MountainBike")
     if folder.exists():
-        return str(folder), load_sequence(folder).boxes[0], folder.name
+        sequence = load_sequence(folder)
+        return sequence.frames, sequence.boxes[0], sequence.name
     video = SyntheticVideo(seed=0, frames=args.frames)
     return video, video.boxes[0], "synthetic"
 
 
 def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
-    """The first frames and the seconds it took to decode them."""
+    """The first frames and the seconds it took to decode them (a synthetic video: to render them)."""
     start = time.perf_counter()
     if isinstance(source, SyntheticVideo):
         frames = [source.frame(i)[0] for i in range(count)]
     else:
-        with open_source(source) as opened:
+        with open_images(source, "frames") if isinstance(source, list) else open_source(source) as opened:
             frames = [frame for frame, _ in zip(opened, range(count), strict=False)]
     return frames, time.perf_counter() - start
 

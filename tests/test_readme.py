@@ -24,10 +24,31 @@ def test_ops_example_runs():
     assert scope["x"].grad.isfinite().all() and scope["x"].grad.any()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^tracker (\w+)", README.read_text(), re.MULTILINE))))
+def _options_of_commands() -> dict[str, set[str]]:
+    """The options that the README's command lines give to each command of `tracker`."""
+    options: dict[str, set[str]] = {}
+    for line in "".join(_blocks("bash")).replace("\\\n", " ").splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["tracker"]:
+            options.setdefault(words[1], set()).update(word.split("=")[0] for word in words if word.startswith("-"))
+    return options
+
+
+OPTIONS = _options_of_commands()
+
+
+def test_commands_are_found():
+    assert {"track", "demo"} <= OPTIONS.keys()
+    assert {"--box", "--weights"} <= OPTIONS["track"]
+
+
+@pytest.mark.parametrize("command", sorted(OPTIONS))
 def test_commands_exist(command, capsys):
     assert main([command, "--help"]) == 0
-    assert "Examples" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Examples" in shown
+    declared = shown[shown.index("\nOptions:") :]  # not the examples, which show options whether they exist or not
+    assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", declared)) >= OPTIONS[command]
 
 
 def test_no_placeholder_is_left():

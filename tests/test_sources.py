@@ -75,6 +75,9 @@ def test_arrays_and_iterables():
     generator = open_source(image for image in images)
     assert generator.frame_count is None and generator.size == (64, 48)
     assert_frames(generator, images)
+    grey = [image[..., 0] for image in images]
+    for source in (np.stack(grey), iter(grey), [image[..., None] for image in grey]):
+        assert_frames(open_source(source), [np.dstack([image] * 3) for image in grey])
     source = open_source(images)
     assert open_source(source) is source
 
@@ -161,25 +164,61 @@ def test_unreadable_videos(tmp_path):
         open_source(tmp_path / "empty.mp4")
 
 
-def test_video_that_ends_before_its_header_says(monkeypatch):
+def test_raw_video_is_not_text(tmp_path):
+    frame = b"FRAME\n" + bytes([120]) * (64 * 48 * 3 // 2)
+    (tmp_path / "a.y4m").write_bytes(b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n" + frame * 3)
+    with open_source(tmp_path / "a.y4m") as source:
+        assert (source.size, source.fps, len(list(source))) == ((64, 48), 25.0, 3)
+
+
+def stub_capture(monkeypatch, seconds_per_frame: float) -> None:
+    """A video of 30 frames whose header says 100 frames, 25 per second: 4 seconds."""
+
     class Capture:
         def __init__(self, _):
-            self.left = 30
+            self.frames = 0
 
         def isOpened(self):
             return True
 
         def get(self, key):
-            return {cv2.CAP_PROP_FRAME_COUNT: 100.0, cv2.CAP_PROP_FPS: 25.0}[key]
+            position = (self.frames - 1) * seconds_per_frame * 1e3
+            properties = {cv2.CAP_PROP_FRAME_COUNT: 100.0, cv2.CAP_PROP_FPS: 25.0, cv2.CAP_PROP_POS_MSEC: position}
+            return properties[key]
 
         def read(self):
-            self.left -= 1
-            return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+            self.frames += 1
+            return self.frames <= 30, np.zeros((4, 6, 3), np.uint8)
 
         def release(self):
             pass
 
     monkeypatch.setattr(sources.cv2, "VideoCapture", Capture)
+
+
+def test_variable_frame_rate_is_no_truncation(monkeypatch):
+    stub_capture(monkeypatch, seconds_per_frame=3.9 / 29)  # the last frame lies at the end
+    assert len(list(open_source("rtsp://somewhere/stream"))) == 30
+
+
+def test_truncated_file_without_a_stored_count(tmp_path):
+    """Matroska stores a length, no count: OpenCV's count is a guess."""
+    path = tmp_path / "whole.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no Matroska files")
+    for image in frames_of(40):
+        writer.write(image)
+    writer.release()
+    assert len(list(open_source(path))) == 40
+    content = path.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SourceError, match="cut.mkv' must hold 40 frames as its header says, got "):
+        list(open_source(tmp_path / "cut.mkv"))
+
+
+def test_video_that_ends_before_its_header_says(monkeypatch):
+    stub_capture(monkeypatch, seconds_per_frame=1 / 25)
     source = open_source("rtsp://somewhere/stream")
     got = []
     with pytest.raises(SourceError, match="must hold 100 frames as its header says, got 30"):
@@ -207,5 +246,10 @@ def test_size_change_and_wrong_frames(tmp_path):
         next(source)
     with pytest.raises(SourceError, match=r"frame 0 of list must be a uint8 .*, got float32 \[4, 4, 3\]"):
         open_source([np.zeros((4, 4, 3), np.float32)])
-    with pytest.raises(SourceError, match=r"frame 0 of ndarray must be .*, got uint8 \[48, 64\]"):
-        open_source(np.zeros((3, 48, 64), np.uint8))
+    with pytest.raises(SourceError, match=r"frame 0 of list must be a uint8 .*\[H, W\], got float32 \[4, 4\]"):
+        open_source([np.zeros((4, 4), np.float32)])
+    with pytest.raises(SourceError, match=r"frame 0 of ndarray must be .*, got uint8 \[64\]"):
+        open_source(np.zeros((48, 64), np.uint8))
+    for channels in (1, 3):
+        with pytest.raises(SourceError, match=rf"must be frames .*, got a single image \[48, 64, {channels}\]"):
+            open_source(np.zeros((48, 64, channels), np.uint8))

@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 import fastops
 from fastops import reference
 
@@ -25,6 +27,15 @@ if DEVICE == "cpu":
         pytest.skip("no GPU, and triton was imported without its interpreter before", allow_module_level=True)
 
 import fastops.triton  # noqa: E402
+
+if fastops.load_error is None:
+    from op_samples import cases, upstream
+
+    from fastops._backends import reference_impl
+
+    SAMPLES = list(cases())
+else:  # the twins run without the library, which defines the schemas that the fake kernels belong to
+    SAMPLES = []
 
 OPS = {
     name: op
@@ -97,8 +108,6 @@ def check(op, inputs, arrange_grad=lambda grad: grad):
         actual = OPS[op](*inputs)
         expected = getattr(reference, op)(*wide)
     assert_close(actual, expected, dtype)
-    if op in ("mish", "se_scale", "se_attention"):
-        assert actual.stride() == torch.empty_like(inputs[0]).stride()
 
     grad = arrange_grad(make([expected.shape], dtype, seed=1)[0])
     grads = OPS[f"{op}_backward"](grad, *inputs, *([SCALE] if op == "xcorr" else []))
@@ -147,11 +156,15 @@ def test_layouts(op, arrange):
     check(op, arranged, arrange_grad=arrange)
 
 
+def one_expanded(grad):
+    """As sum().backward() gives it."""
+    return grad.new_full((), 0.7).expand(grad.shape)
+
+
 @pytest.mark.parametrize("op", LAYOUT_CASES)
 def test_grad_in_another_layout(op):
-    """As .sum().backward() gives it: one element, expanded."""
     inputs = [channels_last(t) for t in make(LAYOUT_CASES[op], torch.float32)]
-    check(op, inputs, arrange_grad=lambda grad: grad.flatten()[0].expand(grad.shape))
+    check(op, inputs, arrange_grad=one_expanded)
 
 
 @pytest.mark.parametrize("absent", [(2,), (4,), (2, 4)])
@@ -224,6 +237,46 @@ def test_se_scale_gradient_of_saturated_logits():
     _, actual = OPS["se_scale_backward"](grad, x, logits)
     slope = torch.sigmoid(logits.double()) * torch.sigmoid(-logits.double())
     torch.testing.assert_close(actual.double(), (grad.double() * x.double()).sum(2) * slope, rtol=1e-5, atol=0)
+
+
+def facts(result):
+    """Dtype, shape and strides of a result, or of each of several."""
+    return [(t.dtype, t.shape, t.stride()) for t in (result if isinstance(result, tuple) else (result,))]
+
+
+def as_planned(name, args):
+    """What the fake kernel of the schema tells torch.compile of its results."""
+    with FakeTensorMode() as mode:
+        args = [mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for t in args]
+        return facts(getattr(torch.ops.fastops, name).default(*args))
+
+
+def check_facts(find, row, inputs, grads):
+    """The implementation `find(name)` of an op and of its backward, with gradients arranged by each of `grads`."""
+    result = find(row.name)(*inputs)
+    assert facts(result) == as_planned(row.name, inputs)
+    name = f"{row.name}_backward"
+    for arrange in grads:
+        args = row.backward_args(arrange(upstream(result)), inputs)
+        assert facts(find(name)(*args)) == as_planned(name, args)
+
+
+def each_sample(but=()):
+    selected = [(row, sample) for row, sample in SAMPLES if sample not in but]
+    return pytest.mark.parametrize("row, sample", selected, ids=[f"{row.name}-{sample}" for row, sample in selected])
+
+
+# Without the samples that are large for the interpreter and whose layouts others have.
+@each_sample(but=("threads", "threads_channels_last", "sliced_threads", "siamfc"))
+def test_twins_give_the_strides_of_the_fake_kernels(row, sample):
+    check_facts(OPS.__getitem__, row, row.make(sample, torch.float32, DEVICE), [one_expanded])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each_sample()
+def test_the_reference_backend_gives_the_strides_of_the_fake_kernels(row, sample, dtype):
+    grads = (lambda t: t, channels_last, sliced, transposed, one_expanded)
+    check_facts(reference_impl, row, row.make(sample, dtype, DEVICE), grads)
 
 
 @pytest.mark.skipif(fastops.load_error is not None, reason=f"no native library: {fastops.load_error}")

@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tracker import Tracker
-from tracker.data.otb import list_targets, load_sequence
-from tracker.data.sources import SourceError, open_source
-from tracker.draw import VideoError, VideoWriter, annotate, write_boxes
+from tracker.data.otb import Sequence, list_targets, load_sequence
+from tracker.data.sources import SourceError, open_images, open_source
+from tracker.draw import VideoError, VideoWriter, annotate, check_writable, write_boxes
 from tracker.eval.metrics import iou
 
+SAME_TARGET = 0.5  # a --box that overlaps the true box more than this (IoU) marks the same target
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 NO_WEIGHTS = (
     "--weights must be given: no trained weights are part of this package; pass a SiamFC .pth or .safetensors file, "
@@ -35,11 +36,17 @@ NO_WEIGHTS = (
 
 app = typer.Typer(
     help="Track one target through a video with SiamFC made of fused PyTorch ops.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback(invoke_without_command=True)
+def _without_command(context: typer.Context) -> None:
+    # Not `no_args_is_help`: newer versions of click raise the whole help as a usage error.
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 class CommandError(Exception):
@@ -94,7 +101,19 @@ def track(
         Path | None,
         typer.Option(help="Boxes file as OTB has it: x,y,w,h per line, 1-based (one more than --box counts)."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="SiamFC weights, .pth or .safetensors.")] = None,
+    target: Annotated[
+        int | None, typer.Option(min=1, help="Which target of an OTB sequence folder, 1 is the first.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="SiamFC weights, .pth or .safetensors. Width and attention come from the file; where it does not tell "
+            "the activation, as no .pth file does, ReLU is assumed."
+        ),
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="relu or mish: what the weights were trained with, in place of what they tell.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU where there is one.")] = None,
     backend: Annotated[str, typer.Option(help="fastops (fused) or eager (plain PyTorch).")] = "fastops",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -103,13 +122,16 @@ def track(
 ) -> None:
     """Track a target through SOURCE.
 
-    --box may be left out for an OTB sequence folder (its first ground-truth box starts the tracker and the mean overlap
-    is printed) and where a display can be used to pick the target. Ctrl-C ends the run and keeps what was tracked.
+    --box may be left out for an OTB sequence folder and where a display can be used to pick the target. In an OTB
+    sequence folder the first ground-truth box of the --target starts the tracker, in the frame it belongs to, and the
+    mean overlap is printed; a --box there starts in the same frame, and the overlap is printed if it marks that target.
+    Ctrl-C ends the run and keeps what was tracked.
 
     \b
     Examples:
       tracker track video.mp4 --box 120,80,64,48 --weights siamfc.pth -o tracked.mp4
       tracker track OTB/Crossing --weights siamfc.pth --results boxes.txt
+      tracker track OTB/Jogging --target 2 --weights siamfc.pth --activation relu
       tracker track camera:0 --weights siamfc.pth --max-frames 500
       tracker track "frames/*.png" --box 10,20,30,40 --weights siamfc.pth --json --quiet
     """
@@ -117,16 +139,19 @@ def track(
     _check_device(device)
     if weights is None:
         raise CommandError(NO_WEIGHTS)
-    if results is not None and not results.parent.is_dir():
-        raise CommandError(f"--results must lie in an existing folder, got {str(results)!r}")
     with ExitStack() as stack:
         with _input_errors():
-            frames = stack.enter_context(open_source(source))
-            truth = _ground_truth(source)
-            tracker = Tracker.from_pretrained(weights, device=device, backend=backend)
+            sequence = _sequence(source, target)
+            inputs = [Path(source), weights, *(list_targets(source) if sequence else ())]
+            _check_outputs({"--output": output, "--results": results}, inputs)
+            frames = stack.enter_context(open_images(sequence.frames, source) if sequence else open_source(source))
+            truth = sequence.boxes if sequence else np.empty((0, 4))
+            tracker = Tracker.from_pretrained(weights, device=device, backend=backend, activation=activation)
             first = next(frames)
             if start is None:
                 start = truth[0] if len(truth) else _pick_box(first)
+            elif len(truth) and iou(start, truth[0]) <= SAME_TARGET:
+                truth = truth[:0]
             tracker.init(first, start)
             writer = stack.enter_context(VideoWriter(output, frames.size, frames.fps)) if output else None
         count = min((n for n in (frames.frame_count, max_frames) if n is not None), default=None)
@@ -144,7 +169,8 @@ def track(
             run.stopped = error
         run.total = time.perf_counter() - began
     if results is not None:
-        write_boxes(results, run.boxes)
+        with _input_errors():
+            write_boxes(results, run.boxes)
     summary = {
         "source": frames.name,
         **run.summary(truth),
@@ -171,7 +197,7 @@ def demo(
 ) -> None:
     """Make a synthetic video, train a small network for it, track, and compare with reference PyTorch.
 
-    Needs no download. Writes tracked.mp4, overlap.png, boxes.txt and weights.safetensors.
+    Needs no download. Writes video.mp4, tracked.mp4, overlap.png, boxes.txt and weights.safetensors.
 
     \b
     Examples:
@@ -184,6 +210,7 @@ def demo(
         frames = max(2, round(seconds * FPS))
     with _input_errors():
         output_dir.mkdir(parents=True, exist_ok=True)
+        check_writable(output_dir / "video.mp4", "--output-dir")
     run_demo(output_dir, frames=frames, seed=seed, quick=quick, console=Console())
 
 
@@ -249,18 +276,36 @@ def _check_device(name: str | None) -> None:
     try:
         device = torch.device(name or "cpu")
     except RuntimeError:
-        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {name!r}") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CommandError(f"--device must be one of this machine's {torch.cuda.device_count()} GPUs, got {name!r}")
 
 
-def _ground_truth(source: str) -> np.ndarray:
-    """Boxes [N, 4] of the first target where `source` is an OTB sequence folder, else none."""
+def _check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Refuse outputs that cannot be written, or would replace an input or each other."""
+    taken = list(inputs)
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        for other in taken:
+            linked = path.exists() and other.exists() and path.samefile(other)
+            if linked or path.resolve() == other.resolve():
+                raise CommandError(f"{option} must be a file of its own, got {str(path)!r}, which is {str(other)!r}")
+        check_writable(path, option)
+        taken.append(path)
+
+
+def _sequence(source: str, target: int | None) -> Sequence | None:
+    """The OTB sequence where `source` is the folder of one, else None."""
     try:
         list_targets(source)
     except FileNotFoundError:
-        return np.empty((0, 4))
-    return load_sequence(source).boxes
+        if target is not None:
+            raise CommandError(f"--target must be left out: {source!r} is no OTB sequence folder") from None
+        return None
+    return load_sequence(source, target or 1)
 
 
 def _pick_box(image: np.ndarray) -> np.ndarray:
@@ -272,7 +317,10 @@ def _pick_box(image: np.ndarray) -> np.ndarray:
         box = cv2.selectROI(window, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.destroyWindow(window)
     except (cv2.error, AttributeError):
-        raise CommandError("--box must be given: this OpenCV has no windows to pick the target in") from None
+        raise CommandError(
+            "--box must be given: this OpenCV has no windows to pick the target in "
+            "(pip uninstall opencv-python-headless && pip install opencv-python brings one that has)"
+        ) from None
     if min(box[2:]) <= 0:
         raise CommandError("--box must be given or picked, got no selection")
     return np.array(box, np.float64)
@@ -314,7 +362,8 @@ def _annotated(run: Run, image: np.ndarray, index: int, truth: np.ndarray) -> np
 def _print_summary(summary: dict[str, Any]) -> None:
     rows = {"frames": f"{summary['frames']} ({summary['lost_frames']} lost)"}
     if summary["ms"]:
-        rows["end to end"] = f"{summary['fps_end_to_end']:.1f} fps (decode, track, draw, write)"
+        parts = "decode, track, draw, write" if summary["output"] else "decode, track"
+        rows["end to end"] = f"{summary['fps_end_to_end']:.1f} fps ({parts})"
         rows["tracker only"] = f"{summary['fps_tracker']:.1f} fps"
         rows["per frame"] = "  ".join(f"{name} {ms:.1f} ms" for name, ms in summary["ms"].items())
     if summary["mean_overlap"] is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tracker import SiamFC, Tracker
@@ -38,7 +40,7 @@ class Comparison:
 
 
 def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
-    """Run the demonstration and write tracked.mp4, overlap.png, boxes.txt and weights.safetensors to `output_dir`."""
+    """Run the demonstration and leave its videos, plot, boxes and weights in the existing folder `output_dir`."""
     if quick:
         frames = min(frames, 90)
 
@@ -57,16 +59,16 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
     save_state(model, output_dir / "weights.safetensors")
 
     say("[bold]3[/]  tracking it with fused ops")
-    boxes = track_video(model, video, output_dir / "tracked.mp4")
+    boxes = track_video(model, video, output_dir)
     write_boxes(output_dir / "boxes.txt", boxes)
     overlap = iou(boxes, video.boxes)
     hidden = int((video.visible < 0.75).sum())
     say(f"   mean overlap {overlap.mean():.3f}; in {hidden} frames more than a quarter of the target is hidden")
-    names = ["tracked.mp4", "boxes.txt", "weights.safetensors"]
+    names = ["video.mp4", "tracked.mp4", "boxes.txt", "weights.safetensors"]
     if plot_overlap(output_dir / "overlap.png", overlap, video.visible):
-        names.insert(1, "overlap.png")
+        names.insert(2, "overlap.png")
     else:
-        say("   no plot: matplotlib is missing, pip install siamfc-fastops\\[plot]")
+        say("   no plot: matplotlib is missing, pip install matplotlib")
 
     say("[bold]4[/]  the same tracker in stock PyTorch and with fused ops, frame by frame in turn")
     torch.manual_seed(seed)
@@ -76,7 +78,12 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
         compare("full size, random", full, video, min(frames, 5 if quick else 25)),
     ]
     console.print(_table(comparisons, str(next(model.parameters()).device)))
-    say(f"wrote {', '.join(str(output_dir / name) for name in names)}")
+    say(f"wrote {escape(', '.join(str(output_dir / name) for name in names))}")
+    source, weights, again = (
+        shlex.quote(str(output_dir / n)) for n in ("video.mp4", "weights.safetensors", "again.mp4")
+    )
+    box = ",".join(f"{value:.1f}" for value in video.boxes[0])
+    say(f"try it: {escape(f'tracker track {source} --box {box} --weights {weights} -o {again}')}")
 
 
 def train_small(steps: int, seed: int, console: Console) -> SiamFC:
@@ -95,11 +102,17 @@ def train_small(steps: int, seed: int, console: Console) -> SiamFC:
     return model
 
 
-def track_video(model: SiamFC, video: SyntheticVideo, path: Path) -> np.ndarray:
-    """Track `video` from its first box, write the annotated frames to `path` and return the boxes [N, 4]."""
+def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarray:
+    """Track `video` from its first box and return the boxes [N, 4].
+
+    The frames go to video.mp4 in `folder` as they are, and to tracked.mp4 annotated.
+    """
     tracker = Tracker(model)
     boxes = []
-    with VideoWriter(path, video.size, FPS) as writer:
+    with (
+        VideoWriter(folder / "video.mp4", video.size, FPS) as clean,
+        VideoWriter(folder / "tracked.mp4", video.size, FPS) as annotated,
+    ):
         for index, (image, truth) in enumerate(video):
             if index == 0:
                 tracker.init(image, truth)
@@ -110,7 +123,8 @@ def track_video(model: SiamFC, video: SyntheticVideo, path: Path) -> np.ndarray:
                 fps = 1 / (time.perf_counter() - began)
                 box, score, lost = result.box, result.score, result.lost
             boxes.append(box)
-            writer.write(annotate(image, box, score=score, lost=lost, frame=index, fps=fps, truth=truth))
+            clean.write(image)
+            annotated.write(annotate(image, box, score=score, lost=lost, frame=index, fps=fps, truth=truth))
     return np.array(boxes)
 
 
@@ -143,7 +157,7 @@ def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
 
 
 def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Comparison:
-    """Give each frame to the reference tracker and to the fused one in turn, and time both."""
+    """Give each frame to the reference tracker and to the fused one and time both; they take turns at going first."""
     twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
     twin.load_state_dict(model.state_dict())
     trackers = [ReferenceTracker(twin, device=next(model.parameters()).device), Tracker(model)]
@@ -154,9 +168,9 @@ def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Com
         tracker.init(image, box)
     for index in range(1, frames):
         image, _ = video.frame(index)
-        for side, tracker in enumerate(trackers):
+        for side in (0, 1) if index % 2 else (1, 0):  # whoever goes second finds the frame in the cache
             began = time.perf_counter()
-            result = tracker.update(image)  # the box is on the CPU: nothing is left running on the device
+            result = trackers[side].update(image)  # the box is on the CPU: nothing is left running on the device
             seconds[side].append(time.perf_counter() - began)
             boxes[side].append(result.box)
     reference_fps, fastops_fps = (1 / float(np.median(times)) for times in seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -76,6 +77,24 @@ def _text(image: np.ndarray, text: str, x: int, y: int, color: tuple[int, int, i
     cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, unit, cv2.LINE_AA)
 
 
+def check_writable(path: Path, name: str) -> None:
+    """Raise `OSError`, in one line that begins with `name`, unless a file `path` can be made or replaced.
+
+    A file that is removed at once is made for it: permissions alone do not tell (read-only mounts, the superuser).
+    """
+    if not path.parent.is_dir():
+        raise OSError(f"{name} must lie in an existing folder, got {str(path)!r}")
+    if path.is_dir():
+        raise OSError(f"{name} must be a file, got the folder {str(path)!r}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{name} must lie in a folder that can be written, got {str(path)!r} ({error.strerror})"
+        ) from error
+
+
 class VideoWriter:
     """Writes RGB uint8 frames to an .mp4 (H.264 where OpenCV has it, else MPEG-4) or .avi (Motion JPEG) file.
 
@@ -92,7 +111,8 @@ class VideoWriter:
 
     Raises:
         ValueError: the suffix is neither .mp4 nor .avi.
-        VideoError: the folder is missing, or OpenCV has no codec for the format.
+        OSError: the folder is missing or cannot be written, or `path` is a folder.
+        VideoError: OpenCV has no codec for the format.
 
     Example:
         >>> import tempfile
@@ -108,8 +128,7 @@ class VideoWriter:
         suffix = self.path.suffix.lower()
         if suffix not in CODECS:
             raise ValueError(f"VideoWriter: path must end in .mp4 or .avi, got {str(path)!r}")
-        if not self.path.parent.is_dir():
-            raise VideoError(f"VideoWriter: path must lie in an existing folder, got {str(path)!r}")
+        check_writable(self.path, "VideoWriter: path")
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
         for self.codec in CODECS[suffix]:
             fourcc = cv2.VideoWriter_fourcc(*self.codec)
@@ -118,8 +137,7 @@ class VideoWriter:
                 return
             self.abort()
         raise VideoError(
-            f"VideoWriter: path must be writable and OpenCV must have one of the codecs {', '.join(CODECS[suffix])}, "
-            f"got {str(path)!r}"
+            f"VideoWriter: OpenCV must have one of the codecs {', '.join(CODECS[suffix])}, got none for {str(path)!r}"
         )
 
     def write(self, image: np.ndarray) -> None:

@@ -120,10 +120,13 @@ class Tracker:
     Args:
         model: the network; the tracker works on a copy of it.
         weights: path of a checkpoint, in place of `model`; see `tracker.checkpoint.load_model`.
+        activation: "relu" or "mish", for `weights` that do not tell it, such as any .pth file; None is what they say,
+            and ReLU where they say nothing.
         config: settings.
         device: where the network runs; None is the model's own, or with `weights` a GPU where there is one.
         dtype: floating-point type of the network; None is the model's own.
-        backend: "fastops" for the fused inference path, "eager" for the model run op by op in plain PyTorch.
+        backend: "fastops" for the fused inference path, "eager" for the model run op by op: in plain PyTorch with
+            `weights`, with the ops it was made with where a model is passed in.
 
     Raises:
         ValueError: when an argument is out of its range, or not exactly one of `model` and `weights` is given.
@@ -141,6 +144,7 @@ class Tracker:
         model: SiamFC | None = None,
         *,
         weights: str | os.PathLike[str] | None = None,
+        activation: str | None = None,
         config: TrackerConfig | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -156,7 +160,7 @@ class Tracker:
         self.config = config or TrackerConfig()
         if model is None:
             ops = "fastops" if backend == "fastops" else "reference"
-            model = load_model(weights, ops=ops, out_scale=self.config.out_scale)
+            model = load_model(weights, activation=activation, ops=ops, out_scale=self.config.out_scale)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if backend == "fastops":
             from tracker.pipeline import FusedNetwork  # imported here: "eager" must work without the compiled library
@@ -183,6 +187,7 @@ class Tracker:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "fastops",
+        activation: str | None = None,
         **overrides: Any,
     ) -> Tracker:
         """Build a tracker from a checkpoint; `overrides` replace defaults of `TrackerConfig`.
@@ -191,7 +196,7 @@ class Tracker:
             >>> Tracker.from_pretrained("siamfc.safetensors", scale_num=5)  # doctest: +SKIP
         """
         config = TrackerConfig.from_dict(overrides)
-        return cls(weights=path, config=config, device=device, dtype=dtype, backend=backend)
+        return cls(weights=path, activation=activation, config=config, device=device, dtype=dtype, backend=backend)
 
     def init(self, image: np.ndarray | torch.Tensor, box: Sequence[float] | np.ndarray) -> None:
         """Start on a target.

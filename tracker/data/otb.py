@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tracker.data.sources import IMAGE_SUFFIXES, natural_key
+from tracker.data.sources import images_in
 
+# First annotated frame, 1-based, as the OTB toolkit's configuration has it, where that is not the first image.
+START_FRAMES = {"BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "David": 300}
 _SEPARATOR = re.compile(r"[,\s]+")
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One target in one video: `boxes` [N, 4] are x, y, w, h, 0-based, of the first N frames (N <= len(frames))."""
+    """One target in one video: `boxes` [N, 4] are x, y, w, h, 0-based, of the first N frames (N <= len(frames)).
+
+    `frames` starts at the first annotated image, which need not be the first of the folder.
+    """
 
     name: str
     frames: list[Path]
@@ -68,19 +73,22 @@ def read_boxes(path: str | PathLike[str]) -> np.ndarray:
     return np.array(boxes, dtype=np.float64)
 
 
-def load_sequence(folder: str | PathLike[str], target: int = 1) -> Sequence:
+def load_sequence(folder: str | PathLike[str], target: int = 1, start_frame: int | None = None) -> Sequence:
     """Load one target of an OTB-style sequence; boxes become 0-based (the files are 1-based).
 
-    Fewer boxes than frames is allowed: the boxes belong to the first frames and the rest is not annotated. More boxes
-    than frames is an error, for then frames are missing.
+    Fewer boxes than images is allowed: the first box belongs to image `start_frame`, the images before it are left out
+    and those after the last box are not annotated. More boxes than frames is an error, for then frames are missing.
 
     Args:
         folder: holds `img/` with the frames, in natural order of their names, and the ground truth.
         target: 1 for the first target, 2 for the second and so on.
+        start_frame: which image, counted from 1, the first box belongs to. None is the first image, except that the
+            sequences in `START_FRAMES`, known by the folder's name, start there when they have fewer boxes than images.
 
     Raises:
         FileNotFoundError: when the folder, the frames or the ground truth are missing.
-        ValueError: when the target does not exist, a line is malformed or there are more boxes than frames.
+        ValueError: when the target or start frame does not exist, a line is malformed or there are more boxes than
+            frames.
 
     Example:
         >>> sequence = load_sequence("OTB/Jogging", target=2)  # doctest: +SKIP
@@ -91,16 +99,20 @@ def load_sequence(folder: str | PathLike[str], target: int = 1) -> Sequence:
     files = list_targets(folder)
     if not 1 <= target <= len(files):
         raise ValueError(f"load_sequence: target must be from 1 to {len(files)} in {folder}, got {target}")
-    images = folder / "img"
-    found = images.iterdir() if images.is_dir() else ()
-    frames = sorted((p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."), key=natural_key)
+    frames = images_in(folder / "img")
     if not frames:
-        raise FileNotFoundError(f"load_sequence: {images} must hold image files, got none")
+        raise FileNotFoundError(f"load_sequence: {folder / 'img'} must hold image files, got none")
     boxes = read_boxes(files[target - 1])
+    name = folder.resolve().name
+    if start_frame is None:
+        start_frame = START_FRAMES.get(name, 1) if len(boxes) < len(frames) else 1
+    if not 1 <= start_frame <= len(frames):
+        raise ValueError(f"load_sequence: start_frame must be from 1 to {len(frames)} in {folder}, got {start_frame}")
+    frames = frames[start_frame - 1 :]
     if len(boxes) > len(frames):
         raise ValueError(
-            f"load_sequence: {files[target - 1]} must have at most one box per frame ({len(frames)}), got {len(boxes)}"
+            f"load_sequence: {files[target - 1]} must have at most one box per frame ({len(frames)}), got {len(boxes)} "
+            f"from image {start_frame} on"
         )
     boxes[:, :2] -= 1
-    name = folder.resolve().name
     return Sequence(f"{name}.{target}" if len(files) > 1 else name, frames, boxes)

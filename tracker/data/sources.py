@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Containers round their frame count, so a video is only called truncated when it ends this much too early.
+# Containers round their frame count and length, so a video is only called truncated when it ends this much too early.
 TRUNCATED_BELOW = 0.9
 
 
@@ -95,11 +95,14 @@ def open_source(source: Any) -> Source:
     * a glob pattern of images, such as `"frames/*.png"`, or one image;
     * a camera: an int, `"0"` or `"camera:0"`;
     * a stream address, such as `"rtsp://..."`;
-    * an array [N, H, W, 3] or any iterable of RGB uint8 arrays [H, W, 3]; a `Source` is returned as it is.
+    * an array [N, H, W, 3] or any iterable of uint8 arrays, RGB [H, W, 3] or grey [H, W] (which become RGB); a `Source`
+      is returned as it is.
 
     Raises:
         SourceError: naming the path, frame or camera that is missing, holds no frame, cannot be decoded, ends too
-            early or changes its size. Frames are decoded on demand, so one that is damaged raises when it is reached.
+            early or changes its size. Frames are decoded on demand, so one that is damaged raises when it is reached. A
+            video ends too early when both its frames and their times stop short of what its header says: where the
+            container stores no frame count, that count is a guess which a variable frame rate misses.
 
     Example:
         >>> with open_source(np.zeros((3, 48, 64, 3), np.uint8)) as frames:
@@ -118,6 +121,10 @@ def open_source(source: Any) -> Source:
         if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
             return _video(text)
         return _path(Path(text))
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] in (1, 3):
+        raise SourceError(
+            f"open_source: source must be frames [N, H, W, 3] or [N, H, W], got a single image {list(source.shape)}"
+        )
     if isinstance(source, Iterable):
         count = len(source) if hasattr(source, "__len__") else None
         frames = iter(source)
@@ -134,19 +141,33 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder in natural order; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    # Dot files are the resource forks some systems leave beside each image.
+    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(images, key=natural_key)
+
+
+def open_images(paths: list[Path], name: str) -> Source:
+    """Open image files as the frames of a source, in the order given."""
+    return Source(_read_images(paths), name, frame_count=len(paths))
+
+
 def _path(path: Path) -> Source:
     if path.is_dir():
-        images = _images_in(path) or _images_in(path / "img")
+        images = images_in(path) or images_in(path / "img")
         if not images:
             raise SourceError(f"open_source: source must be a folder that holds images, got none in {str(path)!r}")
-        return Source(_read_images(images), str(path), frame_count=len(images))
+        return open_images(images, str(path))
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            return Source(_read_images([path]), str(path), frame_count=1)
+            return open_images([path], str(path))
         with path.open("rb") as file:
             head = file.read(1024)
-        # FFmpeg opens plain text as a video of characters, so text is refused here.
-        if head and not any(byte < 9 for byte in head):
+        # FFmpeg opens plain text as a video of characters, so text is refused here; raw video may look like text.
+        if head and not head.startswith(b"YUV4MPEG2 ") and not any(byte < 9 for byte in head):
             raise SourceError(f"open_source: source must be a video or an image, got the text file {str(path)!r}")
         return _video(str(path))
     if glob.has_magic(str(path)):
@@ -154,16 +175,8 @@ def _path(path: Path) -> Source:
         images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise SourceError(f"open_source: source must be a pattern that matches images, got {str(path)!r}")
-        return Source(_read_images(images), str(path), frame_count=len(images))
+        return open_images(images, str(path))
     raise SourceError(f"open_source: source must be an existing file, folder, pattern or camera, got {str(path)!r}")
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    # Dot files are the resource forks some systems leave beside each image.
-    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    return sorted(images, key=natural_key)
 
 
 def _read_images(paths: list[Path]) -> Iterator[np.ndarray]:
@@ -200,22 +213,30 @@ def _fps(capture: cv2.VideoCapture) -> float | None:
 
 
 def _read_capture(capture: cv2.VideoCapture, frame_count: int | None, name: str) -> Iterator[np.ndarray]:
-    index = 0
+    index, position = 0, 0.0
     while True:
         ok, image = capture.read()
         if not ok:
             break
-        index += 1
+        index, position = index + 1, capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if index and frame_count and index < TRUNCATED_BELOW * frame_count:
+    if not index or not frame_count:
+        return
+    # Where the container stores no count, OpenCV reports length x frame rate. A whole file of variable rate then has
+    # fewer frames than that, but its last one lies at the end of that length.
+    fps = _fps(capture)
+    at_end = fps is not None and position >= TRUNCATED_BELOW * frame_count / fps
+    if index < TRUNCATED_BELOW * frame_count and not at_end:
         raise SourceError(f"open_source: {name!r} must hold {frame_count} frames as its header says, got {index}")
 
 
 def _checked(frame: Any, name: str, index: int) -> np.ndarray:
     array = np.asarray(frame)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    rgb = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if grey else array
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise SourceError(
-            f"open_source: frame {index} of {name} must be a uint8 array [H, W, 3], got {array.dtype} "
+            f"open_source: frame {index} of {name} must be a uint8 array [H, W, 3] or [H, W], got {array.dtype} "
             f"{list(array.shape)}"
         )
-    return array
+    return rgb
