@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastops import _ext, reference
+from fastops.ops._layout import memory_format
 
 #: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
 STEMS = {
@@ -50,16 +51,36 @@ def backends() -> dict[str, dict[str, str]]:
 
 
 def reference_impl(name: str) -> Callable:
-    """The op ``name`` of the schema, backward ops included, from :mod:`fastops.reference`."""
+    """The op ``name`` of the schema, backward ops included, from :mod:`fastops.reference`.
+
+    Results have the strides that the fake kernels tell torch.compile.
+    """
     if name == "mish_":
 
         def inplace(x: Tensor) -> None:
             reference.mish_(x)
 
         return inplace
-    if not name.endswith("_backward"):
-        return getattr(reference, name)
+
+    def laid_out(result: Tensor, like: Tensor) -> Tensor:
+        # Not Tensor.contiguous(memory_format=...): it lets the strides of dimensions of size 1 be.
+        if name.startswith("mish"):
+            planned = torch.empty_like(like)
+        else:
+            planned = torch.empty_like(result, memory_format=memory_format(like))
+        return result if result.stride() == planned.stride() else planned.copy_(result)
+
     forward = getattr(reference, name.removesuffix("_backward"))
+    if not name.endswith("_backward"):
+
+        def run(*inputs):
+            result = forward(*inputs)
+            if name == "xcorr":
+                return laid_out(result, like=result)  # of one channel, and such a tensor counts as contiguous
+            return laid_out(result, like=inputs[1] if name == "xcorr_depthwise" else inputs[0])
+
+        return run
+
     # The gradients an op returns belong to its first inputs: of xcorr z and x, not scale and bias.
     wanted = 2 if "xcorr" in name else None
 
@@ -72,7 +93,9 @@ def reference_impl(name: str) -> Callable:
             leaves = [x, w1, b1, w2, b2]
         with torch.enable_grad():
             output = forward(*leaves)
-        grads = torch.autograd.grad(output, [t for t in leaves[:wanted] if isinstance(t, Tensor)], grad)
+        leaves = [t for t in leaves[:wanted] if isinstance(t, Tensor)]
+        grads = torch.autograd.grad(output, leaves, grad)
+        grads = tuple(laid_out(g, like=t) for g, t in zip(grads, leaves, strict=True))
         return grads[0] if len(grads) == 1 else grads
 
     return backward

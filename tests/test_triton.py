@@ -10,7 +10,6 @@ import sys
 
 import pytest
 import torch
-
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastops

@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fastops.ops._layout import empty_native
+
 from ._common import opmath, opmath_dtype, tile
 
 PROGRAMS = 512  # sums over S are split further while there are fewer programs: a few for each SM of a large GPU
@@ -73,14 +75,14 @@ def _sums_kernel(
 
 
 @triton.jit
-def _grad_logits_kernel(sum_gx, logits, out, NC, C, out_sn, out_sc, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
+def _grad_logits_kernel(sum_gx, logits, out, NC, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
     """out = sum_gx sigmoid'(logits); all [N, C]."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < NC
     logit = tl.load(logits + at, inside).to(OPMATH)
     # sigmoid(-l), not 1 - sigmoid(l), which cancels for large l
     grad = tl.load(sum_gx + at, inside) * tl.sigmoid(logit) * tl.sigmoid(-logit)
-    tl.store(out + at // C * out_sn + at % C * out_sc, grad, inside)
+    tl.store(out + at, grad, inside)
 
 
 @triton.jit
@@ -113,7 +115,7 @@ def _product_kernel(
 
 
 def _as_ncs(x: torch.Tensor) -> torch.Tensor:
-    """x as [N, C, S]: a view where the strides allow, else a copy."""
+    """x as [N, C, S]: a view where the strides allow, as those of `empty_native` always do, else a copy."""
     return x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
 
 
@@ -122,23 +124,12 @@ def _tile(x: torch.Tensor) -> tuple[int, int]:
     return tile(channels, positions, positions == 1 or x.stride(1) < x.stride(2), widest=1024, size=1024)
 
 
-def _empty_like(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """An output with the layout of x, and the [N, C, S] tensor for a kernel to write."""
-    y = torch.empty_like(x)
-    return y, _as_ncs(y)
-
-
-def _filled(y: torch.Tensor, ncs: torch.Tensor) -> torch.Tensor:
-    """The output of `_empty_like` once a kernel has written `ncs`, a copy where S cannot walk through the layout."""
-    return y if ncs.data_ptr() == y.data_ptr() else y.copy_(ncs.view(y.shape))
-
-
 def _scaled(
     x: torch.Tensor, logits: torch.Tensor, like: torch.Tensor, shift: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x sigmoid(logits) + shift / S in the layout of `like`."""
-    y, out = _empty_like(like)
-    x = _as_ncs(x)
+    """x sigmoid(logits) + shift / S in the memory format of `like`."""
+    y = empty_native(like)
+    x, out = _as_ncs(x), _as_ncs(y)
     batch, channels, positions = x.shape
     block_c, block_s = _tile(out)
     grid = (batch * triton.cdiv(channels, block_c) * triton.cdiv(positions, block_s),)
@@ -147,7 +138,7 @@ def _scaled(
             x, logits.contiguous(), shift, out, channels, positions, *x.stride(), *out.stride(),
             OPMATH=opmath(x), BLOCK_C=block_c, BLOCK_S=block_s,
         )  # fmt: skip
-    return _filled(y, out)
+    return y
 
 
 def _sums(
@@ -178,12 +169,11 @@ def _sums(
 
 
 def _grad_logits(sum_gx: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    grad_logits = torch.empty_like(logits)
+    grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
     with torch.cuda.device_of(sum_gx):
         _grad_logits_kernel[(triton.cdiv(sum_gx.numel(), 256),)](
-            sum_gx, logits.contiguous(), grad_logits, sum_gx.numel(), logits.shape[1], *grad_logits.stride(),
-            OPMATH=opmath(sum_gx), BLOCK=256,
-        )  # fmt: skip
+            sum_gx, logits.contiguous(), grad_logits, sum_gx.numel(), OPMATH=opmath(sum_gx), BLOCK=256
+        )
     return grad_logits
 
 
@@ -208,15 +198,15 @@ def _product(
 
 
 def se_scale(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return _scaled(x, logits, like=x) if x.numel() else torch.empty_like(x)
+    return _scaled(x, logits, like=x) if x.numel() else empty_native(x)
 
 
 def se_scale_backward(grad: torch.Tensor, x: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if x.numel() == 0:
-        return torch.empty_like(x), torch.zeros_like(logits)
-    grad_x, out = _empty_like(x)
-    _, sum_gx = _sums(_as_ncs(x), _as_ncs(grad), logits.contiguous(), out)
-    return _filled(grad_x, out), _grad_logits(sum_gx, logits)
+        return empty_native(x), torch.zeros_like(logits, memory_format=torch.contiguous_format)
+    grad_x = empty_native(x)
+    _, sum_gx = _sums(_as_ncs(x), _as_ncs(grad), logits.contiguous(), _as_ncs(grad_x))
+    return grad_x, _grad_logits(sum_gx, logits)
 
 
 def _excitation(
@@ -231,7 +221,7 @@ def se_attention(
     x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor | None, w2: torch.Tensor, b2: torch.Tensor | None
 ) -> torch.Tensor:
     if x.numel() == 0:
-        return torch.empty_like(x)
+        return empty_native(x)
     z, _ = _sums(_as_ncs(x), mean=True)
     _, logits = _excitation(z, w1, b1, w2, b2)
     return _scaled(x, logits, like=x)
@@ -248,7 +238,7 @@ def se_attention_backward(
     if x.numel() == 0:
         grad_w1, grad_b1 = w1.new_zeros(w1.shape), w1.new_zeros(len(w1))
         grad_w2, grad_b2 = w2.new_zeros(w2.shape), w2.new_zeros(len(w2))
-        return torch.empty_like(x), grad_w1, grad_b1, grad_w2, grad_b2
+        return empty_native(x), grad_w1, grad_b1, grad_w2, grad_b2
     z, sum_gx = _sums(_as_ncs(x), _as_ncs(grad), mean=True)
     hidden, logits = _excitation(z, w1, b1, w2, b2)
     grad_logits = _grad_logits(sum_gx, logits)  # [N, C]

@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fastops.ops._layout import empty_native, memory_format
+
 from ._common import opmath, opmath_dtype, tile
 
 
@@ -22,11 +24,11 @@ def _block(pid, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _correlate_kernel(
-    z, x, out, C, h, w, OW, P, pairs, z_share, x_share,
-    z_sn, z_sc, z_sh, z_sw, x_sn, x_sc, x_sh, x_sw,
+    z, x, out, C, h, w, OW, P, z_share, x_share,
+    z_sn, z_sc, z_sh, z_sw, x_sn, x_sc, x_sh, x_sw, y_sn, y_sc, y_sp,
     DEPTHWISE: tl.constexpr, OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Depthwise: out [B, C, P]. Else out [C blocks, B, P], the sum over each block of channels."""
+    """Depthwise: out [B, C, P]. Else out [B, C blocks, P], the sums over each block of channels."""
     p, rest = _block(tl.program_id(0), tl.cdiv(P, BLOCK_P), BLOCK_P)
     c_blocks = tl.cdiv(C, BLOCK_C)
     c, pair = _block(rest, c_blocks, BLOCK_C)
@@ -41,11 +43,11 @@ def _correlate_kernel(
         for j in range(w):
             tap = tl.load(z_at + i * z_sh + j * z_sw, c < C, 0).to(OPMATH)
             total += tap[:, None] * tl.load(x_at + i * x_sh + j * x_sw, inside, 0).to(OPMATH)
+    y_at = out + pair * y_sn + p.to(tl.int64) * y_sp
     if DEPTHWISE:
-        tl.store(out + ((pair * C + c) * P)[:, None] + p[None, :], total, inside)
+        tl.store(y_at[None, :] + (c * y_sc)[:, None], total, inside)
     else:
-        part = rest % c_blocks
-        tl.store(out + (part * pairs + pair) * P + p, tl.sum(total, 0), p < P)
+        tl.store(y_at + (rest % c_blocks).to(tl.int64) * y_sc, tl.sum(total, 0), p < P)
 
 
 @triton.jit
@@ -134,20 +136,25 @@ def _tile(t: torch.Tensor, positions: int) -> tuple[int, int]:
 
 
 def _correlate(z: torch.Tensor, x: torch.Tensor, depthwise: bool) -> torch.Tensor:
-    """[B, C, OH, OW] in the dtype of x if depthwise, else [C blocks, B, 1, OH, OW] in opmath, to be summed."""
+    """[B, C, OH, OW] in the dtype and memory format of x if depthwise, else [C blocks, B, 1, OH, OW] in opmath, to be
+    summed."""
     pairs, z_share, x_share = _shares(z, x)
     _, channels, h, w = z.shape
     out_h, out_w = x.shape[2] - h + 1, x.shape[3] - w + 1
     block_c, block_p = _tile(x, out_h * out_w)
     c_blocks = triton.cdiv(channels, block_c)
     if depthwise:
-        out = x.new_empty((pairs, channels, out_h, out_w))
+        size = (pairs, channels, out_h, out_w)
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+        y = out
     else:
         out = x.new_empty((c_blocks, pairs, 1, out_h, out_w), dtype=opmath_dtype(x))
+        y = out.squeeze(2).transpose(0, 1)  # [B, C blocks, OH, OW]
     if out.numel():
         with torch.cuda.device_of(x):
             _correlate_kernel[(pairs * c_blocks * triton.cdiv(out_h * out_w, block_p),)](
-                z, x, out, channels, h, w, out_w, out_h * out_w, pairs, z_share, x_share, *z.stride(), *x.stride(),
+                z, x, out, channels, h, w, out_w, out_h * out_w, z_share, x_share,
+                *z.stride(), *x.stride(), y.stride(0), y.stride(1), y.stride(3),  # one stride walks the rows too
                 DEPTHWISE=depthwise, OPMATH=opmath(x), BLOCK_C=block_c, BLOCK_P=block_p,
             )  # fmt: skip
     return out
@@ -156,7 +163,7 @@ def _correlate(z: torch.Tensor, x: torch.Tensor, depthwise: bool) -> torch.Tenso
 def _backward(
     grad: torch.Tensor, z: torch.Tensor, x: torch.Tensor, scale: float, depthwise: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    grad_z, grad_x = torch.empty_like(z), torch.empty_like(x)
+    grad_z, grad_x = empty_native(z), empty_native(x)
     if grad.numel() == 0:
         return grad_z.zero_(), grad_x.zero_()
     _, z_share, x_share = _shares(z, x)
