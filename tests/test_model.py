@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import tracker.checkpoint
 from tracker.checkpoint import load_model, load_state, save_state
 from tracker.model import EagerNetwork, SiamFC, grouped_xcorr, scaled_channels
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../common/layout.h"
@@ -135,8 +136,29 @@ std::tuple<Tensor, Tensor> se_scale_backward_cpu(const Tensor& grad_, const Tens
   return {grad_x, grad_logits};
 }
 
-// Two passes over x: squeeze, then scale; between them the small layers. With an image for every thread, each goes
-// through all three before the next, so that the second pass finds it in the cache; else the channels are shared out.
+// The block's passes in order: first(n, begin, end) for the channels of an image, between(n) for the image, and
+// last(n, begin, end). With an image for every thread, each goes through all three before the next, so that the last
+// pass finds it in the cache; else the channels of each image are shared out.
+template <class First, class Between, class Last>
+void for_each_image(const Call& call, const First& first, const Between& between, const Last& last) {
+  const SeShape& shape = call.shape;
+  if (shape.batch >= torch::stable::get_num_threads()) {
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, shape.channels * shape.pixels));
+    torch::stable::parallel_for(0, shape.batch, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        call.for_each_block(first, n);
+        between(n);
+        call.for_each_block(last, n);
+      }
+    });
+  } else {
+    call.for_each_task(first);
+    for (int64_t n = 0; n < shape.batch; ++n) between(n);
+    call.for_each_task(last);
+  }
+}
+
+// Two passes over x: squeeze and scale; between them the two layers.
 Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<Tensor>& b1, const Tensor& w2,
                         const std::optional<Tensor>& b2) {
   int64_t hidden = 0;
@@ -145,8 +167,9 @@ Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<
   const Call call("se_attention", shape, x);
   Tensor y = empty_like(x);
   if (y.numel() == 0) return y;
-  const int64_t channels = shape.channels;
+  const int64_t channels = shape.channels, hidden_bytes = hidden * call.op_item;
   std::vector<char> z = call.buffer(shape.batch * channels), s = call.buffer(shape.batch * channels);
+  std::vector<char> h = call.buffer(shape.batch * hidden);
   const OpmathWeights w(call, w1, b1, w2, b2);
   const DType opmath = call.dtype == kDouble ? kDouble : kFloat;
 
@@ -154,36 +177,22 @@ Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<
     call.kernels.sum[call.dtype](bytes_of(x) + n * call.image_bytes(), call.image, begin, end,
                                  z.data() + n * call.row_bytes());
   };
-  const auto excite = [&](int64_t n, char* h) {
+  const auto excite = [&](int64_t n) {
     char *mean = z.data() + n * call.row_bytes(), *gate = s.data() + n * call.row_bytes();
     divide_by_pixels(call, mean, channels);
-    call.kernels.excite[opmath](w.get(), mean, h, gate);
+    call.kernels.excite[opmath](w.get(), mean, h.data() + n * hidden_bytes, gate);
     call.kernels.sigmoid[opmath](gate, gate, channels);
   };
   const auto scale = [&](int64_t n, int64_t begin, int64_t end) {
     call.kernels.scale[call.dtype](bytes_of(x) + n * call.image_bytes(), s.data() + n * call.row_bytes(), nullptr,
                                    mutable_bytes_of(y) + n * call.image_bytes(), call.image, begin, end);
   };
-  if (shape.batch >= torch::stable::get_num_threads()) {
-    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, channels * shape.pixels));
-    torch::stable::parallel_for(0, shape.batch, grain, [&](int64_t first, int64_t last) {
-      std::vector<char> h = call.buffer(hidden);
-      for (int64_t n = first; n < last; ++n) {
-        call.for_each_block(squeeze, n);
-        excite(n, h.data());
-        call.for_each_block(scale, n);
-      }
-    });
-  } else {
-    std::vector<char> h = call.buffer(hidden);
-    call.for_each_task(squeeze);
-    for (int64_t n = 0; n < shape.batch; ++n) excite(n, h.data());
-    call.for_each_task(scale);
-  }
+  for_each_image(call, squeeze, excite, scale);
   return y;
 }
 
-// One pass over (grad, x) for both sums, the small layers forward and backward, one pass over grad for grad_x.
+// One pass over (grad, x) for both sums, the two layers forward and backward, one pass over grad for grad_x; then the
+// gradients of the weights, which sum over the images.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cpu(const Tensor& grad_, const Tensor& x_,
                                                                              const Tensor& w1,
                                                                              const std::optional<Tensor>& b1,
@@ -195,45 +204,53 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cpu(con
   check_se_grad(op, grad_, x_);
   const Tensor x = native_layout(x_), grad = laid_out_like(grad_, x);
   const Call call(op, shape, x);
-  const int64_t channels = shape.channels, values = shape.batch * channels;
+  const int64_t channels = shape.channels, values = shape.batch * channels, hidden_bytes = hidden * call.op_item;
   Tensor grad_x = empty_like(x);
-
+  const OpmathWeights w(call, w1, b1, w2, b2);
+  const DType opmath = call.dtype == kDouble ? kDouble : kFloat;
   std::vector<char> z = call.buffer(values), sums = call.buffer(values), s = call.buffer(values);
-  call.for_each_task([&](int64_t n, int64_t begin, int64_t end) {
+  std::vector<char> grad_logits = call.buffer(values), grad_z = call.buffer(values);
+  std::vector<char> h = call.buffer(shape.batch * hidden), grad_h = call.buffer(shape.batch * hidden);
+
+  const auto sum = [&](int64_t n, int64_t begin, int64_t end) {
     const int64_t offset = n * call.image_bytes(), row = n * call.row_bytes();
     call.kernels.sum_dot[call.dtype](bytes_of(grad) + offset, bytes_of(x) + offset, call.image, begin, end,
                                      z.data() + row, sums.data() + row);
-  });
-  divide_by_pixels(call, z.data(), values);
-
-  const OpmathWeights w(call, w1, b1, w2, b2);
-  const DType opmath = call.dtype == kDouble ? kDouble : kFloat;
-  std::vector<char> h = call.buffer(hidden), grad_h = call.buffer(hidden), grad_logits = call.buffer(channels);
-  std::vector<char> grad_z = call.buffer(values);
-  std::vector<char> gw1 = call.buffer(hidden * channels), gb1 = call.buffer(hidden);
-  std::vector<char> gw2 = call.buffer(channels * hidden), gb2 = call.buffer(channels);
-  for (int64_t n = 0; n < shape.batch; ++n) {
-    const int64_t row = n * call.row_bytes();
-    call.kernels.excite[opmath](w.get(), z.data() + row, h.data(), s.data() + row);
-    call.kernels.logit_backward[opmath](sums.data() + row, s.data() + row, grad_logits.data(), channels);
-    call.kernels.excite_backward[opmath](w.get(), z.data() + row, h.data(), grad_logits.data(), grad_h.data(),
-                                         grad_z.data() + row, gw1.data(), gb1.data(), gw2.data(), gb2.data());
-  }
-  call.kernels.sigmoid[opmath](s.data(), s.data(), values);
-  divide_by_pixels(call, grad_z.data(), values);
-  call.for_each_task([&](int64_t n, int64_t begin, int64_t end) {
+  };
+  const auto layers = [&](int64_t n) {
+    const int64_t row = n * call.row_bytes(), h_row = n * hidden_bytes;
+    divide_by_pixels(call, z.data() + row, channels);
+    call.kernels.excite[opmath](w.get(), z.data() + row, h.data() + h_row, s.data() + row);
+    call.kernels.logit_backward[opmath](sums.data() + row, s.data() + row, grad_logits.data() + row, channels);
+    call.kernels.excite_backward[opmath](w.get(), h.data() + h_row, grad_logits.data() + row, grad_h.data() + h_row,
+                                         grad_z.data() + row);
+    call.kernels.sigmoid[opmath](s.data() + row, s.data() + row, channels);
+    divide_by_pixels(call, grad_z.data() + row, channels);
+  };
+  const auto scale = [&](int64_t n, int64_t begin, int64_t end) {
     const int64_t offset = n * call.image_bytes(), row = n * call.row_bytes();
     call.kernels.scale[call.dtype](bytes_of(grad) + offset, s.data() + row, grad_z.data() + row,
                                    mutable_bytes_of(grad_x) + offset, call.image, begin, end);
-  });
+  };
+  for_each_image(call, sum, layers, scale);
 
   const auto result = [&](const std::vector<char>& buffer, std::initializer_list<int64_t> sizes) {
     Tensor t = torch::stable::new_empty(x, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()));
     call.kernels.narrow[call.dtype](buffer.data(), t.mutable_data_ptr(), t.numel());
     return t;
   };
-  return {grad_x, result(gw1, {hidden, channels}), result(gb1, {hidden}), result(gw2, {channels, hidden}),
-          result(gb2, {channels})};
+  const auto layer = [&](const std::vector<char>& g, int64_t rows, const std::vector<char>& input, int64_t columns) {
+    std::vector<char> grad_w = call.buffer(rows * columns), grad_b = call.buffer(rows);
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, shape.batch * columns));
+    torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+      call.kernels.layer_backward[opmath](g.data(), rows, input.data(), columns, shape.batch, begin, end, grad_w.data(),
+                                          grad_b.data());
+    });
+    return std::pair{result(grad_w, {rows, columns}), result(grad_b, {rows})};
+  };
+  const auto [grad_w1, grad_b1] = layer(grad_h, hidden, z, channels);
+  const auto [grad_w2, grad_b2] = layer(grad_logits, channels, h, hidden);
+  return {grad_x, grad_w1, grad_b1, grad_w2, grad_b2};
 }
 
 }  // namespace

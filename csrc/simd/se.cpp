@@ -252,27 +252,30 @@ static void axpy(O a, const O* x, O* y, int64_t n) {
 }
 
 template <class O>
-static void excite_backward_kernel(const SeWeights& w, const void* z_, const void* hidden_, const void* grad_logits_,
-                                   void* grad_hidden_, void* grad_z_, void* grad_w1_, void* grad_b1_, void* grad_w2_,
-                                   void* grad_b2_) {
+static void excite_backward_kernel(const SeWeights& w, const void* hidden_, const void* grad_logits_,
+                                   void* grad_hidden_, void* grad_z_) {
   const O *w1 = static_cast<const O*>(w.w1), *w2 = static_cast<const O*>(w.w2);
-  const O *z = static_cast<const O*>(z_), *hidden = static_cast<const O*>(hidden_);
-  const O* grad_logits = static_cast<const O*>(grad_logits_);
+  const O *hidden = static_cast<const O*>(hidden_), *grad_logits = static_cast<const O*>(grad_logits_);
   O *grad_hidden = static_cast<O*>(grad_hidden_), *grad_z = static_cast<O*>(grad_z_);
-  O *grad_w1 = static_cast<O*>(grad_w1_), *grad_b1 = static_cast<O*>(grad_b1_);
-  O *grad_w2 = static_cast<O*>(grad_w2_), *grad_b2 = static_cast<O*>(grad_b2_);
   memset(grad_hidden, 0, size_t(w.hidden) * sizeof(O));
   memset(grad_z, 0, size_t(w.channels) * sizeof(O));
-  for (int64_t c = 0; c < w.channels; ++c) {
-    axpy(grad_logits[c], w2 + c * w.hidden, grad_hidden, w.hidden);
-    axpy(grad_logits[c], hidden, grad_w2 + c * w.hidden, w.hidden);
-    grad_b2[c] += grad_logits[c];
-  }
+  for (int64_t c = 0; c < w.channels; ++c) axpy(grad_logits[c], w2 + c * w.hidden, grad_hidden, w.hidden);
   for (int64_t r = 0; r < w.hidden; ++r) {
-    const O g = hidden[r] <= O(0) ? O(0) : grad_hidden[r];  // NaN passes, as in torch
-    axpy(g, w1 + r * w.channels, grad_z, w.channels);
-    axpy(g, z, grad_w1 + r * w.channels, w.channels);
-    grad_b1[r] += g;
+    grad_hidden[r] = hidden[r] <= O(0) ? O(0) : grad_hidden[r];  // NaN passes, as in torch
+    axpy(grad_hidden[r], w1 + r * w.channels, grad_z, w.channels);
+  }
+}
+
+template <class O>
+static void layer_backward_kernel(const void* grad_, int64_t rows, const void* x_, int64_t columns, int64_t batch,
+                                  int64_t begin, int64_t end, void* grad_w_, void* grad_b_) {
+  const O *grad = static_cast<const O*>(grad_), *x = static_cast<const O*>(x_);
+  O *grad_w = static_cast<O*>(grad_w_), *grad_b = static_cast<O*>(grad_b_);
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t n = 0; n < batch; ++n) {
+      axpy(grad[n * rows + i], x + n * columns, grad_w + i * columns, columns);
+      grad_b[i] += grad[n * rows + i];
+    }
   }
 }
 
@@ -291,6 +294,7 @@ const SeKernels se_kernels = {
     FASTOPS_ALL_DTYPES(narrow_kernel),
     {excite_kernel<float>, excite_kernel<double>},
     {excite_backward_kernel<float>, excite_backward_kernel<double>},
+    {layer_backward_kernel<float>, layer_backward_kernel<double>},
 };
 
 }  // namespace FASTOPS_ISA

@@ -43,10 +43,13 @@ struct SeKernels {
 
   // Opmath only (index: is double). One image: mean z [C] -> hidden [R] (after ReLU) and logits [C].
   void (*excite[2])(const SeWeights& w, const void* z, void* hidden, void* logits);
-  // One image: adds to the weight gradients and writes grad_z [C] (null: not wanted).
-  void (*excite_backward[2])(const SeWeights& w, const void* z, const void* hidden, const void* grad_logits,
-                             void* grad_hidden, void* grad_z, void* grad_w1, void* grad_b1, void* grad_w2,
-                             void* grad_b2);
+  // One image: grad_logits [C] -> grad_hidden [R] (before the ReLU) and grad_z [C].
+  void (*excite_backward[2])(const SeWeights& w, const void* hidden, const void* grad_logits, void* grad_hidden,
+                             void* grad_z);
+  // A layer's gradients, rows [begin, end): grad_w[i, :] += sum_n grad[n, i] x[n, :], grad_b[i] += sum_n grad[n, i];
+  // grad [N, rows], x [N, columns].
+  void (*layer_backward[2])(const void* grad, int64_t rows, const void* x, int64_t columns, int64_t batch,
+                            int64_t begin, int64_t end, void* grad_w, void* grad_b);
 };
 
 }  // namespace fastops
