@@ -51,3 +51,12 @@ def _raises(op: Callable, args: tuple, message: str) -> None:
 def raises_everywhere() -> Callable[[Callable, tuple, str], None]:
     """Checks that op(*args) raises RuntimeError with exactly this message, eagerly and in FakeTensorMode."""
     return _raises
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For small networks on shared cores: a second thread waits more than it works."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -31,13 +31,7 @@ VIDEO = SyntheticVideo(0, 12, (160, 120), occlusions=0)
 BOX = ",".join(f"{value:.2f}" for value in VIDEO.boxes[0])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small networks on shared cores: a second thread waits more than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,7 @@ def boxes_on(model: SiamFC, frames, box) -> np.ndarray:
     return np.array([result.box for result in Tracker(model.eval(), backend="eager").track(frames, box)])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small networks on shared cores: a second thread waits more than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 VIDEOS = [SyntheticVideo(seed, 30, (320, 240), occlusions=1) for seed in (0, 1, 3)]
