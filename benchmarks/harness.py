@@ -100,7 +100,9 @@ def environment(device: str) -> dict[str, str]:
     import fastops
 
     commit = os.environ.get("FASTOPS_COMMIT") or _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    if not os.environ.get("FASTOPS_COMMIT") and _git("status", "--porcelain", "--untracked-files=no"):
+    if not os.environ.get("FASTOPS_COMMIT") and _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results"
+    ):
         commit += "+changes"
     info = fastops.build_info()
     return {
