@@ -2,7 +2,7 @@
 //
 // With e = e^x:  tanh(ln(1 + e)) = ((1+e)^2 - 1) / ((1+e)^2 + 1) = t / (t + 2),  t = e (e + 2),
 // so one exp and one division replace exp, log1p and tanh, and nothing cancels: t is a sum of positive terms.
-// For x > kMishOne the ratio rounds to 1 (2/t < 2^-24 from x = 8.7 in float, 2^-53 from 18.8 in double) and
+// For x > MishRange::one the ratio rounds to 1 (2/t < 2^-24 from x = 8.7 in float, 2^-53 from 18.8 in double) and
 // e^2 would overflow from x = 44 (float), so x is clamped there before exp, never in the factor x.
 //
 // Derivative: with d = t + 2, t' = 2 e (e + 1) and (t/d)' = 2 t'/d^2,
