@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from op_samples import DTYPES, channels_last, contiguous, offset, sliced, transposed
+from op_table import DTYPES, channels_last, contiguous, offset, sliced, transposed
 
 import fastops
 from fastops import reference

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from op_samples import OPS, channels_last, contiguous, requiring_grad, sliced, transposed, upstream
+from op_samples import OPS
+from op_table import channels_last, contiguous, requiring_grad, sliced, transposed, upstream
 
 import fastops
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from op_samples import OPS, Draw, channels_last, contiguous, requiring_grad, transposed, upstream
+from op_samples import OPS
+from op_table import Draw, channels_last, contiguous, requiring_grad, transposed, upstream
 
 import fastops
 

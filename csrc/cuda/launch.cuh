@@ -39,8 +39,18 @@ inline unsigned grid_for(int64_t n, int64_t per_block) {
 template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const CudaScope& scope,
             Args&&... args) {
-  kernel<<<grid, block, shared_bytes, scope.stream()>>>(std::forward<Args>(args)...);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = scope.stream();
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
+}
+
+// The `shared_bytes` of a launch, seen from its kernel.
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+  extern __shared__ __align__(16) char dynamic_shared_memory[];
+  return reinterpret_cast<T*>(dynamic_shared_memory);
 }
 
 }  // namespace fastops

@@ -215,9 +215,8 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
 // Three float blocks an SM: 80 registers, without spills.
 template <class T>
 __global__ void __launch_bounds__(kThreads, sizeof(opmath_t<T>) == 4 ? 3 : 2) correlate_kernel(Correlation<T> a) {
-  extern __shared__ double memory[];
   for (int64_t block = blockIdx.x; block < a.blocks(); block += gridDim.x) {
-    correlate_tile(a, block, reinterpret_cast<opmath_t<T>*>(memory));
+    correlate_tile(a, block, dynamic_shared<opmath_t<T>>());
   }
 }
 

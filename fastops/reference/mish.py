@@ -53,3 +53,10 @@ def mish_(x: torch.Tensor) -> torch.Tensor:
     """
     # The clone is what backward saves: x itself is about to change.
     return x.copy_(mish(x.clone()))
+
+
+def _mish_inplace(x: torch.Tensor) -> None:
+    mish_(x)
+
+
+OPS = {"mish_": _mish_inplace}
