@@ -1,5 +1,6 @@
 # make demo     a tracked synthetic video, its overlap plot and a fps table in demo/   (sets everything up first)
 # make test     the whole test suite                                                  (sets everything up first)
+# make test-cuda-host      the CUDA kernels on the CPU, under AddressSanitizer (part of make test; ARGS="-k mish -x")
 # make lint     ruff, and clang-format where it is installed
 # make bench    the CPU benchmarks of the README
 # make clean    removes what these made
@@ -11,13 +12,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-cuda-host lint bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/tracker demo --output-dir demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+test-cuda-host: $(VENV)/ready
+	$(BIN)/python tests/cuda_host/run.py $(ARGS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

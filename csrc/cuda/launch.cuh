@@ -49,7 +49,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
 // The `shared_bytes` of a launch, seen from its kernel.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
-  extern __shared__ __align__(16) char dynamic_shared_memory[];
+  __shared__ extern __align__(16) char dynamic_shared_memory[];
   return reinterpret_cast<T*>(dynamic_shared_memory);
 }
 
