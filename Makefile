@@ -26,7 +26,7 @@ test-cuda-host: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $$(git ls-files 'csrc/*'); fi
+	if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cuda_host/*.cpp' 'tests/cuda_host/*.cu' 'tests/cuda_host/*.h'); fi
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.ops

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 DEFAULT_ARCHS = "7.5 8.0 8.6 8.9 9.0 10.0"  # and PTX of the last one that nvcc knows, for newer GPUs
 STABLE_ABI_TARGET = "0x020b000000000000"  # torch 2.11
+PTXAS_LOG = ROOT / "build" / "ptxas.log"  # registers and spills of each kernel for each architecture
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
 if not IS_X86:
@@ -87,6 +88,17 @@ def cuda_arch_flags(nvcc: Path) -> tuple[list[str], list[str]]:
     if not names:
         sys.exit("TORCH_CUDA_ARCH_LIST: none of the architectures is known to this nvcc")
     return names, flags
+
+
+def collect_ptxas_logs(objects: list[Path]) -> None:
+    """One log for the table of tests/kernel_resources.py; what else the compiler said is said here."""
+    lines = [line for path in objects for line in Path(f"{path}.log").read_text().splitlines()]
+    resources = re.compile(r"ptxas info|\s+\d+ bytes stack frame")
+    for line in lines:
+        if not resources.match(line):
+            print(line)
+    PTXAS_LOG.parent.mkdir(exist_ok=True)
+    PTXAS_LOG.write_text("\n".join(lines) + "\n")
 
 
 class NinjaFile:
@@ -182,7 +194,9 @@ class BuildNative(build_ext):
                 host_flags,
                 *arch_flags,
             ]
-            ninja.rule("nvcc", f"{' '.join(nvcc_command)} -MD -MF $out.d -c $in -o $out")
+            # What ptxas says of each kernel goes to a log of its own: collect_ptxas_logs.
+            command = f"{' '.join(nvcc_command)} -Xptxas -v -MD -MF $out.d -c $in -o $out"
+            ninja.rule("nvcc", f"{command} > $out.log 2>&1 || {{ cat $out.log; exit 1; }}")
             cuda_objects = [compile_(f"cuda_{s.stem}", "nvcc", s) for s in sorted((CSRC / "cuda").glob("*.cu"))]
             lib_dir = find_static_cudart(cuda_home)
             # The static runtime: the library then works beside whichever CUDA runtime torch brought along, given a
@@ -221,8 +235,11 @@ class BuildNative(build_ext):
         if subprocess.run(command).returncode != 0:
             hint = "; FASTOPS_BUILD=cpu leaves the CUDA kernels out" if cuda_home is not None else ""
             sys.exit(f"fastops build: compiling failed, see above{hint}")
-        if "_cuda.so" not in built:
+        if "_cuda.so" in built:
+            collect_ptxas_logs(cuda_objects)
+        else:
             (package / "_cuda.so").unlink(missing_ok=True)
+            PTXAS_LOG.unlink(missing_ok=True)
         for name, path in built.items():
             temporary = package / f".{name}.tmp"
             shutil.copy2(path, temporary)

@@ -88,6 +88,8 @@ class Op:
     small: tuple[str, ...]
     #: in_dims to vmap the `core[0]` sample with; () where the op has no rule of its own.
     vmap_dims: tuple[tuple[int | None, ...], ...] = ()
+    #: The CUDA kernels that memory limits: they must load 16 bytes at once.
+    memory_bound_kernels: tuple[str, ...] = ()
     #: The op's name in torch.ops.fastops where it is not `name`, and its arguments for the inputs.
     schema_name: str | None = None
     schema_args: Callable[[tuple], tuple] = tuple

@@ -14,7 +14,7 @@ namespace {
 // One pack of 16 bytes a thread; the tail of fewer than a pack goes element by element. Pointers that are not
 // 16-byte aligned (views with an odd offset) take the scalar loop throughout: packed = 0.
 template <class T>
-__global__ void __launch_bounds__(kThreads) mish_kernel(const T* x, T* y, int64_t n, int64_t packed) {
+__global__ void __launch_bounds__(kThreads, 4) mish_kernel(const T* x, T* y, int64_t n, int64_t packed) {
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = thread; i < packed; i += stride) {
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) mish_kernel(const T* x, T* y, int64_
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     mish_backward_kernel(const T* grad, const T* x, T* grad_x, int64_t n, int64_t packed) {
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;

@@ -132,14 +132,14 @@ __device__ __forceinline__ void add_row(A (&sums)[kStrip], const A* row, const A
 template <class T>
 __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<T>* shared) {
   using A = opmath_t<T>;
-  const int64_t split = block % a.splits;
+  const int split = int(block % a.splits);
   block /= a.splits;
-  const int64_t v0 = block % a.tiles_across * a.tile_width;
+  const int v0 = int(block % a.tiles_across) * a.tile_width;
   block /= a.tiles_across;
-  const int64_t u0 = block % a.tiles_down * a.tile_height;
+  const int u0 = int(block % a.tiles_down) * a.tile_height;
   block /= a.tiles_down;
   const int64_t n = block / a.channel_groups;
-  const int64_t c0 = block % a.channel_groups * (a.slots_are_channels ? a.slots : 1);
+  const int c0 = int(block % a.channel_groups) * (a.slots_are_channels ? a.slots : 1);
   const int channels_here = !a.slots_are_channels ? 1 : int(a.channels - c0 < a.slots ? a.channels - c0 : a.slots);
 
   const int strips = a.strips();
@@ -156,9 +156,9 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
     const int64_t pair = a.terms_are_channels ? n : n * a.terms + term, channel = a.terms_are_channels ? term : c0;
     const bool along_channels = a.terms_are_channels || a.slots_are_channels;
     const int valid = a.slots_are_channels ? channels_here : int(last - term < a.slots ? last - term : a.slots);
-    for (int64_t i0 = 0; i0 < a.kernel.height; i0 += a.kernel_height) {
-      for (int64_t j0 = 0; j0 < a.kernel.width; j0 += a.kernel_width) {
-        __syncthreads();  // the last stage has been used
+    for (int i0 = 0; i0 < a.kernel.height; i0 += a.kernel_height) {
+      for (int j0 = 0; j0 < a.kernel.width; j0 += a.kernel_width) {
+        __syncthreads();  // the last stage, or tile, has been used
         if (a.whole_planes) {
           const T* data = a.plane.data + pair / a.plane.per_item * a.plane.batch + channel * a.plane.channel;
           const int values = valid * a.plane_values();
@@ -209,7 +209,6 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
                (v0 + x) * a.target_stride[3]] = from_opmath<T>(a.scale * sum + (a.bias ? to_opmath(*a.bias) : A(0)));
     }
   }
-  __syncthreads();  // shared memory may be written again
 }
 
 // Three float blocks an SM: 80 registers, without spills.

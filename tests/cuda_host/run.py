@@ -48,7 +48,9 @@ def environment(library: Path) -> dict[str, str]:
 
 
 def command(arguments: list[str]) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider", "-m", "not cuda", *arguments]
+    # Not --capture=fd: the sanitizers' report would go down with the process.
+    options = ["-p", "plugin", "-p", "no:cacheprovider", "--capture=sys", "-m", "not cuda"]
+    return [sys.executable, "-m", "pytest", *options, *arguments]
 
 
 def main() -> int:

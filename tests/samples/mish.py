@@ -45,5 +45,6 @@ ROWS = (
         core=("odd", "0d", "empty_batch", "channels_last", "transposed", "sliced", "expanded"),
         small=("0d", "odd", "channels_last", "sliced"),
         vmap_dims=((0,), (1,), (-1,)),
+        memory_bound_kernels=("mish_kernel", "mish_backward_kernel"),
     ),
 )

@@ -70,6 +70,7 @@ ROWS = (
         core=("four_dims", "no_pixel_dims", "no_pixels", "channels_last", "transposed", "sliced"),
         small=("no_pixel_dims", "three_dims", "channels_last", "sliced"),
         vmap_dims=((0, 0), (0, None), (None, 0), (2, 1)),
+        memory_bound_kernels=("scale_rows_kernel", "scale_pixels_kernel", "pass_rows_kernel", "pass_pixels_kernel"),
     ),
     Op(
         name="se_attention",
