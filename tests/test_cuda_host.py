@@ -80,3 +80,8 @@ def test_the_layer_finds(built, name):
     done = subprocess.run([built[1], name], capture_output=True, text=True)
     assert re.search(FAULTS[name], done.stdout + done.stderr, re.MULTILINE), done.stdout + done.stderr
     assert (done.returncode == 0) == ("wrong values" in FAULTS[name])
+
+
+def test_the_product_knows_nothing_of_the_layer():
+    sources = [layer.ROOT / "setup.py", *(layer.ROOT / "csrc").rglob("*.*")]
+    assert [str(path) for path in sources if "cuda_host" in path.read_text().lower()] == []
