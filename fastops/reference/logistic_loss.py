@@ -65,7 +65,8 @@ def _backward(
     with torch.enable_grad():
         loss = balanced_logistic_loss(leaf, radius, stride, reduction, centers)
     (grad_responses,) = torch.autograd.grad(loss, leaf, grad)
-    return grad_responses.contiguous()
+    # Not contiguous(): it lets the strides of tensors without values be.
+    return torch.empty_like(responses, memory_format=torch.contiguous_format).copy_(grad_responses)
 
 
 OPS = {"balanced_logistic_loss": balanced_logistic_loss, "balanced_logistic_loss_backward": _backward}
