@@ -22,6 +22,13 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("xcorr_depthwise(Tensor z, Tensor x) -> Tensor");
   m.def("xcorr_depthwise_backward(Tensor grad, Tensor z, Tensor x) -> (Tensor, Tensor)");
 
+  // logistic_loss: balanced logistic loss of score maps, labels from the distance to the centre
+  m.def(
+      "balanced_logistic_loss(Tensor responses, float radius, float stride, str reduction, Tensor? centers) -> Tensor");
+  m.def(
+      "balanced_logistic_loss_backward(Tensor grad, Tensor responses, float radius, float stride, str reduction,"
+      " Tensor? centers) -> Tensor");
+
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int groups, int tile_size) -> Tensor");
   m.def(

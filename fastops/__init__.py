@@ -11,6 +11,7 @@ from fastops._version import __version__
 __all__ = [
     "__version__",
     "backends",
+    "balanced_logistic_loss",
     "build_info",
     "mish",
     "mish_",
@@ -25,6 +26,7 @@ __all__ = [
 if load_error is None:
     from fastops import nn
     from fastops._backends import backends
+    from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise

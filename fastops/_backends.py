@@ -19,6 +19,7 @@ from fastops.ops._layout import memory_format
 
 #: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
 STEMS = {
+    "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
     "mish": ("mish", "mish_", "mish_backward"),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),

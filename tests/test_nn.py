@@ -28,6 +28,7 @@ MODULES = {
     "SEScale": (lambda: fastops.nn.SEScale(), [(2, 6, 4, 4), (2, 6)]),
     "SEAttention": (lambda: fastops.nn.SEAttention(6, reduction=1), [(2, 6, 4, 4)]),
     "SEAttention_no_bias": (lambda: fastops.nn.SEAttention(6, reduction=1, bias=False), [(2, 6, 4, 4)]),
+    "BalancedLogisticLoss": (lambda: fastops.nn.BalancedLogisticLoss(), [(2, 6, 4, 4)]),
     "CrossCorrelation": (lambda: fastops.nn.CrossCorrelation(0.1), [(1, 6, 2, 2), (3, 6, 4, 4)]),
     "CrossCorrelation_bias": (lambda: fastops.nn.CrossCorrelation(0.1, bias=True), [(1, 6, 2, 2), (3, 6, 4, 4)]),
 }
@@ -70,6 +71,15 @@ def test_cross_correlation(bias, device):
     if bias:
         nn.init.constant_(module.bias, 1.5)
     assert torch.equal(module(z, x), fastops.xcorr(z, x, 0.25, module.bias))
+
+
+def test_balanced_logistic_loss(device):
+    (x,) = inputs_of([(2, 1, 9, 9)], device)
+    centers = torch.tensor([[4.0, 5.0], [3.5, 2.0]], device=device)
+    module = fastops.nn.BalancedLogisticLoss(radius=5.0, stride=2.0, reduction="none")
+    assert torch.equal(module(x), fastops.balanced_logistic_loss(x, 5.0, 2.0, "none"))
+    assert torch.equal(module(x, centers), fastops.balanced_logistic_loss(x, 5.0, 2.0, "none", centers))
+    assert repr(module) == "BalancedLogisticLoss(radius=5.0, stride=2.0, reduction='none')"
 
 
 # ---- parameters ----------------------------------------------------------------------------------------------

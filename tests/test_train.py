@@ -1,4 +1,4 @@
-"""Labels, loss and the training loop; a few steps on synthetic pairs must make a tracker that tracks."""
+"""The training loop; a few steps on synthetic pairs must make a tracker that tracks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import fastops
 from tracker import SiamFC, Tracker
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter
 from tracker.eval.metrics import iou
-from tracker.labels import balanced_logistic_loss, logistic_labels
 from tracker.train import TrainConfig, scale_responses, train
 
 
@@ -42,32 +42,6 @@ def trained() -> tuple[SiamFC, list[float]]:
     return model, train(model, TrainConfig(steps=30, batch_size=4, lr=5e-2, final_lr=5e-3))
 
 
-def test_labels_follow_the_definition():
-    labels, weights = logistic_labels(size=17, stride=8, radius=16)
-    for row in range(17):
-        for column in range(17):
-            inside = 8 * math.hypot(row - 8, column - 8) <= 16
-            assert labels[row, column] == (1 if inside else -1)
-            assert weights[row, column] == pytest.approx(0.5 / 13 if inside else 0.5 / (17 * 17 - 13))
-
-
-@pytest.mark.parametrize("radius", [-1.0, 1000.0])
-def test_labels_need_both_classes(radius):
-    with pytest.raises(ValueError, match="logistic_labels: radius must leave positives and negatives on the 17x17 map"):
-        logistic_labels(radius=radius)
-
-
-def test_loss_matches_float64_and_survives_large_responses():
-    labels, weights = logistic_labels()
-    v = torch.randn(3, 1, 17, 17, generator=torch.Generator().manual_seed(0)) * 4
-    exact = torch.log1p(torch.exp(-labels.double() * v.double())) * weights.double()
-    loss = balanced_logistic_loss(v, labels, weights)
-    assert loss.item() == pytest.approx(exact.sum(dim=(-2, -1)).mean().item(), rel=1e-5)
-    assert balanced_logistic_loss(1e4 * labels.expand(1, 1, 17, 17), labels, weights).item() == 0
-    assert balanced_logistic_loss(-1e4 * labels.expand(1, 1, 17, 17), labels, weights).item() == pytest.approx(1e4)
-    assert balanced_logistic_loss(v.bfloat16(), labels, weights).dtype == torch.float32
-
-
 def test_scale_responses_starts_the_loss_where_it_is_steep():
     model = small()
     before = model.backbone.conv5[0].weight.clone()
@@ -95,6 +69,14 @@ def test_same_seed_gives_the_same_network():
         runs.append((losses, torch.cat([p.flatten() for p in model.parameters()])))
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
+
+
+def test_without_the_library_the_losses_are_the_same(monkeypatch):
+    config = TrainConfig(steps=3, batch_size=2, lr=5e-2)
+    fused = train(small(0.125), config)
+    monkeypatch.setattr(fastops, "load_error", "_cpu.so is missing")
+    monkeypatch.delattr(fastops, "balanced_logistic_loss")
+    assert train(small(0.125), config) == pytest.approx(fused, rel=1e-5)
 
 
 def test_progress_and_learning_rate_schedule(monkeypatch):

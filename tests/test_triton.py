@@ -30,7 +30,7 @@ import fastops.triton  # noqa: E402
 
 if fastops.load_error is None:
     from op_samples import cases
-    from op_table import upstream
+    from op_table import expected_gradients, upstream, wide
 
     from fastops._backends import reference_impl
 
@@ -281,6 +281,37 @@ def test_twins_give_the_strides_of_the_fake_kernels(row, sample):
 def test_the_reference_backend_gives_the_strides_of_the_fake_kernels(row, sample, dtype):
     grads = (lambda t: t, channels_last, sliced, transposed, one_expanded)
     check_facts(reference_impl, row, row.make(sample, dtype, DEVICE), grads)
+
+
+# The larger samples, slow in the interpreter, in one dtype.
+@pytest.mark.parametrize(
+    "row, sample, dtype",
+    [
+        pytest.param(row, sample, dtype, id=f"{sample}-{dtype}")
+        for row, sample in SAMPLES
+        for dtype in DTYPES
+        if row.schema == "balanced_logistic_loss" and sample != "threads"
+        if "large" not in sample or dtype == torch.float32
+    ],
+)
+def test_balanced_logistic_loss(row, sample, dtype):
+    inputs = row.make(sample, dtype, DEVICE)
+    expected = row.reference(*wide(row, inputs)).detach()
+    assert_close(OPS[row.schema](*inputs), expected, dtype)
+    grad = upstream(expected).to(dtype)
+    actual = OPS[f"{row.schema}_backward"](*row.backward_args(grad, inputs))
+    assert_close(actual, *expected_gradients(row, inputs, grad), dtype)
+
+
+def test_balanced_logistic_loss_of_extremes():
+    inf, nan = float("inf"), float("nan")
+    responses = torch.tensor([[-inf, inf, -inf], [1e4, -1e4, -1e4], [0.0, nan, 0.0]], device=DEVICE)[:, None]
+    args = responses, 0.0, 8.0, "none", None
+    losses = OPS["balanced_logistic_loss"](*args).cpu()
+    torch.testing.assert_close(losses, torch.tensor([0.0, 0.75e4, nan]), equal_nan=True)
+    grad = OPS["balanced_logistic_loss_backward"](torch.ones(3, device=DEVICE), *args)[:, 0].cpu()
+    expected = torch.tensor([[0.0, -0.0, 0.0], [0.25, -0.5, 0.0], [0.125, nan, 0.125]])
+    torch.testing.assert_close(grad, expected, equal_nan=True)
 
 
 @pytest.mark.skipif(fastops.load_error is not None, reason=f"no native library: {fastops.load_error}")

@@ -4,5 +4,6 @@ from fastops.nn.activation import Mish
 from fastops.nn.attention import SEAttention, SEScale
 from fastops.nn.correlation import CrossCorrelation
 from fastops.nn.frozen_conv import FrozenConv2d
+from fastops.nn.logistic_loss import BalancedLogisticLoss
 
-__all__ = ["CrossCorrelation", "FrozenConv2d", "Mish", "SEAttention", "SEScale"]
+__all__ = ["BalancedLogisticLoss", "CrossCorrelation", "FrozenConv2d", "Mish", "SEAttention", "SEScale"]

@@ -1,0 +1,110 @@
+#include "logistic_loss.h"
+
+#include "vec.h"
+
+namespace fastops {
+namespace FASTOPS_ISA {
+
+// body(first, last) for every run of positives among the places [begin, end), as offsets from `begin`.
+template <class Body>
+static void for_each_positive_run(const PositiveDisk& disk, int64_t begin, int64_t end, Body body) {
+  const Run rows = disk.rows();
+  const int64_t top = begin / disk.width, bottom = (end - 1) / disk.width + 1;
+  for (int64_t r = rows.begin > top ? rows.begin : top; r < (rows.end < bottom ? rows.end : bottom); ++r) {
+    const Run columns = disk.columns(r);
+    const int64_t offset = r * disk.width - begin, length = end - begin;
+    const int64_t first = offset + columns.begin, last = offset + columns.end;
+    body(first > 0 ? first : 0, last < length ? last : length);
+  }
+}
+
+// The least multiple of a vector's lanes that holds n values, at most kBlock: loops over it have no scalar rest, which
+// for a map of 17 x 17 takes as long as the vectors.
+template <class O>
+static int64_t padded(int64_t n) {
+  return (n + kLanes<O> - 1) / kLanes<O> * kLanes<O>;
+}
+
+// s = -y v for the `n` places from `begin` on: a copy, in which the few positives then change their sign, so that one
+// loop goes over all places whatever their labels. Behind them `padded` finds values whose softplus and slope are 0.
+template <class T, class O>
+static void signed_scores(const T* v, const PositiveDisk& disk, int64_t begin, int64_t n, O* s) {
+  const O* wide = as_opmath(v + begin, s, n);
+  if (wide != s) memcpy(s, wide, size_t(n) * sizeof(O));
+  for (int64_t i = n; i < padded<O>(n); ++i) s[i] = O(-1000);
+  for_each_positive_run(disk, begin, begin + n, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) s[i] = -s[i];
+  });
+}
+
+template <class T>
+static double forward(const void* responses, const LogisticMap& map_, int64_t begin, int64_t end) {
+  using O = opmath_t<T>;
+  const T* v = static_cast<const T*>(responses);
+  double positives = 0, negatives = 0;
+  for (; begin < end; begin += kBlock) {
+    const int64_t n = end - begin < kBlock ? end - begin : kBlock;
+    O losses[kBlock];
+    signed_scores(v, map_.disk, begin, n, losses);
+    map(losses, losses, padded<O>(n), [](O s) { return softplus_(s); });
+    for_each_positive_run(map_.disk, begin, begin + n, [&](int64_t first, int64_t last) {
+      positives += sum(losses + first, last - first);
+      for (int64_t i = first; i < last; ++i) losses[i] = 0;
+    });
+    negatives += sum(losses, padded<O>(n));
+  }
+  return map_.positive * positives + map_.negative * negatives;
+}
+
+template <class T>
+static void backward(const void* responses, void* grad_responses, const LogisticMap& map_, int64_t begin, int64_t end) {
+  using O = opmath_t<T>;
+  const T* v = static_cast<const T*>(responses);
+  T* grad = static_cast<T*>(grad_responses);
+  const O positive = O(-map_.positive), negative = O(map_.negative);
+  for (; begin < end; begin += kBlock) {
+    const int64_t n = end - begin < kBlock ? end - begin : kBlock;
+    O slopes[kBlock], buffer[kBlock];
+    signed_scores(v, map_.disk, begin, n, slopes);
+    map(slopes, slopes, padded<O>(n), [](O s) { return softplus_backward_(s); });
+    O* out = opmath_target(grad + begin, buffer);
+    map(slopes, out, n, [negative](O slope) { return negative * slope; });
+    for_each_positive_run(map_.disk, begin, begin + n, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) out[i] = positive * slopes[i];
+    });
+    finish(grad + begin, out, n);
+  }
+}
+
+template <class T>
+static void widen(const void* values, double* wide, int64_t n) {
+  opmath_t<T> buffer[kBlock];
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+    const auto* source = as_opmath(static_cast<const T*>(values) + begin, buffer, count);
+    for (int64_t i = 0; i < count; ++i) wide[begin + i] = double(source[i]);
+  }
+}
+
+template <class T>
+static void narrow(const double* wide, void* values, int64_t n) {
+  opmath_t<T> buffer[kBlock];
+  T* target = static_cast<T*>(values);
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+    auto* out = opmath_target(target + begin, buffer);
+    for (int64_t i = 0; i < count; ++i) out[i] = opmath_t<T>(wide[begin + i]);
+    finish(target + begin, out, count);
+  }
+}
+
+extern const LogisticLossKernels logistic_loss_kernels;
+const LogisticLossKernels logistic_loss_kernels = {
+    {forward<float>, forward<double>, forward<half_t>, forward<bfloat16_t>},
+    {backward<float>, backward<double>, backward<half_t>, backward<bfloat16_t>},
+    {widen<float>, widen<double>, widen<half_t>, widen<bfloat16_t>},
+    {narrow<float>, narrow<double>, narrow<half_t>, narrow<bfloat16_t>},
+};
+
+}  // namespace FASTOPS_ISA
+}  // namespace fastops

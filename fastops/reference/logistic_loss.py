@@ -1,0 +1,72 @@
+"""Balanced logistic loss of score maps (Bertinetto et al. 2016; channel-attention SiamFC paper, eq. 2-4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def balanced_logistic_loss(
+    responses: torch.Tensor,
+    radius: float = 16.0,
+    stride: float = 8.0,
+    reduction: str = "mean",
+    centers: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logistic loss of each score map, sum_u w[u] ln(1 + exp(-y[u] v[u])), and its mean or sum over the maps.
+
+    A place u has the label y[u] = +1 where stride |u - c| <= radius, c the centre, and -1 elsewhere; its weight is .5 /
+    (places of the map with that label), so both labels count the same. A label without a place adds nothing.
+
+    Args:
+        responses: score maps v, [..., H, W], any floating dtype.
+        radius: distance in pixels up to which a place counts as the target.
+        stride: pixels per step of the map.
+        reduction: "none" (one loss per map, [...]), "mean" or "sum".
+        centers: [N, 2], row and column of the target in each of the N maps, in steps; the middle by default.
+
+    Returns:
+        The loss in the dtype of `responses`.
+
+    Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016, eq. 3-5.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.balanced_logistic_loss(torch.zeros(8, 1, 17, 17))  # ln 2
+        tensor(0.6931)
+    """
+    v = responses.float() if torch.finfo(responses.dtype).bits < 32 else responses
+    height, width = v.shape[-2:]
+    row, column = (height - 1) / 2, (width - 1) / 2
+    if centers is not None:
+        row, column = centers.double().view(*v.shape[:-2], 2, 1).unbind(-2)  # [..., 1] each
+    down, across = (torch.arange(n, dtype=torch.float64, device=v.device) for n in (height, width))
+    squared = ((down - row) ** 2)[..., :, None] + ((across - column) ** 2)[..., None, :]  # [..., H, W], or [H, W]
+    positive = squared <= (radius / stride) ** 2
+    count = positive.sum((-2, -1), keepdim=True, dtype=v.dtype)
+    weight = torch.where(positive, 0.5 / count, 0.5 / (height * width - count))
+    # Beyond its threshold softplus is the identity: at 40 to rounding in float64 too.
+    losses = (weight * F.softplus(torch.where(positive, -v, v), threshold=40.0)).sum((-2, -1))
+    if reduction != "none":
+        losses = losses.mean() if reduction == "mean" else losses.sum()
+    return losses.to(responses.dtype)
+
+
+def _backward(
+    grad: torch.Tensor,
+    responses: torch.Tensor,
+    radius: float,
+    stride: float,
+    reduction: str,
+    centers: torch.Tensor | None,
+) -> torch.Tensor:
+    leaf = responses.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = balanced_logistic_loss(leaf, radius, stride, reduction, centers)
+    (grad_responses,) = torch.autograd.grad(loss, leaf, grad)
+    # Not contiguous(): it lets the strides of tensors without values be.
+    return torch.empty_like(responses, memory_format=torch.contiguous_format).copy_(grad_responses)
+
+
+OPS = {"balanced_logistic_loss": balanced_logistic_loss, "balanced_logistic_loss_backward": _backward}
