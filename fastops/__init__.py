@@ -13,6 +13,13 @@ __all__ = [
     "backends",
     "balanced_logistic_loss",
     "build_info",
+    "ciou_loss",
+    "diou_loss",
+    "eiou_loss",
+    "focal_eiou_loss",
+    "focal_l1_loss",
+    "giou_loss",
+    "iou_loss",
     "mish",
     "mish_",
     "nn",
@@ -26,6 +33,15 @@ __all__ = [
 if load_error is None:
     from fastops import nn
     from fastops._backends import backends
+    from fastops.ops.box_loss import (
+        ciou_loss,
+        diou_loss,
+        eiou_loss,
+        focal_eiou_loss,
+        focal_l1_loss,
+        giou_loss,
+        iou_loss,
+    )
     from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
     from fastops.ops.se import se_attention, se_scale
