@@ -10,8 +10,10 @@ from fastops._version import __version__
 
 __all__ = [
     "__version__",
+    "affine_mish",
     "backends",
     "balanced_logistic_loss",
+    "batch_norm_mish",
     "build_info",
     "ciou_loss",
     "diou_loss",
@@ -22,6 +24,7 @@ __all__ = [
     "iou_loss",
     "mish",
     "mish_",
+    "mish_max_pool2d",
     "nn",
     "reference",
     "se_attention",
@@ -33,6 +36,7 @@ __all__ = [
 if load_error is None:
     from fastops import nn
     from fastops._backends import backends
+    from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (
         ciou_loss,
         diou_loss,
@@ -44,6 +48,7 @@ if load_error is None:
     )
     from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
+    from fastops.ops.mish_max_pool2d import mish_max_pool2d
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise
 else:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from op_table import Op
-from samples import box_loss, logistic_loss, mish, se, xcorr
+from samples import affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr
 
-OPS: dict[str, Op] = {row.name: row for stem in (box_loss, logistic_loss, mish, se, xcorr) for row in stem.ROWS}
+OPS: dict[str, Op] = {
+    row.name: row
+    for stem in (affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr)
+    for row in stem.ROWS
+}
 
 
 def cases(which: str = "samples") -> Iterator[tuple[Op, str]]:

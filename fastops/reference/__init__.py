@@ -4,6 +4,7 @@ Each function has the signature of its namesake in `fastops`, runs on any device
 differentiated any number of times. Half types are computed in float32 and rounded once, at the end.
 """
 
+from .affine_mish import affine_mish, batch_norm_mish
 from .box_loss import (
     ciou_loss,
     diou_loss,
@@ -15,6 +16,7 @@ from .box_loss import (
 )
 from .logistic_loss import balanced_logistic_loss
 from .mish import mish, mish_
+from .mish_max_pool2d import mish_max_pool2d
 from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
@@ -29,6 +31,11 @@ __all__ = [
     "iou_loss",
     "mish",
     "mish_",
+    "affine_mish",
+    "batch_norm_mish",
+    "mish",
+    "mish_",
+    "mish_max_pool2d",
     "se_attention",
     "se_scale",
     "xcorr",
