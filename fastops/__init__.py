@@ -12,9 +12,11 @@ __all__ = [
     "__version__",
     "backends",
     "build_info",
+    "centralize_gradients_",
     "mish",
     "mish_",
     "nn",
+    "optim",
     "reference",
     "se_attention",
     "se_scale",
@@ -23,8 +25,9 @@ __all__ = [
 ]
 
 if load_error is None:
-    from fastops import nn
+    from fastops import nn, optim
     from fastops._backends import backends
+    from fastops.ops.centralize import centralize_gradients_
     from fastops.ops.mish import mish, mish_
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise

@@ -20,6 +20,7 @@ from fastops.ops._layout import memory_format
 #: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
 STEMS = {
     "mish": ("mish", "mish_", "mish_backward"),
+    "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
 }
