@@ -1,7 +1,7 @@
 """Which dimension of a parameter is its output channel, as the centralize ops are told it.
 
-One number for each tensor: 0 where it is dim 0, g > 0 where it is dim 1 (a transposed convolution of g groups), -1 where
-the gradient is not to be centralized.
+One number for each tensor: 0 where it is dim 0, g > 0 where it is dim 1 (a transposed convolution of g groups), -1
+where the gradient is not to be centralized.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ def centralize_gradients_(
     Raises:
         RuntimeError: for sparse gradients; ``centralize_: tensors[i] must have dtype ...`` for any other dtype.
 
-    For any optimizer: call it between ``backward`` and ``step``, or register it once as a hook. With gradients scaled by
-    a ``GradScaler`` it may run before or after ``unscale_``; with clipping, the usual order is clip, then centralize.
-    A channel of a single weight has no gradient left. :class:`fastops.optim.SGDGC` and :class:`fastops.optim.AdamWGC`
-    do the same inside their step, which saves the pass.
+    For any optimizer: call it between ``backward`` and ``step``, or register it once as a hook. Gradients scaled by a
+    ``GradScaler`` may be centralized before or after ``unscale_``. A channel of a single weight has no gradient left.
+    :class:`fastops.optim.SGDGC` and :class:`fastops.optim.AdamWGC` centralize inside their step, which saves the pass;
+    SGDGC does so after adding the weight decay.
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020,
     eq. 1.

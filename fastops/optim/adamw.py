@@ -28,8 +28,8 @@ class AdamWGC(CentralizedOptimizer):
 
     Args:
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
-        lr, betas, eps, weight_decay, amsgrad, maximize: as ``torch.optim.AdamW``. ``lr`` may be a tensor of one element;
-            it is read on the device.
+        lr, betas, eps, weight_decay, amsgrad, maximize: as ``torch.optim.AdamW``. ``lr`` may be a tensor of one
+            element; it is read on the device.
         conv_only: centralize parameters of more than 2 dimensions only, not those of more than 1.
         centralize: False makes a group plain AdamW.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a

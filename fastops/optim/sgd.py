@@ -42,9 +42,9 @@ class SGDGC(CentralizedOptimizer):
             bfloat16 (half types compute in float32; states have the dtype of their parameter).
 
     ``state_dict`` is that of ``torch.optim.SGD``; either loads the other's. Learning rate schedulers, step hooks and
-    closures work as with torch's. Under ``torch.amp.GradScaler`` the step divides by the scale and skips itself where an
-    infinity was found, on the device; it leaves ``.grad`` scaled, so call ``scaler.unscale_(optimizer)`` before reading
-    or clipping gradients. A step can be captured in a CUDA graph once the states exist (after the first step).
+    closures work as with torch's. Under ``torch.amp.GradScaler`` the step divides by the scale and skips itself where
+    an infinity was found, on the device; it leaves ``.grad`` scaled, so call ``scaler.unscale_(optimizer)`` before
+    reading or clipping gradients. A step can be captured in a CUDA graph once the states exist (after the first step).
 
     Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; channel-attention SiamFC paper, eq. 10-11.
 

@@ -1,4 +1,4 @@
-"""Gradient centralization (Yong et al. 2020, eq. 1; channel-attention SiamFC paper, eq. 10-11) and the steps with it."""
+"""Gradient centralization (Yong et al. 2020, eq. 1; channel-attention SiamFC paper, eq. 10-11), and steps."""
 
 from __future__ import annotations
 
