@@ -52,6 +52,21 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("focal_l1_loss(Tensor pred, Tensor target, float beta=0.8, str reduction=\"mean\") -> Tensor");
   m.def("focal_l1_loss_backward(Tensor grad, Tensor pred, Tensor target, float beta, str reduction) -> Tensor");
 
+  // centralize: every output channel's gradient minus its mean, and the optimizer steps with it, for a list of tensors.
+  // channels[i]: 0 where dim 0 is tensor i's output channel, g where dim 1 is (a transposed convolution of g groups),
+  // -1 where the gradient is not centralized. A tensor where there is a number wins over it. found_inf != 0: no change.
+  m.def("centralize_(Tensor(a!)[] tensors, int[] channels) -> ()");
+  m.def(
+      "sgd_gc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, int[] channels, float lr,"
+      " float momentum, float dampening, float weight_decay, bool nesterov, bool maximize, Tensor? lr_tensor=None,"
+      " Tensor? grad_scale=None, Tensor? found_inf=None) -> ()");
+  m.def(
+      "adamw_gc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs,"
+      " Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] steps, int[] channels, float lr, float beta1, float beta2, float "
+      "eps,"
+      " float weight_decay, bool maximize, Tensor? lr_tensor=None, Tensor? grad_scale=None, Tensor? found_inf=None)"
+      " -> ()");
+
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int groups, int tile_size) -> Tensor");
   m.def(

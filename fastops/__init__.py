@@ -22,10 +22,12 @@ __all__ = [
     "focal_l1_loss",
     "giou_loss",
     "iou_loss",
+    "centralize_gradients_",
     "mish",
     "mish_",
     "mish_max_pool2d",
     "nn",
+    "optim",
     "reference",
     "se_attention",
     "se_scale",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 if load_error is None:
-    from fastops import nn
+    from fastops import nn, optim
     from fastops._backends import backends
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (
@@ -46,6 +48,7 @@ if load_error is None:
         giou_loss,
         iou_loss,
     )
+    from fastops.ops.centralize import centralize_gradients_
     from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
     from fastops.ops.mish_max_pool2d import mish_max_pool2d

@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
 
 from torch import Tensor  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.utils._pytree import tree_map_only  # noqa: E402
 
 DEVICES = ["cpu"]
 if torch.cuda.is_available():
@@ -44,7 +45,7 @@ def _raises(op: Callable, args: tuple, message: str) -> None:
     with pytest.raises(RuntimeError, match=pattern):
         op(*args)
     with FakeTensorMode() as mode, pytest.raises(RuntimeError, match=pattern):
-        op(*(mode.from_tensor(t) if isinstance(t, Tensor) else t for t in args))
+        op(*tree_map_only(Tensor, mode.from_tensor, args))
 
 
 @pytest.fixture

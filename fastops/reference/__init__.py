@@ -14,6 +14,7 @@ from .box_loss import (
     giou_loss,
     iou_loss,
 )
+from .centralize import centralize_gradients_
 from .logistic_loss import balanced_logistic_loss
 from .mish import mish, mish_
 from .mish_max_pool2d import mish_max_pool2d
@@ -21,7 +22,10 @@ from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
 __all__ = [
+    "affine_mish",
     "balanced_logistic_loss",
+    "batch_norm_mish",
+    "centralize_gradients_",
     "ciou_loss",
     "diou_loss",
     "eiou_loss",
@@ -29,10 +33,6 @@ __all__ = [
     "focal_l1_loss",
     "giou_loss",
     "iou_loss",
-    "mish",
-    "mish_",
-    "affine_mish",
-    "batch_norm_mish",
     "mish",
     "mish_",
     "mish_max_pool2d",

@@ -1,0 +1,27 @@
+"""Which dimension of a parameter is its output channel, as the centralize ops are told it.
+
+One number for each tensor: 0 where it is dim 0, g > 0 where it is dim 1 (a transposed convolution of g groups), -1
+where the gradient is not to be centralized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+#: How a caller says which weights belong to transposed convolutions.
+Transposed = nn.Module | Mapping[Tensor, int] | Iterable[Tensor]
+
+
+def transposed_groups(transposed: Transposed) -> dict[Tensor, int]:
+    """The weights of transposed convolutions with the groups of each: those of a module, or as given."""
+    if isinstance(transposed, nn.Module):
+        layers = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+        return {layer.weight: layer.groups for layer in transposed.modules() if isinstance(layer, layers)}
+    return dict(transposed) if isinstance(transposed, Mapping) else dict.fromkeys(transposed, 1)
+
+
+def channel_number(param: Tensor, conv_only: bool, transposed: Mapping[Tensor, int]) -> int:
+    """The number of ``param``: parameters of one dimension (conv_only: of two) are not centralized."""
+    return -1 if param.dim() <= (2 if conv_only else 1) else transposed.get(param, 0)

@@ -1,0 +1,6 @@
+"""Optimizers with gradient centralization, each step one kernel for the whole list of parameters."""
+
+from fastops.optim.adamw import AdamWGC
+from fastops.optim.sgd import SGDGC
+
+__all__ = ["AdamWGC", "SGDGC"]

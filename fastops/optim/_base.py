@@ -1,0 +1,85 @@
+"""What SGDGC and AdamWGC share: which parameters are centralized, and what a fused step is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from fastops._channels import Transposed, channel_number, transposed_groups
+from fastops.ops.centralize import check_dense
+
+
+class CentralizedOptimizer(Optimizer):
+    """Base of the optimizers. A group says with `centralize` and `conv_only` which of its gradients are centralized."""
+
+    # GradScaler then leaves the scale and the infinities to the step, which needs no word of them on the host.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, params: ParamsT | nn.Module, transposed: Transposed, defaults: dict[str, Any]) -> None:
+        self._check("lr", defaults["lr"])
+        self._check("weight_decay", defaults["weight_decay"])
+        groups = transposed_groups(transposed)
+        if isinstance(params, nn.Module):
+            params, groups = params.parameters(), {**transposed_groups(params), **groups}
+        super().__init__(params, {**defaults, "transposed": groups})
+
+    def _check(self, name: str, value: float | Tensor, below: float = float("inf")) -> None:
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{type(self).__name__}: {name} must have one element, got {list(value.shape)}")
+        if not 0 <= value < below:
+            limit = "" if below == float("inf") else f" and below {below:g}"
+            raise ValueError(f"{type(self).__name__}: {name} must be at least 0{limit}, got {value}")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; a group may say which of its weights belong to transposed convolutions (`transposed`)."""
+        groups = transposed_groups(param_group.pop("transposed", ()))
+        super().add_param_group(param_group)
+        # Kept beside the defaults, not in the group: a state_dict cannot hold parameters.
+        del self.param_groups[-1]["transposed"]
+        self.defaults["transposed"].update(groups)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Groups loaded from an optimizer of torch.optim keep what only those of this one have."""
+        own = getattr(self, "param_groups", [])
+        super().__setstate__(state)
+        for group, before in zip(self.param_groups, own, strict=False):
+            for name in ("centralize", "conv_only"):
+                group.setdefault(name, before[name])
+
+    def _with_gradients(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, int]]:
+        """The parameters to update, each with its number of `fastops._channels`."""
+        transposed = self.defaults["transposed"]
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            check_dense(type(self).__name__, p.grad)
+            yield p, channel_number(p, group["conv_only"], transposed) if group["centralize"] else -1
+
+    def _scalars(self, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """The learning rate, the scale and the infinities, as the ops take them."""
+        lr, tensor = group["lr"], None
+        if isinstance(lr, Tensor):
+            if lr.device.type == "cpu" != device.type:  # read here: no wait for the device, as the other way round
+                lr = lr.item()
+            else:
+                dtype = torch.float64 if lr.dtype == torch.float64 else torch.float32
+                lr, tensor = 0.0, lr.detach().to(device, dtype, non_blocking=True)
+        scalars = {"lr": lr, "lr_tensor": tensor}
+        for name in ("grad_scale", "found_inf"):  # set by GradScaler around a step
+            value = getattr(self, name, None)
+            scalars[name] = None if value is None else value.to(device, torch.float32, non_blocking=True)
+        return scalars
+
+
+def by_device_and_dtype(
+    items: Iterable[tuple[Tensor, int]], kind: Callable[[Tensor], Any] = lambda p: None
+) -> dict[tuple, list[tuple[Tensor, int]]]:
+    """The parameters, with their numbers, of each call of an op: of one device, dtype and `kind`."""
+    batches: dict[tuple, list[tuple[Tensor, int]]] = {}
+    for p, channels in items:
+        batches.setdefault((p.device, p.dtype, kind(p)), []).append((p, channels))
+    return batches

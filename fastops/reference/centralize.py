@@ -1,0 +1,141 @@
+"""Gradient centralization (Yong et al. 2020, eq. 1; channel-attention SiamFC paper, eq. 10-11), and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastops._channels import Transposed, channel_number, transposed_groups
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.float() if torch.finfo(t.dtype).bits < 32 else t
+
+
+def _centralized(grad: Tensor, channels: int) -> Tensor:
+    """`grad` minus the mean of each output channel; `channels` as in `fastops._channels`."""
+    if channels < 0 or grad.numel() == 0:
+        return grad
+    if channels == 0:
+        return grad - grad.mean(tuple(range(1, grad.dim())), keepdim=True)
+    grouped = grad.unflatten(0, (channels, -1))  # [groups, inputs of a group, outputs of a group, *kernel]
+    return (grouped - grouped.mean((1, *range(3, grouped.dim())), keepdim=True)).flatten(0, 1)
+
+
+def centralize_gradients_(
+    params: nn.Module | Tensor | Iterable[Tensor], conv_only: bool = False, transposed: Transposed = ()
+) -> None:
+    """Gradient centralization in place: grad -= mean of grad over all dimensions but the output channel.
+
+    Args:
+        params: parameters, or a module; those without a gradient or of one dimension are left alone.
+        conv_only: leave parameters of two dimensions alone too.
+        transposed: weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a mapping
+            to their groups, or the module they are in. A module as `params` is looked through by itself.
+
+    Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> weight = torch.zeros(2, 3, requires_grad=True)
+        >>> weight.grad = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]])
+        >>> reference.centralize_gradients_([weight])
+        >>> weight.grad
+        tensor([[-2., -1.,  3.],
+                [-1., -1.,  2.]])
+    """
+    groups = transposed_groups(transposed)
+    if isinstance(params, nn.Module):
+        params, groups = params.parameters(), {**transposed_groups(params), **groups}
+    with torch.no_grad():
+        for p in [params] if isinstance(params, Tensor) else params:
+            if p.grad is not None:
+                _centralize_([p.grad], [channel_number(p, conv_only, groups)])
+
+
+# ---- the schemas ---------------------------------------------------------------------------------------------
+
+
+def _centralize_(tensors: Sequence[Tensor], channels: Sequence[int]) -> None:
+    for t, number in zip(tensors, channels, strict=True):
+        t.copy_(_centralized(_wide(t), number))
+
+
+def _step_direction(grad: Tensor, maximize: bool, grad_scale: Tensor | None) -> Tensor:
+    grad = _wide(grad) if grad_scale is None else _wide(grad) / grad_scale
+    return -grad if maximize else grad
+
+
+def _assign(t: Tensor, value: Tensor, found_inf: Tensor | None) -> None:
+    t.copy_(value if found_inf is None else torch.where(found_inf != 0, t, value.to(t.dtype)))
+
+
+def _sgd_gc_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    channels: Sequence[int],
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+    lr_tensor: Tensor | None = None,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Weight decay, centralization, then momentum and update as torch.optim.SGD."""
+    rate = lr if lr_tensor is None else lr_tensor.reshape(())
+    for i, p in enumerate(params):
+        d = _step_direction(grads[i], maximize, grad_scale)
+        if weight_decay:
+            d = d + weight_decay * _wide(p)
+        d = _centralized(d, channels[i])
+        if momentum:
+            b = momentum * _wide(momentum_buffers[i]) + (1 - dampening) * d
+            d = d + momentum * b if nesterov else b
+            _assign(momentum_buffers[i], b, found_inf)
+        _assign(p, _wide(p) - rate * d, found_inf)
+
+
+def _adamw_gc_step_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    max_exp_avg_sqs: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    channels: Sequence[int],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    lr_tensor: Tensor | None = None,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """Centralization, then torch.optim.AdamW; the steps are counted first."""
+    rate = lr if lr_tensor is None else lr_tensor.reshape(())
+    for i, p in enumerate(params):
+        _assign(steps[i], steps[i] + 1, found_inf)
+        d = _centralized(_step_direction(grads[i], maximize, grad_scale), channels[i])
+        m = torch.lerp(_wide(exp_avgs[i]), d, 1 - beta1)
+        v = beta2 * _wide(exp_avg_sqs[i]) + (1 - beta2) * d * d
+        _assign(exp_avgs[i], m, found_inf)
+        _assign(exp_avg_sqs[i], v, found_inf)
+        if max_exp_avg_sqs:
+            v = torch.maximum(_wide(max_exp_avg_sqs[i]), v)
+            _assign(max_exp_avg_sqs[i], v, found_inf)
+        step = steps[i].double()
+        root = (1 - beta2**step).sqrt().to(v.dtype)
+        size = (rate / (1 - beta1**step)).to(v.dtype)
+        _assign(p, (1 - rate * weight_decay) * _wide(p) - size * m / (v.sqrt() / root + eps), found_inf)
+
+
+OPS = {"centralize_": _centralize_, "sgd_gc_step_": _sgd_gc_step_, "adamw_gc_step_": _adamw_gc_step_}
