@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler of peak_memory tells when it starts and stops
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -76,6 +78,25 @@ def copy_time(device: str, moved: int) -> float:
     source = torch.ones(max(1, moved // 2), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return compare({"copy": lambda: target.copy_(source)}, device, budget=0.05)["copy"].median
+
+
+def peak_memory(run: Callable[[], object], device: str) -> int:
+    """The most bytes that torch's allocators held at a time during a call, over those before it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        results = run()  # noqa: F841  # alive to the end
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks import fps, harness, ops
+from benchmarks import fps, harness, ops, plot
+from benchmarks.cases import Case, cases
 
 
 def _run(main, monkeypatch, *arguments: str) -> None:
@@ -33,10 +34,20 @@ def test_ops_appends_rows(monkeypatch, capsys, tmp_path):
 
 
 def test_ops_refuses_to_time_a_wrong_result(monkeypatch):
-    wrong = ops.Case("se_scale", "", ops._cases()[0].inputs, torch.relu, lambda x: 1.01 * x.relu(), "se", 2, 3)
-    monkeypatch.setattr(ops, "_cases", lambda: [wrong])
+    wrong = Case("se_scale", "", cases()[0].inputs, torch.relu, lambda x: 1.01 * x.relu(), "se", 2, 3)
+    monkeypatch.setattr(ops, "cases", lambda: [wrong])
     with pytest.raises(SystemExit, match="se_scale .* forward: fastops is off by"):
         _run(ops.main, monkeypatch, "--budget", "0.01")
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    def run():
+        first = torch.ones(1000)
+        second = first + 1
+        del first
+        return second + torch.ones(500)[0]
+
+    assert 12_000 <= harness.peak_memory(run, "cpu") < 12_200
 
 
 @pytest.mark.slow
@@ -65,3 +76,34 @@ def test_failed_append_leaves_the_old_rows(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         harness.append_rows(results, [{"a": Unprintable()}])
     assert results.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_plot_draws_the_last_commit_of_a_file(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    results = tmp_path / "results.csv"
+    row = {
+        "benchmark": "ops",
+        "op": "mish",
+        "size": "1e3",
+        "layout": "",
+        "dtype": "float32",
+        "torch": "2",
+        "device": "cpu",
+    }
+    for commit, seconds in (("old", "9"), ("new", "2"), ("new", "3")):
+        times = {"eager_us": seconds, "compile_us": "", "fastops_us": "1"}
+        direction = "forward" if seconds == "2" else "forward+backward"
+        harness.append_rows(results, [row | times | {"commit": commit, "direction": direction}])
+    assert [r["eager_us"] for r in plot.read(results)] == ["2", "3"]
+    monkeypatch.setattr(sys, "argv", ["plot", str(results)])
+    assert plot.main() == 0
+    picture = tmp_path / "results-ops-float32.png"
+    assert capsys.readouterr().out.strip() == str(picture)
+    assert picture.read_bytes()[:4] == b"\x89PNG" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_plot_of_a_file_without_rows_of_ops(tmp_path):
+    results = tmp_path / "results.csv"
+    harness.append_rows(results, [{"benchmark": "fps"}])
+    with pytest.raises(SystemExit, match="no rows of benchmarks.ops"):
+        plot.read(results)
