@@ -10,6 +10,9 @@ from fastops._version import __version__
 
 __all__ = [
     "__version__",
+    "adaptive_relu",
+    "adaptive_sigmoid",
+    "adaptive_tanh",
     "backends",
     "build_info",
     "mish",
@@ -25,6 +28,7 @@ __all__ = [
 if load_error is None:
     from fastops import nn
     from fastops._backends import backends
+    from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
     from fastops.ops.mish import mish, mish_
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise

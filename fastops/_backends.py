@@ -19,6 +19,9 @@ from fastops.ops._layout import memory_format
 
 #: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
 STEMS = {
+    "adaptive": tuple(
+        f"adaptive_{kind}{suffix}" for kind in ("sigmoid", "tanh", "relu") for suffix in ("", "_backward")
+    ),
     "mish": ("mish", "mish_", "mish_backward"),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),

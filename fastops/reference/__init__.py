@@ -4,8 +4,19 @@ Each function has the signature of its namesake in `fastops`, runs on any device
 differentiated any number of times. Half types are computed in float32 and rounded once, at the end.
 """
 
+from .adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
 from .mish import mish, mish_
 from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
-__all__ = ["mish", "mish_", "se_attention", "se_scale", "xcorr", "xcorr_depthwise"]
+__all__ = [
+    "adaptive_relu",
+    "adaptive_sigmoid",
+    "adaptive_tanh",
+    "mish",
+    "mish_",
+    "se_attention",
+    "se_scale",
+    "xcorr",
+    "xcorr_depthwise",
+]
