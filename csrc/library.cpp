@@ -21,6 +21,20 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("mish_max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
   m.def("mish_max_pool2d_backward(Tensor grad, Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
 
+  // adaptive: b f(a x + c) + d with f = sigmoid or tanh, max(a x + c, b x + d); a, b, c, d per layer or per channel
+  m.def("adaptive_sigmoid(Tensor x, Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor");
+  m.def(
+      "adaptive_sigmoid_backward(Tensor grad, Tensor x, Tensor a, Tensor b, Tensor c, Tensor d)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("adaptive_tanh(Tensor x, Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor");
+  m.def(
+      "adaptive_tanh_backward(Tensor grad, Tensor x, Tensor a, Tensor b, Tensor c, Tensor d)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("adaptive_relu(Tensor x, Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor");
+  m.def(
+      "adaptive_relu_backward(Tensor grad, Tensor x, Tensor a, Tensor b, Tensor c, Tensor d)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // se: squeeze, excitation, scale
   m.def("se_scale(Tensor x, Tensor logits) -> Tensor");
   m.def("se_scale_backward(Tensor grad, Tensor x, Tensor logits) -> (Tensor, Tensor)");

@@ -11,6 +11,9 @@ from fastops._version import __version__
 __all__ = [
     "__version__",
     "affine_mish",
+    "adaptive_relu",
+    "adaptive_sigmoid",
+    "adaptive_tanh",
     "backends",
     "balanced_logistic_loss",
     "batch_norm_mish",
@@ -38,6 +41,7 @@ __all__ = [
 if load_error is None:
     from fastops import nn, optim
     from fastops._backends import backends
+    from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (
         ciou_loss,

@@ -21,6 +21,9 @@ from fastops.ops._layout import memory_format
 STEMS = {
     "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
     "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
+    "adaptive": tuple(
+        f"adaptive_{kind}{suffix}" for kind in ("sigmoid", "tanh", "relu") for suffix in ("", "_backward")
+    ),
     "mish": ("mish", "mish_", "mish_backward"),
     "mish_max_pool2d": ("mish_max_pool2d", "mish_max_pool2d_backward"),
     "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from op_table import Op
-from samples import affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr
+from samples import adaptive, affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr
 
 OPS: dict[str, Op] = {
     row.name: row
-    for stem in (affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr)
+    for stem in (adaptive, affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr)
     for row in stem.ROWS
 }
 

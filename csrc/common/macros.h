@@ -14,3 +14,11 @@
 #else
 #define FASTOPS_INDEPENDENT_ITERATIONS
 #endif
+
+// Keeps GCC from unrolling a loop of a short constant length into scalar code before it looks for SIMD code; in front
+// of FASTOPS_INDEPENDENT_ITERATIONS if both are wanted.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define FASTOPS_KEEP_LOOP _Pragma("GCC unroll 1")
+#else
+#define FASTOPS_KEEP_LOOP
+#endif

@@ -17,15 +17,29 @@ namespace fastops {
 constexpr float kExpLow = -87.336544f;  // ln(2^-126)
 constexpr float kExpHigh = 88.0f;       // 2^127 is the largest scale the exponent bits can hold
 
+// e^x and e^x - 1: the one loses its small values in the other's rounding.
+template <class T>
+struct ExpPair {
+  T exp, expm1;
+};
+
 #if defined(__CUDA_ARCH__)
 
 FASTOPS_HD float exp_(float x) { return expf(x); }
 FASTOPS_HD double exp_(double x) { return exp(x); }
+FASTOPS_HD ExpPair<float> exp_and_expm1(float x) { return {expf(x), expm1f(x)}; }
+FASTOPS_HD ExpPair<double> exp_and_expm1(double x) { return {exp(x), expm1(x)}; }
 
 #else
 
-// Precondition: kExpLow <= x <= kExpHigh, or NaN (which passes through); callers clamp to their own range.
-FASTOPS_HD float exp_(float x) {
+// e^x = scale (1 + rest): scale a power of two, |rest| < 0.42 and of full relative accuracy, however small.
+template <class T>
+struct ExpParts {
+  T scale, rest;
+};
+
+// Precondition, here and below: kExpLow <= x <= kExpHigh, or NaN (which passes through); callers clamp to their range.
+FASTOPS_HD ExpParts<float> exp_parts(float x) {
   constexpr float kLog2e = 1.44269504f;
   constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
   constexpr float kLn2Low = 1.42860682030941723212e-6f;
@@ -38,16 +52,55 @@ FASTOPS_HD float exp_(float x) {
   q = q * r + 0.04166626185178757f;
   q = q * r + 0.16666516661643982f;
   q = q * r + 0.5f;
-  const float e = (q * r + 1.0f) * r + 1.0f;
   uint32_t bits;
   memcpy(&bits, &shifted, sizeof(bits));
   bits = (bits + 127u) << 23;  // the upper bits of kRound are shifted out, n + bias remains
   float scale;
   memcpy(&scale, &bits, sizeof(scale));
-  return e * scale;
+  return {scale, (q * r + 1.0f) * r};
 }
 
+// The same in double with the Taylor polynomial of degree 13, whose remainder is below 5e-18; -708 <= x <= 709.
+FASTOPS_HD ExpParts<double> exp_parts(double x) {
+  constexpr double kLog2e = 1.4426950408889634;
+  constexpr double kLn2High = 0x1.62e42fefap-1;  // 36 bits: n * kLn2High is exact
+  constexpr double kLn2Low = 0x1.cf79abc9e3b3ap-40;
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  const double shifted = x * kLog2e + kRound;
+  const double n = shifted - kRound;
+  const double r = (x - n * kLn2High) - n * kLn2Low;
+  double q = 1.0 / 6227020800.0;
+  q = q * r + 1.0 / 479001600.0;
+  q = q * r + 1.0 / 39916800.0;
+  q = q * r + 1.0 / 3628800.0;
+  q = q * r + 1.0 / 362880.0;
+  q = q * r + 1.0 / 40320.0;
+  q = q * r + 1.0 / 5040.0;
+  q = q * r + 1.0 / 720.0;
+  q = q * r + 1.0 / 120.0;
+  q = q * r + 1.0 / 24.0;
+  q = q * r + 1.0 / 6.0;
+  q = q * r + 0.5;
+  uint64_t bits;
+  memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits + 1023u) << 52;
+  double scale;
+  memcpy(&scale, &bits, sizeof(scale));
+  return {scale, (q * r + 1.0) * r};
+}
+
+FASTOPS_HD float exp_(float x) {
+  const ExpParts<float> parts = exp_parts(x);
+  return (parts.rest + 1.0f) * parts.scale;
+}
+// All of double's range, which exp_parts does not cover.
 FASTOPS_HD double exp_(double x) { return __builtin_exp(x); }
+
+template <class T>
+FASTOPS_HD ExpPair<T> exp_and_expm1(T x) {
+  const ExpParts<T> parts = exp_parts(x);
+  return {(parts.rest + T(1)) * parts.scale, parts.rest * parts.scale + (parts.scale - T(1))};
+}
 
 #endif
 

@@ -16,6 +16,15 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
+// Of the widest SIMD register.
+#if defined(__AVX512F__)
+constexpr int kVecBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVecBytes = 32;
+#else
+constexpr int kVecBytes = 16;
+#endif
+
 struct half_t {
   uint16_t bits;
 };
@@ -105,20 +114,46 @@ inline void from_opmath(const float* source, half_t* target, int64_t n) {
   for (; i < n; ++i) target[i] = float_to_half(source[i]);
 }
 
+// Whole registers by hand: for a short block GCC stores parts of one, and a load of all of it at once has to wait for
+// them.
+constexpr int kBits = kVecBytes / int(sizeof(uint32_t));
+typedef uint16_t Bits16 __attribute__((vector_size(kVecBytes / 2)));
+typedef uint32_t Bits32 __attribute__((vector_size(kVecBytes)));
+
 inline void to_opmath(const bfloat16_t* source, float* target, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
+  int64_t i = 0;
+  for (; i + kBits <= n; i += kBits) {
+    Bits16 narrow;
+    memcpy(&narrow, source + i, sizeof(narrow));
+    const Bits32 bits = __builtin_convertvector(narrow, Bits32) << 16;
+    memcpy(target + i, &bits, sizeof(bits));
+  }
+  for (; i < n; ++i) {
     const uint32_t bits = uint32_t(source[i].bits) << 16;
     memcpy(target + i, &bits, sizeof(bits));
   }
 }
 
+// The upper half of a float's bits, rounded; B: uint32_t or Bits32.
+template <class B>
+inline B round_to_bfloat16(B bits) {
+  const B rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // nearest, ties to even
+  const B quiet = (bits >> 16) | 0x40u;                            // NaN stays NaN
+  return (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+}
+
 inline void from_opmath(const float* source, bfloat16_t* target, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
+  int64_t i = 0;
+  for (; i + kBits <= n; i += kBits) {
+    Bits32 bits;
+    memcpy(&bits, source + i, sizeof(bits));
+    const Bits16 narrow = __builtin_convertvector(round_to_bfloat16(bits), Bits16);
+    memcpy(target + i, &narrow, sizeof(narrow));
+  }
+  for (; i < n; ++i) {
     uint32_t bits;
     memcpy(&bits, source + i, sizeof(bits));
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // nearest, ties to even
-    const uint32_t quiet = (bits >> 16) | 0x40u;                            // NaN stays NaN
-    target[i].bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+    target[i].bits = uint16_t(round_to_bfloat16(bits));
   }
 }
 

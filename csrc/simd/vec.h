@@ -6,14 +6,6 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-#if defined(__AVX512F__)
-constexpr int kVecBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVecBytes = 32;
-#else
-constexpr int kVecBytes = 16;
-#endif
-
 template <class T>
 struct VecOf;
 template <>

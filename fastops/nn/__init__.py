@@ -1,9 +1,20 @@
 """Modules around the ops."""
 
 from fastops.nn.activation import Mish
+from fastops.nn.adaptive import AReLU, ASigmoid, ATanh
 from fastops.nn.attention import SEAttention, SEScale
 from fastops.nn.correlation import CrossCorrelation
 from fastops.nn.frozen_conv import FrozenConv2d
 from fastops.nn.logistic_loss import BalancedLogisticLoss
 
-__all__ = ["BalancedLogisticLoss", "CrossCorrelation", "FrozenConv2d", "Mish", "SEAttention", "SEScale"]
+__all__ = [
+    "AReLU",
+    "ASigmoid",
+    "ATanh",
+    "BalancedLogisticLoss",
+    "CrossCorrelation",
+    "FrozenConv2d",
+    "Mish",
+    "SEAttention",
+    "SEScale",
+]

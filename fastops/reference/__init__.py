@@ -4,6 +4,7 @@ Each function has the signature of its namesake in `fastops`, runs on any device
 differentiated any number of times. Half types are computed in float32 and rounded once, at the end.
 """
 
+from .adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
 from .affine_mish import affine_mish, batch_norm_mish
 from .box_loss import (
     ciou_loss,
@@ -36,6 +37,11 @@ __all__ = [
     "mish",
     "mish_",
     "mish_max_pool2d",
+    "adaptive_relu",
+    "adaptive_sigmoid",
+    "adaptive_tanh",
+    "mish",
+    "mish_",
     "se_attention",
     "se_scale",
     "xcorr",

@@ -1,0 +1,31 @@
+// Table of the CPU kernels of the adaptive activations, by AdaptiveKind and DType.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastops {
+
+constexpr int64_t kAdaptiveChannels = 64;  // channels per call at most
+constexpr int kAdaptiveKindCount = 3;
+
+// `images` matrices [pixels, channels], image_stride values apart; pixels are pixel_stride values apart.
+struct AdaptiveMatrices {
+  int64_t images, image_stride, pixels, pixel_stride, channels;
+};
+
+// One array per parameter a, b, c, d, opmath (double for double, float otherwise), of at least `channels` values.
+struct AdaptiveArrays {
+  const void* values[4];
+};
+
+struct AdaptiveKernels {
+  void (*forward[kAdaptiveKindCount][4])(const void* x, void* y, AdaptiveMatrices shape, AdaptiveArrays parameters);
+  // Adds the terms of AdaptiveTerms to sums [channels, 4].
+  void (*backward[kAdaptiveKindCount][4])(const void* grad, const void* x, void* grad_x, AdaptiveMatrices shape,
+                                          AdaptiveArrays parameters, double* sums);
+  // n values to opmath, and from double
+  void (*widen[4])(const void* source, void* target, int64_t n);
+  void (*narrow[4])(const double* source, void* target, int64_t n);
+};
+
+}  // namespace fastops

@@ -1,0 +1,131 @@
+"""Adaptive activation modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
+
+
+class _Adaptive(nn.Module):
+    """Parameters a, b, c, d of ``num_parameters`` elements and the values they start from."""
+
+    def __init__(self, num_parameters: int, start: tuple[float, float, float, float], device, dtype) -> None:
+        super().__init__()
+        if num_parameters < 1:
+            raise ValueError(f"{type(self).__name__}: num_parameters must be at least 1, got {num_parameters}")
+        self.num_parameters, self.start = num_parameters, start
+        for name in "abcd":
+            setattr(self, name, nn.Parameter(torch.empty(num_parameters, device=device, dtype=dtype)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Give all parameters their first values again."""
+        for parameter, value in zip((self.a, self.b, self.c, self.d), self.start, strict=True):
+            nn.init.constant_(parameter, value)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"
+
+
+class ASigmoid(_Adaptive):
+    r"""Adaptive sigmoid :math:`b \, \sigma(a x + c) + d`, a, b, c, d learnable; see :func:`fastops.adaptive_sigmoid`.
+
+    Args:
+        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
+            ``nn.PReLU`` has it.
+        a, b, c, d: where they start; the defaults are the plain sigmoid.
+
+    Raises:
+        ValueError: ``ASigmoid: num_parameters must be at least 1, got ...``.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> fastops.nn.ASigmoid(3)(torch.zeros(2, 3, 4, 4)).mean()
+        tensor(0.5000, grad_fn=<MeanBackward0>)
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        a: float = 1.0,
+        b: float = 1.0,
+        c: float = 0.0,
+        d: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(num_parameters, (a, b, c, d), device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return adaptive_sigmoid(x, self.a, self.b, self.c, self.d)
+
+
+class ATanh(_Adaptive):
+    r"""Adaptive tanh :math:`b \tanh(a x + c) + d`, a, b, c, d learnable; see :func:`fastops.adaptive_tanh`.
+
+    Args:
+        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
+            ``nn.PReLU`` has it.
+        a, b, c, d: where they start; the defaults are plain tanh.
+
+    Raises:
+        ValueError: ``ATanh: num_parameters must be at least 1, got ...``.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> fastops.nn.ATanh()(torch.ones(2, 3)).mean()
+        tensor(0.7616, grad_fn=<MeanBackward0>)
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        a: float = 1.0,
+        b: float = 1.0,
+        c: float = 0.0,
+        d: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(num_parameters, (a, b, c, d), device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return adaptive_tanh(x, self.a, self.b, self.c, self.d)
+
+
+class AReLU(_Adaptive):
+    r"""Adaptive ReLU :math:`\max(a x + c, \; b x + d)`, a, b, c, d learnable; see :func:`fastops.adaptive_relu`.
+
+    Args:
+        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
+            ``nn.PReLU`` has it.
+        a, b, c, d: where they start; the defaults are plain ReLU, ``b=0.25`` is PReLU.
+
+    Raises:
+        ValueError: ``AReLU: num_parameters must be at least 1, got ...``.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> fastops.nn.AReLU(b=0.25)(torch.tensor([-1.0, 2.0])).tolist()
+        [-0.25, 2.0]
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        a: float = 1.0,
+        b: float = 0.0,
+        c: float = 0.0,
+        d: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(num_parameters, (a, b, c, d), device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return adaptive_relu(x, self.a, self.b, self.c, self.d)

@@ -1,0 +1,110 @@
+"""Adaptive activations (adaptive activation paper, eq. 10-12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def _wide(x: torch.Tensor, *parameters: torch.Tensor) -> list[torch.Tensor]:
+    """All in opmath, and the parameters in a shape that broadcasts: one value, or [C, 1, ...] for dimension 1 of x."""
+    shape = () if parameters[0].numel() == 1 else (-1, *(1,) * (x.dim() - 2))
+    tensors = [x, *(p.reshape(shape) for p in parameters)]
+    return [t.float() if torch.finfo(t.dtype).bits < 32 else t for t in tensors]
+
+
+def adaptive_sigmoid(
+    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor
+) -> torch.Tensor:
+    """Adaptive sigmoid: b sigmoid(a x + c) + d.
+
+    Args:
+        x: tensor of any shape and floating dtype.
+        a, b, c, d: one element each, or [C] for the channels of x [N, C, ...].
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 10.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> one, zero = torch.ones(1), torch.zeros(1)
+        >>> reference.adaptive_sigmoid(torch.tensor([-1.0, 0.0, 1.0]), one, one, zero, zero)
+        tensor([0.2689, 0.5000, 0.7311])
+    """
+    wide, a, b, c, d = _wide(x, a, b, c, d)
+    return (b * torch.sigmoid(a * wide + c) + d).to(x.dtype)
+
+
+def adaptive_tanh(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Adaptive tanh: b tanh(a x + c) + d.
+
+    Args:
+        x: tensor of any shape and floating dtype.
+        a, b, c, d: one element each, or [C] for the channels of x [N, C, ...].
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 11.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> one, zero = torch.ones(1), torch.zeros(1)
+        >>> reference.adaptive_tanh(torch.tensor([-1.0, 0.0, 1.0]), one, one, zero, zero)
+        tensor([-0.7616,  0.0000,  0.7616])
+    """
+    wide, a, b, c, d = _wide(x, a, b, c, d)
+    return (b * torch.tanh(a * wide + c) + d).to(x.dtype)
+
+
+def adaptive_relu(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Adaptive ReLU, the larger of two lines: max(a x + c, b x + d).
+
+    Where both are equal each line gets half of the gradient, as torch.maximum has it.
+
+    Args:
+        x: tensor of any shape and floating dtype.
+        a, b, c, d: one element each, or [C] for the channels of x [N, C, ...].
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 12.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> one, zero = torch.ones(1), torch.zeros(1)
+        >>> reference.adaptive_relu(torch.tensor([-1.0, 0.0, 1.0]), one, zero, zero, zero)
+        tensor([0., 0., 1.])
+    """
+    wide, a, b, c, d = _wide(x, a, b, c, d)
+    return torch.maximum(a * wide + c, b * wide + d).to(x.dtype)
+
+
+def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    planned = torch.empty_like(like)
+    return result if result.stride() == planned.stride() else planned.copy_(result)
+
+
+def _schemas(op: Callable[..., torch.Tensor]) -> dict[str, Callable]:
+    """The op and its backward as the schemas have them: dense results in the layout of their input."""
+
+    def forward(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        return _laid_out(op(x, *parameters), x)
+
+    def backward(grad: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leaves = [t.detach().requires_grad_() for t in inputs]
+        with torch.enable_grad():
+            output = op(*leaves)
+        return tuple(map(_laid_out, torch.autograd.grad(output, leaves, grad), leaves))
+
+    return {op.__name__: forward, f"{op.__name__}_backward": backward}
+
+
+OPS = _schemas(adaptive_sigmoid) | _schemas(adaptive_tanh) | _schemas(adaptive_relu)
