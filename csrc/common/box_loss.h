@@ -1,6 +1,7 @@
 // Arguments of the box losses, checked and taken apart: shared by the CPU and the CUDA side.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -141,9 +142,18 @@ inline std::vector<int64_t> loss_shape(const Tensor& boxes) {
   return sizes;
 }
 
-// Contiguous, on the device of `like`.
+// Contiguous, on the device of `like`. Not new_empty, which goes through the dispatcher by name: TODO us a tensor.
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.data(), sizes.size()), dtype);
+  std::vector<int64_t> strides(sizes.size());
+  int64_t next = 1;
+  for (size_t i = sizes.size(); i-- > 0; next *= std::max<int64_t>(sizes[i], 1)) strides[i] = next;
+  int32_t device_type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(),
+                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                                  device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
 }
 
 }  // namespace fastops

@@ -106,7 +106,8 @@ std::vector<Tensor> box_loss_backward_scale_cpu(const Tensor& grad_, const Tenso
   const bool one = grad.dim() == 0;
   const int64_t item = int64_t(grad.element_size()), saved_box = dtype == kDouble ? 32 : 16;
   std::vector<Tensor> results;
-  for (const Tensor& saved : grads) {
+  for (const Tensor& saved_ : grads) {
+    const Tensor saved = torch::stable::contiguous(saved_);
     const Tensor& out = results.emplace_back(new_tensor(grad, shape_of(saved), grad.scalar_type()));
     const void *g = grad.const_data_ptr(), *source = saved.const_data_ptr();
     void* target = out.mutable_data_ptr();

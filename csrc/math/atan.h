@@ -25,7 +25,11 @@ FASTOPS_HD T atan_ratio(T y, T x) {
   const T r = (steep ? x : a) / (steep ? a : x);
   const T s = r / (T(1) + sqrt_(T(1) + r * r)), z = s * s;
   T series = T(0);
-#pragma GCC unroll 20
+#if defined(__CUDACC__)
+#pragma unroll
+#else
+#pragma GCC unroll 20  // else the loop around this one would not become SIMD code
+#endif
   for (int k = kTerms - 1; k >= 0; --k) series = T(1) / T(2 * k + 1) - z * series;
   const T angle = T(2) * s * series;
   const T turned = steep ? T(1.5707963267948966) - angle : angle;

@@ -71,14 +71,12 @@ FASTOPS_HD BoxAxis<T> box_axis(BoxFormat format, T p0, T p1, T t0, T t1, T eps) 
   const T first = p0 - t0, last = p1 - t1;
   const T first_error = corners ? T(0) : sum_error(p0, -t0, first);
   const T offset = corners ? T(0.5) * (first + last) : format == BoxFormat::xywh ? first + T(0.5) * last : first;
-  const T sum = p + t, stretch = p - t;
+  const T sum = p + t, stretch = p - t, half_error = T(0.5) * sum_error(p, t, sum);
   BoxAxis<T> axis{p, t, offset - T(0.5) * stretch, offset + T(0.5) * stretch, offset, stretch, T(0)};
-  T ahead = T(0.5) * sum + offset, behind = T(0.5) * sum - offset;  // p2 - t1, t2 - p1
-  if (format == BoxFormat::cxcywh) {
-    const T half_error = T(0.5) * sum_error(p, t, sum);
-    ahead += half_error + first_error;
-    behind += half_error - first_error;
-  } else {
+  // p2 - t1 and t2 - p1
+  T ahead = (T(0.5) * sum + offset) + (half_error + first_error);
+  T behind = (T(0.5) * sum - offset) + (half_error - first_error);
+  if (format != BoxFormat::cxcywh) {
     // As exact as the format allows, unless a side became eps: which edge is further out decides gradients.
     const bool direct = raw_p >= eps && raw_t >= eps;
     axis.left = direct ? first : axis.left;
@@ -177,8 +175,9 @@ FASTOPS_HD BoxResult<T> box_loss(BoxPenalty penalty, BoxWeight weighting, const 
     T by_cover_y = T(-2) * distance * inverse_diagonal * sy.cover;
     T aspect = T(0);
     if (penalty == BoxPenalty::ciou) {
-      constexpr T kScale = T(0.40528473456935109);  // 4 / pi^2
-      const T theta = atan_ratio(x.t * y.stretch - x.stretch * y.t, y.p * y.t + x.p * x.t);
+      constexpr T kScale = T(0.40528473456935109);               // 4 / pi^2
+      const bool same = x.stretch == T(0) && y.stretch == T(0);  // a fused multiply-add leaves a rounding error here
+      const T theta = atan_ratio(same ? T(0) : x.t * y.p - x.p * y.t, y.p * y.t + x.p * x.t);
       const T v = kScale * theta * theta;
       const T alpha = v > T(0) ? v / (r.loss + v) : T(0);
       aspect = alpha * v;
