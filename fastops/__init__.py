@@ -19,13 +19,14 @@ __all__ = [
     "reference",
     "se_attention",
     "se_scale",
+    "set_backend",
     "xcorr",
     "xcorr_depthwise",
 ]
 
 if load_error is None:
     from fastops import nn
-    from fastops._backends import backends
+    from fastops._backends import backends, set_backend
     from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
     from fastops.ops.se import se_attention, se_scale
