@@ -34,13 +34,14 @@ __all__ = [
     "reference",
     "se_attention",
     "se_scale",
+    "set_backend",
     "xcorr",
     "xcorr_depthwise",
 ]
 
 if load_error is None:
     from fastops import nn, optim
-    from fastops._backends import backends
+    from fastops._backends import backends, set_backend
     from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (

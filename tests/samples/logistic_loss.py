@@ -68,7 +68,7 @@ ROWS = (
         differentiable=(0,),
         backward_arity=5,
         pointwise=True,
-        autocast="promote",
+        autocast="float32",
         core=(
             *("siamfc_none", "siamfc_sum", "one_map", "centers", "centers_transposed"),
             *("no_maps", "channels_last", "transposed", "sliced"),
