@@ -17,7 +17,7 @@ ops = torch.ops.fastops
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 # name -> shape, number of the output channel (0: dim 0, g: dim 1 of g groups, -1: none), layout. Sizes straddle what
-# the kernels work with: runs of 32, strips of 64, pieces of 8192 and channels of 65536 or 131072 values.
+# the kernels work with: runs of 32, strips of 64, pieces of 4096 and 8192 and channels of 65536 values.
 TENSORS = {
     "conv": ((5, 3, 3, 3), 0, contiguous),
     "conv1d": ((4, 6, 5), 0, contiguous),
@@ -28,8 +28,7 @@ TENSORS = {
     "depthwise": ((70, 1, 3, 3), 0, contiguous),
     "warp_plus_1": ((3, 1025), 0, contiguous),
     "block_plus_1": ((3, 2049), 0, contiguous),
-    "pieces": ((2, 140_001), 0, contiguous),
-    "one_long": ((1, 300_000), 0, contiguous),
+    "long": ((2, 65_539), 0, contiguous),
     "channels_last": ((6, 5, 3, 3), 0, channels_last),
     "channels_last_3d": ((3, 5, 2, 3, 2), 0, channels_last),
     "within": ((4, 5, 3), 0, transposed),
@@ -55,6 +54,7 @@ TENSORS = {
     "empty_inputs": ((3, 0, 3), 0, contiguous),
     "empty": ((0,), -1, contiguous),
 }
+SHORT = [name for name in TENSORS if name != "long"]
 CENTRALIZED = {name: value for name, value in TENSORS.items() if value[1] >= 0}
 
 
@@ -97,9 +97,9 @@ def test_the_mean_of_every_output_channel_is_zero(dtype, device):
 
 
 def test_a_list_gives_what_its_tensors_give_alone(device):
-    names = [*CENTRALIZED] * 8  # more than any launch's table holds
+    names = [*[name for name in SHORT if name in CENTRALIZED] * 4, "long"]  # more than any launch's table holds
     tensors, channels = make(names, torch.float32, device)
-    alone = [t.clone() for t in tensors]
+    alone, _ = make(names, torch.float32, device)  # not clones: a kernel may add in another order at other alignments
     ops.centralize_(tensors, channels)
     for t, number in zip(alone, channels, strict=True):
         ops.centralize_([t], [number])
@@ -192,7 +192,7 @@ def test_gradients_and_states_of_another_layout(kind, device):
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("lr_dtype", [torch.float32, torch.float64], ids=str)
 def test_scalars_as_tensors(kind, lr_dtype, device):
-    lists, channels = step_lists(kind, TENSORS, torch.float32, device)
+    lists, channels = step_lists(kind, SHORT, torch.float32, device)
     scalars = {
         "lr_tensor": torch.tensor([0.1], dtype=lr_dtype, device=device),
         "grad_scale": torch.tensor(1024.0, device=device),
@@ -205,7 +205,7 @@ def test_scalars_as_tensors(kind, lr_dtype, device):
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_found_inf_leaves_everything_as_it_was(kind, device):
-    lists, channels = step_lists(kind, TENSORS, torch.float32, device)
+    lists, channels = step_lists(kind, SHORT, torch.float32, device)
     before = [[t.clone() for t in tensors] for tensors in lists]
     for grad in lists[1]:
         grad.fill_(float("inf"))
@@ -217,16 +217,16 @@ def test_found_inf_leaves_everything_as_it_was(kind, device):
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_gradients_are_not_modified(kind, device):
-    lists, channels = step_lists(kind, TENSORS, torch.float32, device)
+    lists, channels = step_lists(kind, SHORT, torch.float32, device)
     before = [t.clone() for t in lists[1]]
     run_step(kind, lists, channels, grad_scale=torch.tensor(2.0, device=device))
     assert all(torch.equal(t, e) for t, e in zip(lists[1], before, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["centralize", *STEPS])
+@pytest.mark.parametrize("kind", ["centralize", "sgd_nesterov", "adamw_amsgrad"])
 def test_runs_are_equal_bit_for_bit_whatever_the_threads(kind, device):
     results = []
-    for threads in (torch.get_num_threads(), 1, 2, 3):
+    for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         if kind == "centralize":
             tensors, channels = make(CENTRALIZED, torch.float32, device)

@@ -486,7 +486,7 @@ def test_compiled_step(optimizer, device):
     options = {"momentum": 0.9} if optimizer is SGDGC else {}
     params, expected = parameters(device=device), parameters(device=device)
     ours, plain = optimizer(params, lr=0.1, **options), optimizer(expected, lr=0.1, **options)
-    compiled = torch.compile(ours.step, backend="aot_eager")
+    compiled = torch.compile(ours.step, fullgraph=True, backend="aot_eager")
     for seed in range(3):
         set_gradients(params, seed)
         set_gradients(expected, seed)

@@ -18,6 +18,9 @@ using TensorList = std::vector<Tensor>;
 
 // Runs shorter than this are worked on together with those of neighbouring channels.
 constexpr int64_t kShortRun = 32;
+// A channel of one run with more values than this is divided, its mean being found before: 256 KiB in float32, which
+// with parameter and momentum a second-level cache would hardly keep until the update.
+constexpr int64_t kLongChannel = 65536;
 
 // The lists of one call: the gradients, then (but for centralize_) the parameters and their states.
 struct StepLists {
@@ -137,7 +140,43 @@ class StepTensors {
   std::vector<std::tuple<Tensor, Tensor, bool>> copies_;
 };
 
-// ---- arguments of the steps, the same for every device ---------------------------------------------------------
+// ---- arguments of the steps ------------------------------------------------------------------------------------
+
+inline StepLists sgd_lists(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers,
+                           const std::vector<int64_t>& channels, double momentum) {
+  return {"sgd_gc_step_",
+          {"grads", "params", "momentum_buffers"},
+          {&grads, &params, &momentum_buffers},
+          momentum != 0 ? 3 : 2,
+          channels};
+}
+
+inline StepOptions sgd_options(double lr, double momentum, double dampening, double weight_decay, bool maximize) {
+  StepOptions options;
+  options.scale = maximize ? -1 : 1;
+  options.lr = lr, options.weight_decay = weight_decay;
+  options.momentum = momentum, options.dampening = dampening;
+  return options;
+}
+
+inline StepLists adamw_lists(const TensorList& params, const TensorList& grads, const TensorList& exp_avgs,
+                             const TensorList& exp_avg_sqs, const TensorList& max_exp_avg_sqs,
+                             const std::vector<int64_t>& channels) {
+  return {"adamw_gc_step_",
+          {"grads", "params", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"},
+          {&grads, &params, &exp_avgs, &exp_avg_sqs, &max_exp_avg_sqs},
+          max_exp_avg_sqs.empty() ? 4 : 5,
+          channels};
+}
+
+inline StepOptions adamw_options(double lr, double beta1, double beta2, double eps, double weight_decay,
+                                 bool maximize) {
+  StepOptions options;
+  options.scale = maximize ? -1 : 1;
+  options.lr = lr, options.weight_decay = weight_decay;
+  options.beta1 = beta1, options.beta2 = beta2, options.eps = eps;
+  return options;
+}
 
 struct StepScalars {
   const std::optional<Tensor>&lr, &grad_scale, &found_inf;

@@ -18,9 +18,6 @@ namespace {
 
 // Values per thread at least, as in mish.cpp.
 constexpr int64_t kGrain = 16384;
-// A channel of more is divided between threads, its mean being found before: 512 KiB in float32, half of a typical
-// second-level cache, which it would leave before its update.
-constexpr int64_t kLongChannel = 131072;
 
 struct Task {
   StepTensor tensor;
@@ -104,7 +101,7 @@ class Step {
   int64_t values_ = 0;
 };
 
-double scalar(const std::optional<Tensor>& t, double otherwise) {
+double value_of(const std::optional<Tensor>& t, double otherwise) {
   if (!t) return otherwise;
   return t->scalar_type() == ScalarType::Double ? *static_cast<const double*>(t->const_data_ptr())
                                                 : *static_cast<const float*>(t->const_data_ptr());
@@ -123,26 +120,18 @@ void run_step(StepRule rule, const StepLists& lists, const Options& options) {
 void centralize_cpu_(const TensorList& tensors, const std::vector<int64_t>& channels) {
   const StepLists lists{"centralize_", {"tensors"}, {&tensors}, 1, channels};
   check_step_lists(lists);
-  if (tensors.empty()) return;
-  run_step(kCentralize, lists, [](size_t) { return StepOptions{}; });
+  if (!tensors.empty()) run_step(kCentralize, lists, [](size_t) { return StepOptions{}; });
 }
 
 void sgd_gc_step_cpu_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers,
                       const std::vector<int64_t>& channels, double lr, double momentum, double dampening,
                       double weight_decay, bool nesterov, bool maximize, const std::optional<Tensor>& lr_tensor,
                       const std::optional<Tensor>& grad_scale, const std::optional<Tensor>& found_inf) {
-  const StepLists lists{"sgd_gc_step_",
-                        {"grads", "params", "momentum_buffers"},
-                        {&grads, &params, &momentum_buffers},
-                        momentum != 0 ? 3 : 2,
-                        channels};
+  const StepLists lists = sgd_lists(params, grads, momentum_buffers, channels, momentum);
   check_step(lists, {lr_tensor, grad_scale, found_inf});
-  if (params.empty() || scalar(found_inf, 0) != 0) return;
-  StepOptions options;
-  options.scale = (maximize ? -1 : 1) / scalar(grad_scale, 1);
-  options.lr = scalar(lr_tensor, lr);
-  options.weight_decay = weight_decay;
-  options.momentum = momentum, options.dampening = dampening;
+  if (params.empty() || value_of(found_inf, 0) != 0) return;
+  StepOptions options = sgd_options(value_of(lr_tensor, lr), momentum, dampening, weight_decay, maximize);
+  options.scale /= value_of(grad_scale, 1);
   run_step(momentum == 0 ? kSgd : nesterov ? kSgdNesterov : kSgdMomentum, lists, [&](size_t) { return options; });
 }
 
@@ -151,22 +140,14 @@ void adamw_gc_step_cpu_(const TensorList& params, const TensorList& grads, const
                         const std::vector<int64_t>& channels, double lr, double beta1, double beta2, double eps,
                         double weight_decay, bool maximize, const std::optional<Tensor>& lr_tensor,
                         const std::optional<Tensor>& grad_scale, const std::optional<Tensor>& found_inf) {
-  const bool amsgrad = !max_exp_avg_sqs.empty();
-  const StepLists lists{"adamw_gc_step_",
-                        {"grads", "params", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"},
-                        {&grads, &params, &exp_avgs, &exp_avg_sqs, &max_exp_avg_sqs},
-                        amsgrad ? 5 : 4,
-                        channels};
+  const StepLists lists = adamw_lists(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, channels);
   check_step(lists, {lr_tensor, grad_scale, found_inf});
   check_steps(lists, steps);
-  if (params.empty() || scalar(found_inf, 0) != 0) return;
-  StepOptions options;
-  options.scale = (maximize ? -1 : 1) / scalar(grad_scale, 1);
-  options.lr = scalar(lr_tensor, lr);
-  options.weight_decay = weight_decay;
-  options.beta1 = beta1, options.beta2 = beta2, options.eps = eps;
+  if (params.empty() || value_of(found_inf, 0) != 0) return;
+  StepOptions options = adamw_options(value_of(lr_tensor, lr), beta1, beta2, eps, weight_decay, maximize);
+  options.scale /= value_of(grad_scale, 1);
   for (const Tensor& step : steps) *static_cast<float*>(step.mutable_data_ptr()) += 1;
-  run_step(amsgrad ? kAdamWAmsgrad : kAdamW, lists, [&](size_t i) {
+  run_step(max_exp_avg_sqs.empty() ? kAdamW : kAdamWAmsgrad, lists, [&](size_t i) {
     const double step = *static_cast<const float*>(steps[i].const_data_ptr());
     options.correction1 = 1 - std::pow(beta1, step);
     options.correction2 = 1 - std::pow(beta2, step);

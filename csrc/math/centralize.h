@@ -50,7 +50,7 @@ template <class T>
 struct CentralizeRule {
   static constexpr int kArrays = 1;
 
-  explicit CentralizeRule(const StepOptions&) {}
+  FASTOPS_HD explicit CentralizeRule(const StepOptions&) {}
   FASTOPS_HD bool uses_param() const { return false; }
   FASTOPS_HD T input(T grad, T) const { return grad; }
   FASTOPS_HD void update(T* v, T mean) const { v[0] -= mean; }
@@ -61,7 +61,7 @@ struct SgdRule {
   static constexpr int kArrays = kMomentum ? 3 : 2;
   T scale, lr, weight_decay, momentum, keep;
 
-  explicit SgdRule(const StepOptions& o)
+  FASTOPS_HD explicit SgdRule(const StepOptions& o)
       : scale(T(o.scale)),
         lr(T(o.lr)),
         weight_decay(T(o.weight_decay)),
@@ -95,7 +95,7 @@ struct AdamWRule {
   T scale, rate1, beta2, rate2, eps;
   T decay, step_size, root;  // 1 - lr wd, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
 
-  explicit AdamWRule(const StepOptions& o)
+  FASTOPS_HD explicit AdamWRule(const StepOptions& o)
       : scale(T(o.scale)),
         rate1(T(1 - o.beta1)),
         beta2(T(o.beta2)),
