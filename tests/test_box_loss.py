@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_samples import OPS
+from op_samples import OPS, cases
 from torch import Tensor
 
 import fastops
 from fastops import reference
+from fastops._backends import reference_impl
 
 ops = torch.ops.fastops
 KINDS = ("iou", "giou", "diou", "ciou", "eiou", "focal_eiou")
@@ -409,6 +410,55 @@ def test_gradient_of_the_reference_is_0_for_equal_boxes():
             pred = boxes.clone().requires_grad_()
             loss = getattr(reference, f"{kind}_loss")(pred, boxes)
             assert loss == 0 and not torch.autograd.grad(loss, pred)[0].any()
+
+
+@pytest.mark.parametrize("name, sample", [(row.name, sample) for row, sample in cases() if row.schema == "box_loss"])
+def test_the_reference_backend_gives_the_same(name, sample):
+    if "pieces" in sample:
+        pytest.skip("large, and nothing new")
+    args = OPS[name].schema_args(OPS[name].make(sample, torch.float64))
+    actual, expected = reference_impl("box_loss")(*args), ops.box_loss(*args)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-13)
+    grad = torch.full_like(expected[0], 0.3)
+    scaled = reference_impl("box_loss_backward_scale")(grad, expected[1], expected[2:])
+    for a, e in zip(scaled, ops.box_loss_backward_scale(grad, expected[1], expected[2:]), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+# ---- modules -------------------------------------------------------------------------------------------------
+
+MODULES = {
+    "IoULoss": "iou_loss",
+    "GIoULoss": "giou_loss",
+    "DIoULoss": "diou_loss",
+    "CIoULoss": "ciou_loss",
+    "EIoULoss": "eiou_loss",
+    "FocalEIoULoss": "focal_eiou_loss",
+}
+
+
+@pytest.mark.parametrize("name, function", MODULES.items())
+def test_modules(name, function, device):
+    pred, target, *_ = OPS["eiou_loss"].make("cxcywh", torch.float32, device)
+    for options in ({"fmt": "cxcywh"}, {"fmt": "xywh", "reduction": "none", "eps": 0.75}):
+        module = getattr(fastops.nn, name)(**options)
+        assert torch.equal(module(pred, target), getattr(fastops, function)(pred, target, **options))
+    assert repr(module).endswith(
+        "fmt='xywh', reduction='none', " + "detach_weight=True, " * ("F" in name) + "eps=0.75)"
+    )
+
+
+def test_focal_modules(device):
+    pred, target, *_ = OPS["eiou_loss"].make("mean", torch.float32, device)
+    options = {"gamma": 1.5, "reduction": "weighted", "detach_weight": False}
+    module = fastops.nn.FocalEIoULoss(**options)
+    assert torch.equal(module(pred, target), fastops.focal_eiou_loss(pred, target, **options))
+    assert repr(module).startswith("FocalEIoULoss(gamma=1.5, fmt='xyxy', reduction='weighted', detach_weight=False")
+    options = {"beta": 0.5, "reduction": "sum"}
+    module = fastops.nn.FocalL1Loss(**options)
+    assert torch.equal(module(pred, target), fastops.focal_l1_loss(pred, target, **options))
+    assert repr(module) == "FocalL1Loss(beta=0.5, reduction='sum')"
 
 
 # ---- errors --------------------------------------------------------------------------------------------------

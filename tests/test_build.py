@@ -188,7 +188,7 @@ def test_a_library_that_does_not_load(bare, tmp_path):
 
 def assert_close(actual, expected) -> None:
     """Both in float32 and both rounded: twice the tolerance of one."""
-    actual, expected = (t if isinstance(t, tuple) else (t,) for t in (actual, expected))
+    actual, expected = (t if isinstance(t, tuple | list) else (t,) for t in (actual, expected))
     for a, e in zip(actual, expected, strict=True):
         assert (a.dtype, a.shape) == (e.dtype, e.shape)
         assert (a - e).norm() <= 2 * L2_TOLERANCE[a.dtype] * e.norm()

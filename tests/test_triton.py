@@ -231,6 +231,50 @@ def test_mish_in_place_leaves_the_rest_of_the_storage():
     assert_close(base[1:5, ::2], reference.mish(before[1:5, ::2].double()), torch.float32)
 
 
+@pytest.mark.parametrize(
+    "row, sample, dtype",
+    [
+        pytest.param(row, sample, dtype, id=f"{row.name}-{sample}-{dtype}")
+        for row, sample in SAMPLES
+        for dtype in DTYPES
+        if row.schema == "box_loss" and "pieces" not in sample
+        if dtype == torch.float32 or sample in ("each", "mean", "cxcywh", "same", "power", "live_weighted")
+    ],
+)
+def test_box_loss(row, sample, dtype):
+    inputs = row.make(sample, dtype, DEVICE)
+    loss, divisor, *saved = OPS["box_loss"](*row.schema_args(inputs))
+    assert_close(loss, row.reference(*wide(row, inputs)).detach(), dtype)
+    grad = upstream(loss)
+    grads = OPS["box_loss_backward_scale"](grad, divisor, saved)
+    for actual, expected in zip(grads, expected_gradients(row, inputs, grad), strict=True):
+        assert_close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_box_loss_makes_only_wanted_gradients(wanted, dtype):
+    row = next(row for row, _ in SAMPLES if row.schema == "box_loss")
+    *args, _, _ = row.schema_args(row.make("mean", dtype, DEVICE))
+    loss, divisor, *both = OPS["box_loss"](*args, True, True)
+    results = OPS["box_loss"](*args, *wanted)
+    expected = [loss, divisor, *(grad for grad, is_wanted in zip(both, wanted, strict=True) if is_wanted)]
+    for actual, e in zip(results, expected if any(wanted) else [loss], strict=True):
+        assert torch.equal(actual, e) and actual.dtype == e.dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sample", [sample for row, sample in SAMPLES if row.name == "focal_l1_loss"])
+def test_focal_l1_loss(sample, dtype):
+    row = next(row for row, _ in SAMPLES if row.name == "focal_l1_loss")
+    inputs = row.make(sample, dtype, DEVICE)
+    loss = OPS["focal_l1_loss"](*inputs)
+    assert_close(loss, row.reference(*wide(row, inputs)).detach(), dtype)
+    grad = upstream(loss)
+    actual = OPS["focal_l1_loss_backward"](*row.backward_args(grad, inputs))
+    assert_close(actual, expected_gradients(row, inputs, grad)[0], dtype)
+
+
 def test_se_scale_gradient_of_saturated_logits():
     """sigmoid' = e^-40 must not cancel to 0."""
     x, grad = make([(1, 2, 3), (1, 2, 3)], torch.float32)
@@ -242,7 +286,7 @@ def test_se_scale_gradient_of_saturated_logits():
 
 def facts(result):
     """Dtype, shape and strides of a result, or of each of several."""
-    return [(t.dtype, t.shape, t.stride()) for t in (result if isinstance(result, tuple) else (result,))]
+    return [(t.dtype, t.shape, t.stride()) for t in (result if isinstance(result, tuple | list) else (result,))]
 
 
 def as_planned(name, args):
@@ -271,7 +315,7 @@ def each_sample(but=()):
 
 
 # Without the samples that are large for the interpreter and whose layouts others have.
-@each_sample(but=("threads", "threads_channels_last", "sliced_threads", "siamfc"))
+@each_sample(but=("threads", "threads_channels_last", "sliced_threads", "siamfc", "pieces", "pieces_each"))
 def test_twins_give_the_strides_of_the_fake_kernels(row, sample):
     check_facts(OPS.__getitem__, row, row.make(sample, torch.float32, DEVICE), [one_expanded])
 

@@ -3,6 +3,15 @@
 from fastops.nn.activation import Mish
 from fastops.nn.adaptive import AReLU, ASigmoid, ATanh
 from fastops.nn.attention import SEAttention, SEScale
+from fastops.nn.box_loss import (
+    CIoULoss,
+    DIoULoss,
+    EIoULoss,
+    FocalEIoULoss,
+    FocalL1Loss,
+    GIoULoss,
+    IoULoss,
+)
 from fastops.nn.correlation import CrossCorrelation
 from fastops.nn.frozen_conv import FrozenConv2d
 from fastops.nn.logistic_loss import BalancedLogisticLoss
@@ -12,8 +21,15 @@ __all__ = [
     "ASigmoid",
     "ATanh",
     "BalancedLogisticLoss",
+    "CIoULoss",
     "CrossCorrelation",
+    "DIoULoss",
+    "EIoULoss",
+    "FocalEIoULoss",
+    "FocalL1Loss",
     "FrozenConv2d",
+    "GIoULoss",
+    "IoULoss",
     "Mish",
     "SEAttention",
     "SEScale",

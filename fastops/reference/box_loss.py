@@ -75,9 +75,17 @@ def _weights(iou: torch.Tensor, gamma: float) -> torch.Tensor:
     return (iou.masked_fill(empty, 1.0) ** gamma).masked_fill(empty, 0.0**gamma)
 
 
-def _reduced(losses: torch.Tensor, reduction: str, dtype: torch.dtype) -> torch.Tensor:
+def _divisor(losses: torch.Tensor, weights: torch.Tensor | None, reduction: str) -> torch.Tensor | int:
+    """What the sum of the losses is divided by: never 0."""
+    if reduction == "weighted":
+        total = weights.sum()
+        return total + (total == 0)
+    return max(losses.numel(), 1) if reduction == "mean" else 1
+
+
+def _reduced(losses: torch.Tensor, weights: torch.Tensor | None, reduction: str, dtype: torch.dtype) -> torch.Tensor:
     if reduction != "none":
-        losses = losses.sum() / (max(losses.numel(), 1) if reduction == "mean" else 1)
+        losses = losses.sum() / _divisor(losses, weights, reduction)
     return losses.to(dtype)
 
 
@@ -104,7 +112,7 @@ def iou_loss(
         >>> reference.iou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.5000)
     """
-    return _reduced(_losses("iou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+    return _reduced(_losses("iou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
 def giou_loss(
@@ -122,7 +130,7 @@ def giou_loss(
         >>> reference.giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         tensor(1.3333)
     """
-    return _reduced(_losses("giou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+    return _reduced(_losses("giou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
 def diou_loss(
@@ -140,7 +148,7 @@ def diou_loss(
         >>> reference.diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         tensor(1.4000)
     """
-    return _reduced(_losses("diou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+    return _reduced(_losses("diou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
 def ciou_loss(
@@ -158,7 +166,7 @@ def ciou_loss(
         >>> reference.ciou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.7653)
     """
-    return _reduced(_losses("ciou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+    return _reduced(_losses("ciou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
 def eiou_loss(
@@ -176,7 +184,7 @@ def eiou_loss(
         >>> reference.eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(1.2292)
     """
-    return _reduced(_losses("eiou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+    return _reduced(_losses("eiou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
 def focal_eiou_loss(
@@ -209,10 +217,7 @@ def focal_eiou_loss(
     """
     losses, iou = _losses("eiou", pred, target, fmt, eps)
     weights = _weights(iou.detach() if detach_weight else iou, gamma)
-    if reduction == "weighted":
-        total = weights.sum()
-        return (weights * losses).sum().div(total + (total == 0)).to(pred.dtype)
-    return _reduced(weights * losses, reduction, pred.dtype)
+    return _reduced(weights * losses, weights, reduction, pred.dtype)
 
 
 def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, reduction: str = "mean") -> torch.Tensor:
@@ -242,4 +247,64 @@ def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, r
     near = x.masked_fill(zero | (x > 1), 1.0)  # ln(x) and its gradient stay finite
     inner = (-alpha * near**2 * (2 * (log_beta + near.log()) - 1) / 4).masked_fill(zero, 0.0)
     outer = -alpha * log_beta * x + alpha * (2 * log_beta + 1) / 4
-    return _reduced(torch.where(x > 1, outer, inner), reduction, pred.dtype)
+    return _reduced(torch.where(x > 1, outer, inner), None, reduction, pred.dtype)
+
+
+# ---- the schemas ---------------------------------------------------------------------------------------------
+
+
+def _box_loss(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    kind: str,
+    fmt: str,
+    reduction: str,
+    gamma: float,
+    detach_weight: bool,
+    eps: float,
+    pred_grad: bool,
+    target_grad: bool,
+) -> list[torch.Tensor]:
+    leaves = [_wide(boxes.detach().contiguous()).requires_grad_() for boxes in (pred, target)]
+    with torch.enable_grad():
+        losses, iou = _losses(kind.removeprefix("focal_"), *leaves, fmt, eps)
+        weights = None
+        if kind == "focal_eiou":
+            weights = _weights(iou.detach() if detach_weight else iou, gamma)
+            losses = weights * losses
+        results = [_reduced(losses, weights, reduction, pred.dtype).detach()]
+        if pred_grad or target_grad:
+            divisor = torch.as_tensor(_divisor(losses, weights, reduction)).to(losses).detach()
+            total = losses.sum()
+            if reduction == "weighted":  # d (sum / divisor) = (d sum - sum / divisor d divisor) / divisor
+                total = total - (total / divisor).detach() * weights.sum()
+            wanted = [boxes for boxes, is_wanted in zip(leaves, (pred_grad, target_grad), strict=True) if is_wanted]
+            results += [divisor, *torch.autograd.grad(total, wanted)]
+    return results
+
+
+def _scale(grad: torch.Tensor, divisor: torch.Tensor, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    factor = _wide(grad) / divisor
+    return [(saved * (factor[..., None] if grad.dim() else factor)).to(grad.dtype).contiguous() for saved in grads]
+
+
+def _focal_l1(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, reduction: str = "mean") -> torch.Tensor:
+    loss = focal_l1_loss(pred, target, beta, reduction)
+    return torch.empty_like(pred).copy_(loss) if reduction == "none" else loss
+
+
+def _focal_l1_backward(
+    grad: torch.Tensor, pred: torch.Tensor, target: torch.Tensor, beta: float, reduction: str
+) -> torch.Tensor:
+    leaf = pred.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = focal_l1_loss(leaf, target, beta, reduction)
+    return torch.empty_like(pred).copy_(torch.autograd.grad(loss, leaf, grad.reshape(loss.shape))[0])
+
+
+OPS = {
+    "box_loss": _box_loss,
+    "box_loss_backward_scale": _scale,
+    "focal_l1_loss": _focal_l1,
+    "focal_l1_loss_backward": _focal_l1_backward,
+}
