@@ -11,14 +11,10 @@
 // none); without this GCC tests for overlap at run time and takes the scalar path for in-place calls.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define FASTOPS_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
+// The same for a loop of a short constant length, which GCC would unroll into scalar code before it looks for SIMD
+// code.
+#define FASTOPS_SHORT_LOOP _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #else
 #define FASTOPS_INDEPENDENT_ITERATIONS
-#endif
-
-// Keeps GCC from unrolling a loop of a short constant length into scalar code before it looks for SIMD code; in front
-// of FASTOPS_INDEPENDENT_ITERATIONS if both are wanted.
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
-#define FASTOPS_KEEP_LOOP _Pragma("GCC unroll 1")
-#else
-#define FASTOPS_KEEP_LOOP
+#define FASTOPS_SHORT_LOOP
 #endif

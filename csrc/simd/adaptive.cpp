@@ -66,7 +66,7 @@ template <class T>
 FASTOPS_HD const opmath_t<T>* load_chunk(const T* p, opmath_t<T>* buffer, int64_t n) {
   if (n == kChunk) return as_opmath(p, buffer, kChunk);
   T padded[kChunk];
-  FASTOPS_KEEP_LOOP
+  FASTOPS_SHORT_LOOP
   for (int i = 0; i < kChunk; ++i) padded[i] = i < n ? p[i] : T{};
   const opmath_t<T>* values = as_opmath(padded, buffer, kChunk);
   if (values != buffer) memcpy(buffer, values, sizeof(padded));
@@ -87,7 +87,7 @@ FASTOPS_HD void store_chunk(T* p, const opmath_t<T>* buffer, int64_t n) {
   } else {
     from_opmath(buffer, values, kChunk);
   }
-  FASTOPS_KEEP_LOOP
+  FASTOPS_SHORT_LOOP
   for (int i = 0; i < kChunk; ++i) {
     if (i < n) p[i] = values[i];
   }
@@ -105,8 +105,7 @@ static void forward(const void* x_, void* y_, AdaptiveMatrices shape, AdaptiveAr
       [&](int64_t offset, int64_t lane, int64_t n) __attribute__((always_inline)) {
         const O* v = load_chunk(x + offset, in, n);
         O* target = chunk_target(y + offset, out, n);
-        FASTOPS_KEEP_LOOP
-        FASTOPS_INDEPENDENT_ITERATIONS for (int64_t i = 0; i < kChunk; ++i) target[i] = F::forward(v[i], lanes.at(lane + i));
+        FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) target[i] = F::forward(v[i], lanes.at(lane + i));
         store_chunk(y + offset, target, n);
       },
       [] {});
@@ -137,8 +136,7 @@ static void backward(const void* grad_, const void* x_, void* grad_x_, AdaptiveM
         const O* g = load_chunk(grad + offset, g_in, n);
         const O* v = load_chunk(x + offset, x_in, n);
         O* target = chunk_target(grad_x + offset, out, n);
-        FASTOPS_KEEP_LOOP
-        FASTOPS_INDEPENDENT_ITERATIONS for (int64_t i = 0; i < kChunk; ++i) {
+        FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) {
           const AdaptiveTerms<O> terms = F::backward(g[i], v[i], lanes.at(lane + i));
           target[i] = terms.grad_x;
           partial[0][lane + i] += terms.a;

@@ -82,6 +82,7 @@ def _row(name: str) -> Op:
             (None, -1, 0, None, 0),
             (1, None, 0, None, None),
         ),
+        memory_bound_kernels=("adaptive_rows_kernel", "adaptive_pixels_kernel"),
     )
 
 
