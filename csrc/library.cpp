@@ -22,6 +22,16 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("xcorr_depthwise(Tensor z, Tensor x) -> Tensor");
   m.def("xcorr_depthwise_backward(Tensor grad, Tensor z, Tensor x) -> (Tensor, Tensor)");
 
+  // box_loss: IoU family. The loss and, of what wants one, the gradient: [loss] or [loss, divisor, grad_pred?,
+  // grad_target?] with the gradients in opmath and before the division; the backward multiplies them by grad / divisor.
+  m.def(
+      "box_loss(Tensor pred, Tensor target, str kind, str fmt, str reduction, float gamma, bool detach_weight, float "
+      "eps,"
+      " bool pred_grad, bool target_grad) -> Tensor[]");
+  m.def("box_loss_backward_scale(Tensor grad, Tensor divisor, Tensor[] grads) -> Tensor[]");
+  m.def("focal_l1_loss(Tensor pred, Tensor target, float beta=0.8, str reduction=\"mean\") -> Tensor");
+  m.def("focal_l1_loss_backward(Tensor grad, Tensor pred, Tensor target, float beta, str reduction) -> Tensor");
+
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int groups, int tile_size) -> Tensor");
   m.def(

@@ -12,6 +12,13 @@ __all__ = [
     "__version__",
     "backends",
     "build_info",
+    "ciou_loss",
+    "diou_loss",
+    "eiou_loss",
+    "focal_eiou_loss",
+    "focal_l1_loss",
+    "giou_loss",
+    "iou_loss",
     "mish",
     "mish_",
     "nn",
@@ -25,6 +32,15 @@ __all__ = [
 if load_error is None:
     from fastops import nn
     from fastops._backends import backends
+    from fastops.ops.box_loss import (
+        ciou_loss,
+        diou_loss,
+        eiou_loss,
+        focal_eiou_loss,
+        focal_l1_loss,
+        giou_loss,
+        iou_loss,
+    )
     from fastops.ops.mish import mish, mish_
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise

@@ -21,6 +21,7 @@ from fastops.ops._layout import memory_format
 STEMS = {
     "mish": ("mish", "mish_", "mish_backward"),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
+    "box_loss": ("box_loss", "box_loss_backward_scale", "focal_l1_loss", "focal_l1_loss_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
 }
 

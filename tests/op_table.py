@@ -80,7 +80,7 @@ class Op:
     backward_arity: int | None
     #: Each value of the result is judged by its own size; else, being a sum, by the largest of the result.
     pointwise: bool
-    #: Under autocast: "keep" the dtype, "promote" to the widest, or "lower" to the autocast dtype.
+    #: Under autocast: "keep" the dtype, "promote" to the widest, "lower" to the autocast dtype, or "float32".
     autocast: str
     #: Samples for the slow families: one of each kind of layout.
     core: tuple[str, ...]

@@ -51,7 +51,7 @@ def gradients(row: Op, inputs: tuple, grad: Tensor) -> tuple[Tensor, ...]:
 
 
 def as_tuple(result) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 def assert_same(actual: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
@@ -232,7 +232,7 @@ def test_autocast_of_mixed_dtypes(row, device):
     inputs[0] = inputs[0].to(LOW)
     with torch.autocast(device, dtype=LOW):
         result = row.op(*inputs)
-    dtype = torch.float32 if row.autocast == "promote" else LOW
+    dtype = LOW if row.autocast == "lower" else torch.float32
     assert_same([result], [row.op(*(t.to(dtype) if isinstance(t, Tensor) else t for t in inputs))])
 
 

@@ -28,13 +28,16 @@ def _eligible(t: Any, device: str) -> bool:
 
 def register_autocast(name: str, policy: str) -> None:
     """Under ``torch.autocast``: "lower" casts floating inputs to the autocast dtype, as torch does for convolutions;
-    "promote" casts them to the widest among them, as torch does for ops that need equal dtypes."""
+    "promote" casts them to the widest among them, as torch does for ops that need equal dtypes; "float32" casts to it,
+    as torch does for losses."""
     op = getattr(torch.ops.fastops, name).default
     for device, key in _DEVICES.items():
 
         def kernel(*args: Any, device: str = device) -> Any:
             if policy == "lower":
                 dtype = torch.get_autocast_dtype(device)
+            elif policy == "float32":
+                dtype = torch.float32
             else:
                 dtype = torch.float16
                 for t in args:

@@ -1,0 +1,245 @@
+"""Box regression losses ("Focal and efficient IOU loss for accurate bounding box regression", eq. 3-11)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+# The four distances between a first and a last edge of two intervals: (p2 - t1, t2 - p1), (p2 - p1, t2 - t1).
+# Their least is the overlap (negative: a gap), their greatest the cover. torch.minimum and torch.maximum share the
+# gradient of equal ones, so that all gradients are 0 where the boxes are the same.
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
+
+
+def _at_least(side: torch.Tensor, eps: float) -> torch.Tensor:
+    """max(side, eps) with the gradient of `side`."""
+    fixed = side.detach()
+    return fixed.clamp(min=eps) + (side - fixed)
+
+
+def _geometry(pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: float) -> tuple[torch.Tensor, ...]:
+    """Sides of pred and target, difference of their centres, overlap and cover; each [..., 2] for x and y.
+
+    All from differences of coordinates: 1e-6 at 1e6 is not lost.
+    """
+    (p0, p1), (t0, t1) = (_wide(boxes).split(2, -1) for boxes in (pred, target))
+    first = p0 - t0
+    if fmt == "xyxy":
+        p, t = p1 - p0, t1 - t0
+        offset, ahead, behind = (first + (p1 - t1)) / 2, p1 - t0, t1 - p0
+    elif fmt == "xywh":
+        p, t = p1, t1
+        offset, ahead, behind = first + (p - t) / 2, p + first, t - first
+    else:
+        p, t = p1, t1
+        offset, ahead, behind = first, (p + t) / 2 + first, (p + t) / 2 - first
+    # A side below eps counts as eps about the same centre.
+    regular = (p >= eps) & (t >= eps)
+    p, t = _at_least(p, eps), _at_least(t, eps)
+    ahead = torch.where(regular, ahead, (p + t) / 2 + offset)
+    behind = torch.where(regular, behind, (p + t) / 2 - offset)
+    overlap = torch.minimum(torch.minimum(ahead, behind), torch.minimum(p, t)).clamp(min=0)
+    cover = torch.maximum(torch.maximum(ahead, behind), torch.maximum(p, t))
+    return p, t, offset, overlap, cover
+
+
+def _losses(kind: str, pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: float) -> tuple[torch.Tensor, ...]:
+    """The losses of the boxes [...] and their IoU."""
+    p, t, offset, overlap, cover = _geometry(pred, target, fmt, eps)
+    intersection = overlap.prod(-1)
+    union = p.prod(-1) + t.prod(-1) - intersection
+    iou = intersection / union
+    loss = 1 - iou
+    if kind == "giou":
+        enclosing = cover.prod(-1)
+        return loss + (enclosing - union) / enclosing, iou
+    if kind in ("diou", "ciou", "eiou"):
+        distance = offset.square().sum(-1) / cover.square().sum(-1)
+        if kind == "ciou":
+            v = 4 / math.pi**2 * (torch.atan(t[..., 0] / t[..., 1]) - torch.atan(p[..., 0] / p[..., 1])).square()
+            alpha = (v / (loss + v)).masked_fill(v == 0, 0.0).detach()
+            distance = distance + alpha * v
+        elif kind == "eiou":
+            distance = distance + ((p - t) / cover).square().sum(-1)
+        loss = loss + distance
+    return loss, iou
+
+
+def _weights(iou: torch.Tensor, gamma: float) -> torch.Tensor:
+    """IoU^gamma, with the gradient 0 where IoU is 0."""
+    empty = iou == 0
+    return (iou.masked_fill(empty, 1.0) ** gamma).masked_fill(empty, 0.0**gamma)
+
+
+def _reduced(losses: torch.Tensor, reduction: str, dtype: torch.dtype) -> torch.Tensor:
+    if reduction != "none":
+        losses = losses.sum() / (max(losses.numel(), 1) if reduction == "mean" else 1)
+    return losses.to(dtype)
+
+
+def iou_loss(
+    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+) -> torch.Tensor:
+    """IoU loss: 1 - |A and B| / |A or B| (eq. 3).
+
+    Args:
+        pred: boxes [..., 4], any floating dtype.
+        target: boxes of the same shape.
+        fmt: "xyxy" (corners), "xywh" (first corner and sides) or "cxcywh" (centre and sides).
+        reduction: "none" gives [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
+        eps: sides below it count as eps.
+
+    Returns:
+        The loss in the dtype of `pred`.
+
+    Source: Yu et al., "UnitBox: An Advanced Object Detection Network", ACM MM 2016.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.iou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
+        tensor(0.5000)
+    """
+    return _reduced(_losses("iou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+
+
+def giou_loss(
+    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+) -> torch.Tensor:
+    """Generalized IoU loss: 1 - IoU + |C - (A or B)| / |C|, C the smallest box around both (eq. 4).
+
+    Arguments as `iou_loss`.
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
+        tensor(1.3333)
+    """
+    return _reduced(_losses("giou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+
+
+def diou_loss(
+    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+) -> torch.Tensor:
+    """Distance IoU loss: 1 - IoU + rho^2(centres) / (wc^2 + hc^2), wc and hc the sides of the smallest box around both.
+
+    Arguments as `iou_loss`.
+
+    Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 7.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
+        tensor(1.4000)
+    """
+    return _reduced(_losses("diou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+
+
+def ciou_loss(
+    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+) -> torch.Tensor:
+    """Complete IoU loss: DIoU + alpha v, v = 4/pi^2 (atan(wt/ht) - atan(w/h))^2, alpha = v / (1 - IoU + v) (eq. 5).
+
+    Arguments as `iou_loss`. As in the original, alpha is a constant of the gradient.
+
+    Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 8-11.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.ciou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
+        tensor(0.7653)
+    """
+    return _reduced(_losses("ciou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+
+
+def eiou_loss(
+    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+) -> torch.Tensor:
+    """Efficient IoU loss: 1 - IoU + rho^2(centres) / (wc^2 + hc^2) + (w - wt)^2 / wc^2 + (h - ht)^2 / hc^2 (eq. 7).
+
+    Arguments as `iou_loss`.
+
+    Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
+        tensor(1.2292)
+    """
+    return _reduced(_losses("eiou", pred, target, fmt, eps)[0], reduction, pred.dtype)
+
+
+def focal_eiou_loss(
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    gamma: float = 0.5,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    detach_weight: bool = True,
+    eps: float = 1e-7,
+) -> torch.Tensor:
+    """Focal-EIoU loss: IoU^gamma EIoU (eq. 10).
+
+    Args:
+        pred, target, fmt, eps: as `iou_loss`.
+        gamma: at least 0.
+        reduction: also "weighted", the sum divided by the sum of IoU^gamma (eq. 11); 0 where no boxes overlap.
+        detach_weight: IoU^gamma is a constant of the gradient.
+
+    Returns:
+        The loss in the dtype of `pred`.
+
+    Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.focal_eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
+        tensor(0.7097)
+    """
+    losses, iou = _losses("eiou", pred, target, fmt, eps)
+    weights = _weights(iou.detach() if detach_weight else iou, gamma)
+    if reduction == "weighted":
+        total = weights.sum()
+        return (weights * losses).sum().div(total + (total == 0)).to(pred.dtype)
+    return _reduced(weights * losses, reduction, pred.dtype)
+
+
+def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, reduction: str = "mean") -> torch.Tensor:
+    """FocalL1 loss, elementwise with x = |pred - target| and alpha = e beta (eq. 8 and its integral):
+    -alpha x^2 (2 ln(beta x) - 1) / 4 for x <= 1, -alpha ln(beta) x + alpha (2 ln(beta) + 1) / 4 beyond.
+
+    Args:
+        pred: any shape and floating dtype.
+        target: of the same shape.
+        beta: between 1/e and 1; the larger, the less outliers count.
+        reduction: "none", "mean" (0 of no values) or "sum".
+
+    Returns:
+        The loss in the dtype of `pred`.
+
+    Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
+
+    Example:
+        >>> import torch
+        >>> from fastops import reference
+        >>> reference.focal_l1_loss(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3), reduction="none")
+        tensor([0.0000, 0.3850, 1.2716])
+    """
+    alpha, log_beta = math.e * beta, math.log(beta)
+    x = (_wide(pred) - _wide(target)).abs()
+    zero = x == 0
+    near = x.masked_fill(zero | (x > 1), 1.0)  # ln(x) and its gradient stay finite
+    inner = (-alpha * near**2 * (2 * (log_beta + near.log()) - 1) / 4).masked_fill(zero, 0.0)
+    outer = -alpha * log_beta * x + alpha * (2 * log_beta + 1) / 4
+    return _reduced(torch.where(x > 1, outer, inner), reduction, pred.dtype)
