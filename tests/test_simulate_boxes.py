@@ -1,0 +1,193 @@
+"""The box simulation: its set-ups and steps are the paper's, its ranking too, and a run leaves whole files."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import fastops
+from benchmarks import simulate_boxes as simulation
+from benchmarks.simulate_boxes import LOSSES, QUANTILES, SETUPS, THRESHOLDS, Curves, learning_rate, simulate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OTHERS = ("IoU", "GIoU", "DIoU", "CIoU")  # than EIoU
+
+
+def _run(setup: int, points: int, iterations: int = simulation.ITERATIONS, losses=tuple(LOSSES), **options):
+    pair = SETUPS[setup - 1].boxes(points, seed=0)
+    return {loss: simulate(loss, *pair, iterations, **options) for loss in losses}
+
+
+@pytest.fixture(scope="module")
+def curves(one_thread) -> dict[int, dict[str, Curves]]:
+    return {1: _run(1, points=40), 2: _run(2, points=40)}
+
+
+def test_setups_are_the_papers():
+    for setup, pairs, largest in ((SETUPS[0], 1000 * 49 * 7, 10.0), (SETUPS[1], 100 * 9 * 3, 1.25)):
+        anchors, targets = setup.boxes(setup.points, seed=0)
+        assert anchors.shape == targets.shape == (pairs, 4)
+        offsets = (anchors[:, :2] - 10).abs().amax(0)
+        assert (offsets <= largest).all() and (offsets > 0.9 * largest).all()
+        assert (targets[:, :2] == 10).all()
+        areas = anchors[:, 2:].prod(1).round().unique()
+        assert areas.tolist() == list(setup.areas)
+        torch.testing.assert_close(targets[:, 2:].prod(1), torch.full((pairs,), 100.0))
+        for boxes in (anchors, targets):
+            ratios = np.unique((boxes[:, 2] / boxes[:, 3]).numpy().round(4))
+            np.testing.assert_allclose(ratios, setup.ratios, rtol=1e-3)
+        assert len(torch.cat([anchors, targets], 1).unique(dim=0)) == pairs  # every anchor with every target
+
+
+def test_learning_rate_drops_after_80_and_90_percent():
+    rates = [learning_rate(t, 200) for t in range(1, 201)]
+    assert rates == pytest.approx([0.1] * 160 + [0.01] * 20 + [0.001] * 20)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_is_the_gradient_of_each_pairs_own_loss(loss):
+    anchors, targets = (boxes.double() for boxes in SETUPS[0].boxes(2, seed=1))
+    boxes = anchors.clone().requires_grad_()
+    name = LOSSES[loss][0].replace("focal_", "")
+    losses = getattr(fastops.reference, name)(boxes, targets, "cxcywh", "none")
+    (gradient,) = torch.autograd.grad(losses.sum(), boxes)
+    iou = 1 - fastops.reference.iou_loss(anchors, targets, "cxcywh", "none")
+    if loss.startswith("Focal"):
+        weight = iou.sqrt()
+        gradient *= (weight / weight.mean() if loss == "Focal-EIoU" else weight)[:, None]
+    moved = anchors - 0.1 * gradient
+    after = 1 - fastops.reference.iou_loss(moved, targets, "cxcywh", "none")
+
+    c = simulate(loss, anchors, targets, iterations=2)
+    expected = [(boxes - targets).abs().sum().item() / len(anchors) for boxes in (anchors, moved)]
+    np.testing.assert_allclose(c.error[:2], expected, rtol=1e-12)
+    np.testing.assert_allclose(c.iou[:2], [iou.mean(), after.mean()], rtol=1e-12)
+    np.testing.assert_array_equal(c.above[1], [(after > t).double().mean() for t in THRESHOLDS])
+    np.testing.assert_allclose(c.quantiles[1], np.quantile(after.numpy(), QUANTILES), rtol=1e-9)
+    assert c.iou[2] != c.iou[1]
+
+
+@pytest.mark.parametrize("setup", [1, 2])
+def test_eiou_converges_before_the_other_losses(curves, setup):
+    eiou = curves[setup]["EIoU"]
+    for other in OTHERS:
+        c = curves[setup][other]
+        assert c.error[0] == eiou.error[0]
+        assert (eiou.error[1:] < c.error[1:]).all(), other
+        there = eiou.reached(c.error[-1] / c.error[0])
+        assert there < 0.75 * len(c.error), (other, there)  # where the other ends
+
+
+@pytest.mark.parametrize("setup", [1, 2])
+def test_focal_eiou_has_the_best_high_quality_boxes(curves, setup):
+    focal = curves[setup]["Focal-EIoU"]
+    last, upper_quartile = len(focal.error) - 1, QUANTILES.index(0.75)
+    for other in (*OTHERS, "EIoU"):
+        c = curves[setup][other]
+        assert focal.above[-1, -1] > c.above[-1, -1], other  # number: IoU above 0.9
+        assert focal.quantiles[last][upper_quartile] > c.quantiles[last][upper_quartile], other  # quality
+        assert focal.iou[-1] > c.iou[-1], other
+        if setup == 1:
+            assert (focal.above[-1] > 1.2 * c.above[-1]).all(), other  # above 0.5 and 0.75, too: "much higher"
+    eiou = curves[setup]["EIoU"]
+    assert focal.quantiles[last][0] <= eiou.quantiles[last][0]  # the longer tail
+    assert focal.quantiles[last][1] < eiou.quantiles[last][1]
+
+
+@pytest.mark.parametrize("setup", [1, 2])
+def test_without_normalisation_focal_eiou_is_a_slower_eiou(curves, setup):
+    eq10, eiou = curves[setup]["Focal-EIoU, eq. 10"], curves[setup]["EIoU"]
+    assert (eq10.error[1:] > eiou.error[1:]).all() and (eq10.iou[1:] < eiou.iou[1:]).all()
+
+
+def test_focal_eiou_leaves_more_error_than_eiou_once_good_boxes_arrived():
+    c = _run(1, points=10, iterations=1000, losses=("EIoU", "Focal-EIoU"))
+    assert c["Focal-EIoU"].error[200] < c["EIoU"].error[200]
+    assert c["Focal-EIoU"].error[-1] > 1.02 * c["EIoU"].error[-1]
+    assert c["Focal-EIoU"].above[-1, -1] > 1.2 * c["EIoU"].above[-1, -1]
+
+
+@pytest.mark.parametrize("setup", [1, 2])
+def test_fused_and_reference_curves_are_the_same(setup):
+    fused = _run(setup, points=5, iterations=60)
+    reference = _run(setup, points=5, iterations=60, ops=fastops.reference)
+    pairs = len(SETUPS[setup - 1].boxes(5, seed=0)[0])
+    for loss, c in reference.items():
+        np.testing.assert_allclose(fused[loss].error, c.error, rtol=1e-5, err_msg=loss)
+        np.testing.assert_allclose(fused[loss].iou, c.iou, rtol=1e-5, err_msg=loss)
+        # Not at first: an anchor of area 50 inside a target has an IoU of 0.5, rounded up or down. Later one pair may be
+        # at a threshold.
+        np.testing.assert_allclose(fused[loss].above[1:], c.above[1:], atol=1.5 / pairs, err_msg=loss)
+        assert c.error[-1] < c.error[0] - 0.1
+
+
+def _main(tmp_path, *arguments: str) -> None:
+    base = ["--device", "cpu", "--points", "2", "--output-dir", str(tmp_path)]
+    assert simulation.main([*base, *arguments]) == 0
+
+
+def test_a_run_leaves_plots_curves_and_tables(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for iterations in (4, 8):  # the second run's files replace the first's
+        _main(tmp_path, "--iterations", str(iterations))
+        assert {f.name for f in tmp_path.iterdir()} == {"simulation.csv", "simulation_1.png", "simulation_2.png"}
+        with (tmp_path / "simulation.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 2 * len(LOSSES) * (iterations + 1)
+        assert all(0 <= float(row["mean_iou"]) <= 1 and float(row["error"]) > 0 for row in rows)
+        assert [row["iteration"] for row in rows if row["iou_quantile_0.5"]][:5] == [
+            str(iterations * quarter // 4) for quarter in range(5)
+        ]
+    for name in ("simulation_1.png", "simulation_2.png"):
+        from matplotlib.image import imread
+
+        pixels = imread(tmp_path / name)[..., :3]
+        assert pixels.shape[0] > 600 and pixels.shape[1] > 1500
+        for color, _ in simulation.STYLES.values():
+            wanted = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+            assert (abs(pixels - wanted).max(-1) < 0.01).any(), (name, color)
+    out = capsys.readouterr().out
+    assert out.count("| Focal-EIoU, eq. 10 |") == 4 and "Set-up 2: 54 pairs" in out
+
+
+def test_backends_print_the_same_errors(tmp_path, capsys):
+    tables = []
+    for backend in ("fastops", "reference"):
+        _main(tmp_path, "--iterations", "3", "--no-plot", "--backend", backend)
+        lines = capsys.readouterr().out.splitlines()
+        tables.append([line.split("|")[1:-2] for line in lines if line.startswith("|")])  # without the seconds
+    assert tables[0] == tables[1] and [f.name for f in tmp_path.iterdir()] == ["simulation.csv"]
+
+
+def test_without_matplotlib(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match=r"simulate_boxes: the plots need matplotlib: .*siamfc-fastops\[plot\]"):
+        _main(tmp_path, "--iterations", "1")
+    assert list(tmp_path.iterdir()) == []
+    _main(tmp_path, "--iterations", "1", "--no-plot")
+
+
+def test_a_failed_plot_leaves_the_old_one(monkeypatch, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure")
+    old = tmp_path / "simulation_1.png"
+    old.write_bytes(b"old")
+
+    def fail(self, path, **options):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure.Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        _main(tmp_path, "--iterations", "1")
+    assert old.read_bytes() == b"old" and list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("option", ["--iterations", "--points"])
+def test_counts_must_be_positive(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        _main(tmp_path, option, "0")
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
