@@ -66,8 +66,8 @@ struct StepArgs {
 };
 
 // body.template operator()<N>(i) for the values i ... i + N - 1 of [begin, end) that are this thread's: up to a 16-byte
-// boundary and after the last one singly, between them in packs. Not unrolled: the loads of several packs in one thread
-// took up to 127 registers (sm_100), and with half as many warps there are no more bytes on their way.
+// boundary and after the last one singly, between them (if `packed`) in packs. Not unrolled: the loads of several packs
+// in one thread took up to 127 registers (sm_100), and with half as many warps there are no more bytes on their way.
 template <class T, class Body>
 __device__ __forceinline__ void for_each_pack(int64_t begin, int64_t end, int thread, int threads, bool packed,
                                               const Body& body) {
@@ -93,14 +93,23 @@ struct Worker {
 
   __device__ T* array(int k) const { return static_cast<T*>(entry.arrays[k]); }
 
-  // The sum of this thread's inputs in [begin, end).
+  template <int kSize>
+  __device__ Pack<T, kSize> load(int k, int64_t i) const {
+    if (entry.packed) return load_pack<T, kSize>(array(k) + i);
+    Pack<T, kSize> pack;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) pack.values[j] = array(k)[i + j];
+    return pack;
+  }
+
+  // The sum of this thread's inputs in [begin, end): the same ones, in the same order, whatever the alignment.
   __device__ O sum(int64_t begin, int64_t end, int thread, int threads) const {
     O total = 0;
-    for_each_pack<T>(begin, end, thread, threads, entry.packed, [&]<int kSize>(int64_t i) {
-      const auto grad = load_pack<T, kSize>(array(0) + i);
+    for_each_pack<T>(begin, end, thread, threads, true, [&]<int kSize>(int64_t i) {
+      const auto grad = load<kSize>(0, i);
       Pack<T, kSize> param{};
       if constexpr (kArrays > 1) {
-        if (rule.uses_param()) param = load_pack<T, kSize>(array(1) + i);
+        if (rule.uses_param()) param = load<kSize>(1, i);
       }
 #pragma unroll
       for (int j = 0; j < kSize; ++j) total += rule.input(to_opmath(grad.values[j]), to_opmath(param.values[j]));

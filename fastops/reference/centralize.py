@@ -65,12 +65,12 @@ def _centralize_(tensors: Sequence[Tensor], channels: Sequence[int]) -> None:
 
 
 def _step_direction(grad: Tensor, maximize: bool, grad_scale: Tensor | None) -> Tensor:
-    grad = _wide(grad) if grad_scale is None else _wide(grad) / grad_scale
+    grad = _wide(grad) if grad_scale is None else _wide(grad) / grad_scale.reshape(())
     return -grad if maximize else grad
 
 
 def _assign(t: Tensor, value: Tensor, found_inf: Tensor | None) -> None:
-    t.copy_(value if found_inf is None else torch.where(found_inf != 0, t, value.to(t.dtype)))
+    t.copy_(value if found_inf is None else torch.where(found_inf.reshape(()) != 0, t, value.to(t.dtype)))
 
 
 def _sgd_gc_step_(
