@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OTHERS = ("IoU", "GIoU", "DIoU", "CIoU")  # than EIoU
 
 
-def _run(setup: int, points: int, iterations: int = simulation.ITERATIONS, losses=tuple(LOSSES), **options):
-    pair = SETUPS[setup - 1].boxes(points, seed=0)
-    return {loss: simulate(loss, *pair, iterations, **options) for loss in losses}
+def _run(setup: int, points: int, iterations=simulation.ITERATIONS, losses=tuple(LOSSES), ops=fastops, **to):
+    pair = [boxes.to(**to) for boxes in SETUPS[setup - 1].boxes(points, seed=0)]
+    return {loss: simulate(loss, *pair, iterations, ops) for loss in losses}
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +111,21 @@ def test_focal_eiou_leaves_more_error_than_eiou_once_good_boxes_arrived():
     assert c["Focal-EIoU"].above[-1, -1] > 1.2 * c["EIoU"].above[-1, -1]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "iterations", "tolerance"),
+    # Boxes that arrived jump about the kinks of the losses, on sides that rounding decides: in float32 the mean IoU of
+    # five points differs by 2e-4 after 200 iterations, in float64 by 6e-16.
+    [(torch.float64, 100, 1e-12), (torch.float32, 60, 1e-5)],
+)
 @pytest.mark.parametrize("setup", [1, 2])
-def test_fused_and_reference_curves_are_the_same(setup):
-    fused = _run(setup, points=5, iterations=60)
-    reference = _run(setup, points=5, iterations=60, ops=fastops.reference)
-    pairs = len(SETUPS[setup - 1].boxes(5, seed=0)[0])
+def test_fused_and_reference_curves_are_the_same(setup, device, dtype, iterations, tolerance):
+    fused = _run(setup, 5, iterations, device=device, dtype=dtype)
+    reference = _run(setup, 5, iterations, ops=fastops.reference, device=device, dtype=dtype)
     for loss, c in reference.items():
-        np.testing.assert_allclose(fused[loss].error, c.error, rtol=1e-5, err_msg=loss)
-        np.testing.assert_allclose(fused[loss].iou, c.iou, rtol=1e-5, err_msg=loss)
-        # Not at first: an anchor of area 50 inside a target has an IoU of 0.5, rounded up or down. Later one pair may be
-        # at a threshold.
-        np.testing.assert_allclose(fused[loss].above[1:], c.above[1:], atol=1.5 / pairs, err_msg=loss)
+        np.testing.assert_allclose(fused[loss].error, c.error, rtol=tolerance, err_msg=loss)
+        np.testing.assert_allclose(fused[loss].iou, c.iou, rtol=tolerance, err_msg=loss)
+        # Not at first, when an anchor of area 50 inside a target has an IoU of 0.5, rounded up or down.
+        np.testing.assert_allclose(fused[loss].above[1:], c.above[1:], atol=0.01, err_msg=loss)
         assert c.error[-1] < c.error[0] - 0.1
 
 
