@@ -2,6 +2,7 @@
 
 from fastops.nn.activation import Mish
 from fastops.nn.adaptive import AReLU, ASigmoid, ATanh
+from fastops.nn.affine_mish import AffineMish, BatchNormMish1d, BatchNormMish2d, BatchNormMish3d
 from fastops.nn.attention import SEAttention, SEScale
 from fastops.nn.box_loss import (
     CIoULoss,
@@ -20,7 +21,11 @@ __all__ = [
     "AReLU",
     "ASigmoid",
     "ATanh",
+    "AffineMish",
     "BalancedLogisticLoss",
+    "BatchNormMish1d",
+    "BatchNormMish2d",
+    "BatchNormMish3d",
     "CIoULoss",
     "CrossCorrelation",
     "DIoULoss",
@@ -31,6 +36,7 @@ __all__ = [
     "GIoULoss",
     "IoULoss",
     "Mish",
+    "MishMaxPool2d",
     "SEAttention",
     "SEScale",
 ]

@@ -32,7 +32,7 @@ def _map_kernel(
     g_sn, g_sc, g_ss, x_sn, x_sc, x_ss, o_sn, o_sc, o_ss,
     OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """out = mish(v), v = scale (x - center) + shift, or with grad: scale grad mish'(v) + slope (x - center) + offset."""
+    """out = mish(v), v = scale (x - center) + shift; with grad: scale grad mish'(v) + slope (x - center) + offset."""
     pid = tl.program_id(0)
     s_blocks, c_blocks = tl.cdiv(S, BLOCK_S), tl.cdiv(C, BLOCK_C)
     n = (pid // s_blocks // c_blocks).to(tl.int64)
