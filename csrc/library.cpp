@@ -8,6 +8,19 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("mish_(Tensor(a!) x) -> ()");
   m.def("mish_backward(Tensor grad, Tensor x) -> Tensor");
 
+  // affine_mish: f(weight x + bias) per channel; batch_norm_mish: the batch norm of training before it, with its
+  // statistics [3, C]
+  m.def("affine_mish(Tensor x, Tensor weight, Tensor bias) -> Tensor");
+  m.def("affine_mish_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor, Tensor)");
+  m.def("batch_norm_mish(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)");
+  m.def(
+      "batch_norm_mish_backward(Tensor grad, Tensor x, Tensor stats, Tensor? weight, Tensor? bias)"
+      " -> (Tensor, Tensor, Tensor)");
+
+  // mish_max_pool2d: the largest f(x) of each window
+  m.def("mish_max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
+  m.def("mish_max_pool2d_backward(Tensor grad, Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
+
   // se: squeeze, excitation, scale
   m.def("se_scale(Tensor x, Tensor logits) -> Tensor");
   m.def("se_scale_backward(Tensor grad, Tensor x, Tensor logits) -> (Tensor, Tensor)");

@@ -10,10 +10,13 @@ from fastops._version import __version__
 
 __all__ = [
     "__version__",
+    "affine_mish",
     "backends",
+    "batch_norm_mish",
     "build_info",
     "mish",
     "mish_",
+    "mish_max_pool2d",
     "nn",
     "reference",
     "se_attention",
@@ -25,7 +28,9 @@ __all__ = [
 if load_error is None:
     from fastops import nn
     from fastops._backends import backends
+    from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.mish import mish, mish_
+    from fastops.ops.mish_max_pool2d import mish_max_pool2d
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise
 else:

@@ -19,7 +19,9 @@ from fastops.ops._layout import memory_format
 
 #: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
 STEMS = {
+    "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
     "mish": ("mish", "mish_", "mish_backward"),
+    "mish_max_pool2d": ("mish_max_pool2d", "mish_max_pool2d_backward"),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
 }

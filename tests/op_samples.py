@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from op_table import Op
-from samples import mish, se, xcorr
+from samples import affine_mish, mish, mish_max_pool2d, se, xcorr
 
-OPS: dict[str, Op] = {row.name: row for stem in (mish, se, xcorr) for row in stem.ROWS}
+OPS: dict[str, Op] = {row.name: row for stem in (mish, affine_mish, mish_max_pool2d, se, xcorr) for row in stem.ROWS}
 
 
 def cases(which: str = "samples") -> Iterator[tuple[Op, str]]:

@@ -91,6 +91,8 @@ class Op:
     #: The op's name in torch.ops.fastops where it is not `name`, and its arguments for the inputs.
     schema_name: str | None = None
     schema_args: Callable[[tuple], tuple] = tuple
+    #: Else also what costs the forward a pass, small beside the inputs.
+    saves_only_inputs: bool = True
 
     @property
     def schema(self) -> str:

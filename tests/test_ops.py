@@ -188,7 +188,7 @@ def test_runs_are_equal_bit_for_bit_whatever_the_threads(row, sample, device):
         assert_same((row.op(*inputs), *gradients(row, inputs, grad)), first)
 
 
-@pytest.mark.parametrize("row", WITH_BACKWARD, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in WITH_BACKWARD if row.saves_only_inputs], ids=lambda row: row.name)
 def test_only_inputs_are_saved_for_backward(row, device):
     inputs = requiring_grad(row, row.make(row.core[0], torch.float32, device))
     saved = []
