@@ -6,9 +6,11 @@ import copy
 import inspect
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Set
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 
 class Slot(NamedTuple):
@@ -31,9 +33,10 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
-def bare_copy(module: nn.Module, shared: tuple[object, ...] = ()) -> nn.Module:
-    """A deep copy without hooks: running it calls no code of others. ``shared`` objects are not copied."""
-    memo: dict[int, Any] = {id(item): item for item in shared}
+def bare_copy(module: nn.Module, replaced: Mapping[int, object] | None = None) -> nn.Module:
+    """A deep copy without hooks, so that running it calls no code of others; ``replaced`` is what is not copied, by
+    id."""
+    memo = dict(replaced or {})
     for part in module.modules():
         memo |= {id(hooks): OrderedDict() for name, hooks in vars(part).items() if "_hooks" in name}
     return copy.deepcopy(module, memo)
@@ -88,9 +91,9 @@ class _Tracer(fx.Tracer):
 def _trace(root: nn.Module, leaves: Set[str]) -> list[fx.Graph]:
     """Graphs of all ways through ``root.forward`` that its mode and its optional arguments choose between.
 
-    A copy is traced, which shares the parameters only, so that what ``forward`` changes besides is lost.
+    A copy is traced, with parameters that have no memory: what ``forward`` changes in its module is lost.
     """
-    copied = bare_copy(root, shared=tuple(root.parameters()))
+    copied = bare_copy(root, {id(p): _without_memory(p) for p in root.parameters()})
     _unshare(copied)
     parameters = inspect.signature(copied.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
@@ -101,6 +104,12 @@ def _trace(root: nn.Module, leaves: Set[str]) -> list[fx.Graph]:
         for constants in [{}, defaults] if defaults else [{}]:
             graphs.append(_Tracer(leaves).trace(copied, constants))
     return graphs
+
+
+def _without_memory(parameter: nn.Parameter) -> nn.Parameter:
+    if is_lazy(parameter):
+        return parameter
+    return nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
 
 
 def _unshare(model: nn.Module) -> None:

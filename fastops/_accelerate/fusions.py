@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.utils import _pair
 
 from fastops._accelerate import squeeze
@@ -25,6 +26,7 @@ NORMS = {
 }
 PARALLEL = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 QUANTIZED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic")
+FRESH = (_BatchNorm, _ConvNd, nn.Linear)  # give new tensors, unlike nn.Identity and nn.Flatten
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -78,7 +80,7 @@ class Fusion:
         self._names = {module: name for name, module in model.named_modules()}
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self._slots: list[Slot] = []
-        self._not_mish: dict[nn.Module, str | None] = {}
+        self._mish: dict[nn.Module, bool | None] = {}  # in place or not; None: it is none
         self._opened: dict[nn.Module, bool] = {}
         self._open(model)
         if looks_like_mish(model) and type(model) is not Mish:
@@ -198,9 +200,9 @@ class Fusion:
         module = pool.module
         if _pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
             return "the pool must have dilation 1, ceil_mode False and return_indices False"
-        if getattr(mish.module, "inplace", False):
+        if self._mish[mish.module]:  # in place
             sources = {source for source, _ in self._calls[mish]}
-            if not all(source and self._goes_to(source, mish) for source in sources):
+            if not all(s and isinstance(s.module, FRESH) and self._goes_to(s, mish) for s in sources):
                 return "the Mish overwrites what may be used elsewhere too"
 
         def both(probe: Probe) -> tuple[nn.Module, nn.Module]:
@@ -216,27 +218,30 @@ class Fusion:
         """Is it Mish by its name, and does it compute Mish? What only has the name is reported, once."""
         if not looks_like_mish(module) or swap_of(module):
             return False
-        if module not in self._not_mish:
-            self._not_mish[module] = reason = self._differ(
-                module, lambda _: (bare_copy(module), Mish(getattr(module, "inplace", False))), 3, [(9, 9)]
-            )
-            if reason:
-                self._leave(module, reason)
-        return self._not_mish[module] is None
+        if module not in self._mish:
+            # In place or not is found out: some take the argument and do nothing with it.
+            reasons = {inplace: self._why_not_mish(module, inplace) for inplace in (True, False)}
+            self._mish[module] = next((inplace for inplace, reason in reasons.items() if reason is None), None)
+            if all(reasons.values()):
+                self._leave(module, reasons[False])
+        return self._mish[module] is not None
+
+    def _why_not_mish(self, module: nn.Module, inplace: bool) -> str | None:
+        return self._differ(module, lambda _: (bare_copy(module), Mish(inplace)), 3, [(9, 9)])
 
     def _replace_mish(self) -> None:
         """Mish modules that are in no pair, one for one."""
-        fused: dict[nn.Module, Mish] = {}
-        for slot in self._slots:
-            module = slot.module
-            if type(module) is Mish or not self._is_mish(module):
+        single = dict.fromkeys(
+            slot.module for slot in self._slots if type(slot.module) is not Mish and self._is_mish(slot.module)
+        )
+        for module in single:
+            if reason := why_untouchable(module):
+                self._leave(module, reason)
                 continue
-            if module not in fused:
-                if reason := why_untouchable(module):
-                    self._leave(module, reason)
-                    continue
-                fused[module] = Mish(getattr(module, "inplace", False))
-            replace(slot, fused[module], was=type(module).__name__)
+            fused = Mish(self._mish[module])
+            for slot in self._slots:
+                if slot.module is module:
+                    replace(slot, fused, was=type(module).__name__)
 
     def _differ(self, module: nn.Module, both: Callable, channels: int, sizes: list[tuple[int, ...]]) -> str | None:
         """In what the original and the fused module that ``both`` makes differ, or None."""

@@ -80,8 +80,8 @@ def examine(module: nn.Module) -> Layout | str | None:
 def _find_layers(module: nn.Module) -> tuple[list[Path | None], list[str]] | None:
     """Paths of w1 [R, C], b1, w2 [C, R], b2 among the module's parameters, and the names of all others.
 
-    None where its matrices are not two such layers. A 1x1 convolution's weight counts as a matrix; a bias follows its
-    weight.
+    None where its matrices are not two such layers with R <= C (those of a transformer, which are large, have R > C).
+    A 1x1 convolution's weight counts as a matrix; a bias follows its weight.
     """
     paths: list[Path | None] = []
     shapes: list[tuple[int, ...]] = []
@@ -99,7 +99,7 @@ def _find_layers(module: nn.Module) -> tuple[list[Path | None], list[str]] | Non
             paths[-1] = path
         else:
             others.append(name)
-    if len(shapes) != 2 or shapes[0] != shapes[1][::-1]:
+    if len(shapes) != 2 or shapes[0] != shapes[1][::-1] or shapes[0][0] > shapes[0][1]:
         return None
     return paths, others
 
