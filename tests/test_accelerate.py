@@ -550,7 +550,7 @@ def overwritten(net: Net, x: Tensor):
         (overwritten, False, None),
         (overwritten, True, "the Mish overwrites what may be used elsewhere too"),
         (
-            lambda net, x: net.pool(net.act(nn.Identity()(net.conv(x)))),
+            lambda net, x: net.pool(net.act(net.same(net.conv(x)))),
             True,
             "the Mish overwrites what may be used elsewhere too",
         ),
