@@ -377,6 +377,16 @@ class Detached(like.OriginalSE):
         return x * self.fc(self.avg_pool(x).view(n, c)).view(n, c, 1, 1).detach()
 
 
+class DoubledInEval(like.OriginalSE):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else 2 * super().forward(x)
+
+
+class Unused(like.OriginalSE):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 def hard_sigmoid_se() -> nn.Module:
     return like.TorchvisionSE(8, 4, scale_activation=nn.Hardsigmoid)
 
@@ -399,6 +409,10 @@ def hard_sigmoid_se() -> nn.Module:
             "bn.num_batches_tracked)",
         ),
         (lambda: Doubled(8, 4), "it is not x sigmoid(w2 relu(w1 mean(x))): the result differs in training mode"),
+        (
+            lambda: DoubledInEval(8, 4),
+            "it is not x sigmoid(w2 relu(w1 mean(x))): the result differs in eval mode",
+        ),
         (
             lambda: Detached(8, 4),
             "it is not x sigmoid(w2 relu(w1 mean(x))): the gradient of the input differs in training mode",
@@ -426,6 +440,7 @@ def two_layers(*between: nn.Module) -> nn.Module:
         nn.TransformerEncoderLayer(8, 2, 16),
         nn.Conv2d(8, 8, 1),
         nn.Bilinear(1, 8, 8),
+        Unused(8, 4),
         two_layers(nn.BatchNorm2d(4), nn.ReLU()),
     ],
 )
@@ -832,11 +847,26 @@ def test_other_batch_norms_are_left_alone():
     assert list(reasons(model)) == ["0", "2", "4"]
 
 
+def test_batch_norms_of_other_classes_do_not_stop_the_trace():
+    model = Net(lambda net, x: net.act(net.bn(net.conv(net.other(x)))))
+    model.other = like.BatchNormAct2d(3, nn.ReLU)
+    accelerate(model, verbose=False)
+    assert changes(model) == {NORM: 1} and type(model.other) is like.BatchNormAct2d
+
+
 def test_a_norm_with_dropout_is_left_alone():
     model = nn.Sequential(like.BatchNormAct2d(4, nn.Mish, nn.Dropout))
     accelerate(model, verbose=False)
     assert reasons(model) == {"0": "fused, the result differs in training mode"}
     assert changes(model) == {MISH: 1}  # the activation in it
+
+
+def test_a_norm_with_a_hook_on_its_activation_is_left_alone():
+    model = nn.Sequential(like.BatchNormAct2d(4, nn.Mish))
+    model[0].act.register_forward_hook(lambda *_: None)
+    accelerate(model, verbose=False)
+    assert changes(model) == {}
+    assert reasons(model) == {"0": "Mish has hooks", "0.act": "Mish has hooks"}
 
 
 def test_modules_called_mish():
