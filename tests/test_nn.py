@@ -25,6 +25,10 @@ import tracker.eval
 MODULES = {
     "Mish": (lambda: fastops.nn.Mish(), [(2, 3, 4, 4)]),
     "Mish_inplace": (lambda: fastops.nn.Mish(inplace=True), [(2, 3, 4, 4)]),
+    "AffineMish": (lambda: fastops.nn.AffineMish(6), [(2, 6, 4, 4)]),
+    "BatchNormMish1d": (lambda: fastops.nn.BatchNormMish1d(6), [(5, 6)]),
+    "BatchNormMish2d": (lambda: fastops.nn.BatchNormMish2d(6), [(2, 6, 4, 4)]),
+    "MishMaxPool2d": (lambda: fastops.nn.MishMaxPool2d(3, 2, 1), [(2, 6, 4, 4)]),
     "SEScale": (lambda: fastops.nn.SEScale(), [(2, 6, 4, 4), (2, 6)]),
     "SEAttention": (lambda: fastops.nn.SEAttention(6, reduction=1), [(2, 6, 4, 4)]),
     "SEAttention_no_bias": (lambda: fastops.nn.SEAttention(6, reduction=1, bias=False), [(2, 6, 4, 4)]),

@@ -30,7 +30,7 @@ import fastops.triton  # noqa: E402
 
 if fastops.load_error is None:
     from op_samples import cases
-    from op_table import upstream
+    from op_table import expected_gradients, upstream, wide
 
     from fastops._backends import reference_impl
 
@@ -261,8 +261,40 @@ def check_facts(find, row, inputs, grads):
         return
     name = f"{row.schema}_backward"
     for arrange in grads:
-        args = row.backward_args(arrange(upstream(result)), inputs)
+        first = result[0] if isinstance(result, tuple) else result
+        args = row.backward_args(arrange(upstream(first)), inputs)
         assert facts(find(name)(*args)) == as_planned(name, args)
+
+
+# Samples that are large for the interpreter and whose shapes others have.
+LARGE = ("threads", "threads_channels_last", "bands", "bands_channels_last", "pieces", "channels_last_pieces")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "row, sample",
+    [
+        pytest.param(row, sample, id=f"{row.name}-{sample}")
+        for row, sample in SAMPLES
+        if row.name in ("affine_mish", "batch_norm_mish", "mish_max_pool2d") and sample not in LARGE
+    ],
+)
+def test_samples(row, sample, dtype):
+    """The twin and the reference of the schema, forward and backward, on the table's own samples."""
+    if dtype != torch.float32 and sample not in row.core:
+        pytest.skip("only the core samples")
+    inputs = row.make(sample, dtype, DEVICE)
+    expected = row.reference(*wide(row, inputs)).detach()
+    grad = upstream(expected).to(dtype)
+    gradients = expected_gradients(row, inputs, grad)
+    for find in (OPS.__getitem__, reference_impl):
+        result = find(row.schema)(*row.schema_args(inputs))
+        assert_close(result[0] if isinstance(result, tuple) else result, expected, dtype)
+        actual = find(f"{row.schema}_backward")(*row.backward_args(grad, inputs))
+        actual = actual if isinstance(actual, tuple) else (actual,)
+        present = [i for i in row.differentiable if inputs[i] is not None]
+        for i, e in zip(present, gradients, strict=True):
+            assert_close(actual[i], e, dtype)
 
 
 def each_sample(but=()):
@@ -270,8 +302,7 @@ def each_sample(but=()):
     return pytest.mark.parametrize("row, sample", selected, ids=[f"{row.name}-{sample}" for row, sample in selected])
 
 
-# Without the samples that are large for the interpreter and whose layouts others have.
-@each_sample(but=("threads", "threads_channels_last", "sliced_threads", "siamfc"))
+@each_sample(but=(*LARGE, "sliced_threads", "siamfc"))
 def test_twins_give_the_strides_of_the_fake_kernels(row, sample):
     check_facts(OPS.__getitem__, row, row.make(sample, torch.float32, DEVICE), [one_expanded])
 

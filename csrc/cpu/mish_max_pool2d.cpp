@@ -75,7 +75,7 @@ Tensor mish_max_pool2d_backward_cpu(const Tensor& grad_, const Tensor& x_, const
   const int64_t source = s.height * s.width * depth * int64_t(x.element_size());
   const int64_t upstream = s.out_height * s.out_width * depth * int64_t(x.element_size());
   for_each_band(
-      items, s.height, s.width * depth, 4 * s.kernel_h,
+      items, s.height, s.width * depth, 8 * s.kernel_h,
       [&](int64_t rows) { return images ? pool_image_scratch(s, rows) : pool_plane_scratch(s, rows); },
       [&](int64_t item, int64_t begin, int64_t end, double* scratch) {
         kernel(bytes_of(grad) + item * upstream, bytes_of(x) + item * source, mutable_bytes_of(grad_x) + item * source,

@@ -8,10 +8,15 @@
 
 namespace fastops {
 
-// Values of `scratch` that the kernels on planes need, and those on images with rows [begin, end) of the input.
+// Scratch memory of the kernels. A row of a plane is spread over phases of lanes, see Phases in mish_max_pool2d.cpp.
+constexpr int64_t kPoolSlack = 48;  // values that may be read or written behind an array
+FASTOPS_HD int64_t pool_round_up(int64_t n) { return (n + 15) / 16 * 16; }
+FASTOPS_HD int64_t pool_phases(const PoolShape& s) { return s.stride_w < s.kernel_w ? s.stride_w : s.kernel_w; }
+FASTOPS_HD int64_t pool_lanes(const PoolShape& s) { return pool_round_up(s.out_width + (s.kernel_w - 1) / s.stride_w); }
+// Values of `scratch` that the kernels on planes need, and those on images, with rows [begin, end) of the input.
 FASTOPS_HD int64_t pool_plane_scratch(const PoolShape& s, int64_t rows) {
-  const int64_t columns = (s.out_width - 1) * s.stride_w + s.kernel_w;  // that windows touch, padding included
-  return 5 * (columns + s.stride_w) + 5 * s.out_width + s.width + rows * s.width;
+  const int64_t lanes = pool_phases(s) * pool_lanes(s), windows = pool_round_up(s.out_width);
+  return 5 * lanes + 5 * windows + (1 + rows) * s.width + 12 * kPoolSlack;
 }
 FASTOPS_HD int64_t pool_image_scratch(const PoolShape& s, int64_t rows) { return rows * s.width * s.channels; }
 

@@ -90,9 +90,7 @@ def _check(op: str, x: Tensor, kernel_size: list[int], stride: list[int], paddin
     return *x.shape[:-2], rest_h // stride[0] + 1, rest_w // stride[1] + 1
 
 
-def _check_backward(
-    grad: Tensor, x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]
-) -> None:
+def _check_backward(grad: Tensor, x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]) -> None:
     op = "mish_max_pool2d_backward"
     shape = _check(op, x, kernel_size, stride, padding)
     check_same_dtype(op, "grad", grad, "x", x)

@@ -16,8 +16,8 @@ def mish_max_pool2d(
 ) -> torch.Tensor:
     """Largest Mish of each window: F.max_pool2d(F.mish(x), kernel_size, stride, padding).
 
-    The gradient goes to the first position of a window with its largest Mish. Half types are compared in float32, before
-    rounding.
+    The gradient goes to the first position of a window with its largest Mish. Half types are compared in float32,
+    before rounding.
 
     Args:
         x: [N, C, H, W] or [C, H, W], any floating dtype.

@@ -74,7 +74,10 @@ _LAID_OUT = {
     "transposed": ((2, 17, 3, 5), {"layout": transposed}),
     "sliced": ((2, 5, 3, 4), {"layout": sliced, "parameters": sliced}),
     "offset": ((2, 33, 9), {"layout": offset, "parameters": offset}),
-    "offset_channels_last": ((2, 16, 3, 3), {"layout": lambda t: offset(t).as_strided(t.shape, channels_last(t).stride())}),
+    "offset_channels_last": (
+        (2, 16, 3, 3),
+        {"layout": lambda t: offset(t).as_strided(t.shape, channels_last(t).stride())},
+    ),
     "expanded": ((3, 4, 5), {"layout": expanded}),
 }
 

@@ -1,0 +1,318 @@
+// affine_mish and batch_norm_mish on CUDA; the formulas are in math/affine_mish.h.
+//
+// Memory-bound. Floors, in units of the bytes of x: affine_mish 2 (x, y), its backward 3 (grad, x, grad_x),
+// batch_norm_mish 3 (x, x, y), its backward 5 (grad, x, grad, x, grad_x).
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <tuple>
+#include <type_traits>
+
+#include "../common/affine_mish.h"
+#include "../common/layout.h"
+#include "affine_mish_passes.cuh"
+
+namespace fastops {
+namespace {
+
+// Blocks that fill current GPUs (132 SMs, a few blocks each). A constant, so that results do not depend on the GPU.
+constexpr int64_t kTargetBlocks = 512;
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// x as rows [N C, P] or pixels [N P, C]; of one pixel an image is both, and faster as pixels.
+struct Layout {
+  int64_t batch, channels, pixels;
+  bool channels_inner;
+  bool packed;  // 16-byte accesses: aligned, and with channels_inner C is a multiple of a pack
+
+  int64_t values() const { return batch * channels * pixels; }
+  int64_t rows() const { return batch * channels; }
+};
+
+// For native tensors of one layout.
+template <class... Tensors>
+Layout layout_of(const ChannelShape& shape, const Tensor& x, const Tensors&... others) {
+  Layout layout{shape.batch, shape.channels, shape.pixels, is_channels_last(x) || shape.pixels == 1, false};
+  const bool whole_packs = !layout.channels_inner || shape.channels % (16 / int64_t(x.element_size())) == 0;
+  layout.packed = whole_packs && is_aligned16(x.const_data_ptr()) && (is_aligned16(others.const_data_ptr()) && ...);
+  return layout;
+}
+
+// Threads for pixels: a tile of vectors of channels by as many pixels as fit.
+struct PixelBlock {
+  int64_t tiles;
+  dim3 block;
+
+  PixelBlock(const Layout& layout, int vector) {
+    const int64_t vectors = (layout.channels + vector - 1) / vector;
+    tiles = (vectors + kThreads - 1) / kThreads;
+    const unsigned width = unsigned((vectors + tiles - 1) / tiles);
+    block = dim3(width, kThreads / width);
+  }
+};
+
+template <class T, class Body>
+void with_vector(const Layout& layout, const Body& body) {
+  layout.packed ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
+}
+
+// body.template operator()<L>() for the type of the parameters: T, or float beside a half type.
+template <class T, class Body>
+void with_parameters(const std::optional<Tensor>& parameter, const Body& body) {
+  if constexpr (sizeof(T) == 2) {
+    if (parameter && parameter->scalar_type() == ScalarType::Float) return body.template operator()<float>();
+  }
+  body.template operator()<T>();
+}
+
+template <bool kGradient, class T, class L>
+void launch_map(const CudaScope& scope, const Layout& layout, const std::type_identity_t<T>* grad, const T* x, T* out,
+                const ChannelMaps<T, L>& maps) {
+  MapArgs<T, L> args{grad, x, out, maps, layout.channels, layout.pixels, layout.values()};
+  if (!layout.channels_inner) {
+    const int64_t packed = layout.packed && layout.pixels >= Pack<T>::size ? args.n / Pack<T>::size : 0;
+    return launch(map_rows_kernel<T, L, kGradient>, grid_for(packed ? packed : args.n, kThreads), kThreads, 0, scope,
+                  args, packed);
+  }
+  args.pixels *= layout.batch;
+  with_vector<T>(layout, [&]<int kVector>() {
+    const PixelBlock plan(layout, kVector);
+    const int64_t rounds = args.pixels * plan.tiles / plan.block.y / kTargetBlocks;
+    const int64_t span = plan.block.y * std::clamp<int64_t>(rounds, 1, 16);
+    const int64_t items = (args.pixels + span - 1) / span * plan.tiles;
+    launch(map_pixels_kernel<T, L, kGradient, kVector>, grid_for(items, 1), plan.block, 0, scope, args, plan.tiles,
+           span);
+  });
+}
+
+// Threads of a pass and the parts it is split into.
+template <class T>
+struct PassPlan {
+  dim3 block;
+  int64_t parts, span, terms, tiles = 1;
+
+  explicit PassPlan(const Layout& layout) {
+    const int vector = layout.packed ? Pack<T>::size : 1;
+    if (layout.channels_inner) {
+      const PixelBlock plan(layout, vector);
+      block = plan.block;
+      tiles = plan.tiles;
+      split(tiles, layout.batch * layout.pixels, 4 * block.y);
+      terms = parts;
+      return;
+    }
+    const int64_t packs = (layout.pixels + vector - 1) / vector;
+    int64_t group = 4;
+    while (group < 32 && group * 4 < packs) group *= 2;
+    // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
+    if (packs > 256 || (packs > 64 && layout.rows() < 2 * kTargetBlocks)) group = kThreads;
+    block = dim3(unsigned(group), unsigned(kThreads / group));
+    split(layout.rows(), layout.pixels, group == kThreads ? 16 * kThreads : layout.pixels);
+    terms = layout.batch * parts;
+  }
+
+ private:
+  void split(int64_t blocks, int64_t length, int64_t least) {
+    const int64_t wanted = std::clamp<int64_t>(kTargetBlocks / blocks, 1, (length + least - 1) / least);
+    span = (length + wanted - 1) / wanted;
+    parts = (length + span - 1) / span;
+  }
+};
+
+Tensor empty_partial(const Tensor& x, int64_t terms, int64_t channels) {
+  return torch::stable::new_empty(x, {2, terms, channels}, ScalarType::Double);
+}
+
+// `args` has its pointers but for partial; the sizes are filled in here. Returns partial [2, terms, C].
+template <ChannelPass kPass, class T, class L>
+Tensor launch_pass(const CudaScope& scope, const Layout& layout, const PassPlan<T>& plan, const Tensor& x,
+                   ChannelPassArgs<T, L> args) {
+  const Tensor partial = empty_partial(x, plan.terms, layout.channels);
+  args.partial = mutable_data<double>(partial);
+  args.rows = layout.rows(), args.channels = layout.channels;
+  args.length = layout.channels_inner ? layout.batch * layout.pixels : layout.pixels;
+  args.parts = plan.parts, args.span = plan.span, args.terms = plan.terms, args.tiles = plan.tiles;
+  args.packed = layout.packed;
+  if (layout.channels_inner) {
+    with_vector<T>(layout, [&]<int kVector>() {
+      launch(channel_pixels_kernel<T, L, kPass, kVector>, grid_for(plan.parts * plan.tiles, 1), plan.block, 0, scope,
+             args);
+    });
+  } else {
+    launch(channel_rows_kernel<T, L, kPass>, grid_for(layout.rows() * plan.parts, plan.block.y), plan.block, 0, scope,
+           args);
+  }
+  return partial;
+}
+
+template <class... Parameters, class... Args>
+void launch_channels(void (*kernel)(Parameters...), const CudaScope& scope, int64_t channels, const Args&... args) {
+  launch(kernel, grid_for(channels, kSumColumns), dim3(kSumColumns, kSumRows), 0, scope, args...);
+}
+
+// ---- affine_mish --------------------------------------------------------------------------------------------------
+
+Tensor affine_mish_cuda(const Tensor& x_, const Tensor& weight_, const Tensor& bias_) {
+  const ChannelShape shape = check_affine_mish("affine_mish", x_, weight_, bias_);
+  const CudaScope scope(x_);
+  const Tensor x = native_layout(x_), weight = torch::stable::contiguous(weight_);
+  const Tensor bias = torch::stable::contiguous(bias_);
+  Tensor y = torch::stable::empty_like(x);
+  if (y.numel() == 0) return y;
+  const Layout layout = layout_of(shape, x, y);
+  dispatch_dtype(dtype_index("affine_mish", "x", x), [&]<class T>() {
+    with_parameters<T>(weight, [&]<class L>() {
+      launch_map<false>(scope, layout, nullptr, data<T>(x), mutable_data<T>(y),
+                        ChannelMaps<T, L>{.scale = data<L>(weight), .shift = data<L>(bias)});
+    });
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> affine_mish_backward_cuda(const Tensor& grad_, const Tensor& x_,
+                                                             const Tensor& weight_, const Tensor& bias_) {
+  const char* op = "affine_mish_backward";
+  const ChannelShape shape = check_affine_mish(op, x_, weight_, bias_);
+  check_channels_grad(op, grad_, x_);
+  const CudaScope scope(x_);
+  const Tensor x = native_layout(x_), grad = laid_out_like(grad_, x), weight = torch::stable::contiguous(weight_);
+  const Tensor bias = torch::stable::contiguous(bias_);
+  Tensor grad_x = torch::stable::empty_like(x);
+  Tensor grad_weight = torch::stable::empty_like(weight), grad_bias = torch::stable::empty_like(bias);
+  if (x.numel() == 0) {
+    torch::stable::zero_(grad_weight);
+    torch::stable::zero_(grad_bias);
+    return {grad_x, grad_weight, grad_bias};
+  }
+  const Layout layout = layout_of(shape, x, grad, grad_x);
+  dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
+    with_parameters<T>(weight, [&]<class L>() {
+      const PassPlan<T> plan(layout);
+      const ChannelMaps<T, L> maps{.scale = data<L>(weight), .shift = data<L>(bias)};
+      const Tensor partial = launch_pass<ChannelPass::kBackward, T, L>(
+          scope, layout, plan, x,
+          {.grad = data<T>(grad), .x = data<T>(x), .grad_x = mutable_data<T>(grad_x), .maps = maps});
+      launch_channels(affine_gradients_kernel<L>, scope, layout.channels, data<double>(partial), plan.terms,
+                      layout.channels, mutable_data<L>(grad_weight), mutable_data<L>(grad_bias));
+    });
+  });
+  return {grad_x, grad_weight, grad_bias};
+}
+
+// ---- batch_norm_mish ----------------------------------------------------------------------------------------------
+
+std::optional<Tensor> contiguous_or_none(const std::optional<Tensor>& t) {
+  return t ? std::optional(torch::stable::contiguous(*t)) : std::nullopt;
+}
+
+// `maps` [5, C] keeps alive what it points to.
+template <class T, class L>
+BatchNorm<opmath_t<T>, L> make_batch_norm(const Tensor& stats, const std::optional<Tensor>& weight,
+                                          const std::optional<Tensor>& bias, const Tensor& maps, int64_t channels) {
+  return {mutable_data<double>(stats), weight ? data<L>(*weight) : nullptr, bias ? data<L>(*bias) : nullptr,
+          mutable_data<opmath_t<T>>(maps), channels};
+}
+
+template <class T>
+ChannelMaps<T, opmath_t<T>> maps_of(const opmath_t<T>* maps, int64_t channels) {
+  return {.scale = maps + channels,
+          .shift = maps + 2 * channels,
+          .center = maps,
+          .slope = maps + 3 * channels,
+          .offset = maps + 4 * channels};
+}
+
+Tensor empty_maps(const Tensor& x) {
+  return torch::stable::new_empty(x, {5, x.size(1)},
+                                  x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+}
+
+std::tuple<Tensor, Tensor> batch_norm_mish_cuda(const Tensor& x_, const std::optional<Tensor>& weight_,
+                                                const std::optional<Tensor>& bias_, double eps) {
+  const char* op = "batch_norm_mish";
+  const ChannelShape shape = check_batch_norm_mish(op, x_, weight_, bias_);
+  const CudaScope scope(x_);
+  const Tensor x = native_layout(x_);
+  const std::optional<Tensor> weight = contiguous_or_none(weight_), bias = contiguous_or_none(bias_);
+  Tensor y = torch::stable::empty_like(x);
+  Tensor stats = torch::stable::new_empty(x, {3, shape.channels}, ScalarType::Double);
+  if (x.numel() == 0) {
+    torch::stable::zero_(stats);
+    return {y, stats};
+  }
+  const Layout layout = layout_of(shape, x, y);
+  dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
+    using A = opmath_t<T>;
+    const PassPlan<T> plan(layout);
+    const Tensor partial = launch_pass<ChannelPass::kMoments, T, A>(scope, layout, plan, x, {.x = data<T>(x)});
+    const Tensor maps = empty_maps(x);
+    with_parameters<T>(weight ? weight : bias, [&]<class L>() {
+      const int64_t length = layout.channels_inner ? layout.batch * layout.pixels : layout.pixels;
+      launch_channels(batch_norm_statistics_kernel<A, L>, scope, layout.channels,
+                      make_batch_norm<T, L>(stats, weight, bias, maps, layout.channels), data<double>(partial),
+                      plan.terms, plan.parts, plan.span, length, 1 / double(shape.per_channel()),
+                      1 / double(shape.per_channel() - 1), eps);
+    });
+    launch_map<false>(scope, layout, nullptr, data<T>(x), mutable_data<T>(y),
+                      maps_of<T>(data<A>(maps), layout.channels));
+  });
+  return {y, stats};
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_mish_backward_cuda(const Tensor& grad_, const Tensor& x_,
+                                                                 const Tensor& stats_,
+                                                                 const std::optional<Tensor>& weight_,
+                                                                 const std::optional<Tensor>& bias_) {
+  const char* op = "batch_norm_mish_backward";
+  const ChannelShape shape = check_batch_norm_mish(op, x_, weight_, bias_);
+  check_channels_grad(op, grad_, x_);
+  check_batch_norm_stats(op, stats_, x_);
+  const CudaScope scope(x_);
+  const Tensor x = native_layout(x_), grad = laid_out_like(grad_, x), stats = torch::stable::contiguous(stats_);
+  const std::optional<Tensor> weight = contiguous_or_none(weight_), bias = contiguous_or_none(bias_);
+  Tensor grad_x = torch::stable::empty_like(x);
+  const Tensor& like = weight ? *weight : bias ? *bias : x;
+  Tensor grad_weight = torch::stable::new_empty(like, {shape.channels});
+  Tensor grad_bias = torch::stable::new_empty(like, {shape.channels});
+  if (x.numel() == 0) {
+    torch::stable::zero_(grad_weight);
+    torch::stable::zero_(grad_bias);
+    return {grad_x, grad_weight, grad_bias};
+  }
+  const Layout layout = layout_of(shape, x, grad, grad_x);
+  dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
+    using A = opmath_t<T>;
+    const PassPlan<T> plan(layout);
+    const Tensor maps = empty_maps(x);
+    const ChannelMaps<T, A> channel_maps = maps_of<T>(data<A>(maps), layout.channels);
+    with_parameters<T>(weight ? weight : bias, [&]<class L>() {
+      const auto norm = make_batch_norm<T, L>(stats, weight, bias, maps, layout.channels);
+      launch(batch_norm_maps_kernel<A, L>, grid_for(layout.channels, kThreads), kThreads, 0, scope, norm);
+      const Tensor partial = launch_pass<ChannelPass::kSums, T, A>(
+          scope, layout, plan, x, {.grad = data<T>(grad), .x = data<T>(x), .maps = channel_maps});
+      launch_channels(batch_norm_gradients_kernel<A, L>, scope, layout.channels, norm, data<double>(partial),
+                      plan.terms, double(shape.per_channel()), mutable_data<L>(grad_weight),
+                      mutable_data<L>(grad_bias));
+    });
+    launch_map<true>(scope, layout, data<T>(grad), data<T>(x), mutable_data<T>(grad_x), channel_maps);
+  });
+  return {grad_x, grad_weight, grad_bias};
+}
+
+}  // namespace
+}  // namespace fastops
+
+STABLE_TORCH_LIBRARY_IMPL(fastops, CUDA, m) {
+  m.impl("affine_mish", TORCH_BOX(&fastops::affine_mish_cuda));
+  m.impl("affine_mish_backward", TORCH_BOX(&fastops::affine_mish_backward_cuda));
+  m.impl("batch_norm_mish", TORCH_BOX(&fastops::batch_norm_mish_cuda));
+  m.impl("batch_norm_mish_backward", TORCH_BOX(&fastops::batch_norm_mish_backward_cuda));
+}

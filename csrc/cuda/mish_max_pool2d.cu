@@ -1,0 +1,218 @@
+// mish_max_pool2d on CUDA; the formulas are in math/mish_max_pool2d.h.
+//
+// Forward: a thread a window, whose overlaps with its neighbours come from the first-level cache; memory-bound, x is
+// read and y written once. Backward: first the winner of each window and its gradient, into scratch memory, then each
+// value of grad_x adds what the windows around it say of it, in order. No atomics, and every window is looked at twice
+// whatever its overlaps.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/mish_max_pool2d.h"
+#include "launch.cuh"
+#include "vec.cuh"
+
+namespace fastops {
+namespace {
+
+// Planes [N C, H, W] (depth = 1) or images [N, H, W, C] (depth = C), in vectors along the depth.
+struct PoolLayout {
+  PoolShape s;
+  int64_t items, depth;
+};
+
+struct Position {
+  int64_t item, row, column, channel;
+};
+
+// a = quotient b + rest; in 32 bits where they do, several times faster than in 64.
+__device__ __forceinline__ int64_t divide(int64_t a, int64_t b, int64_t& rest) {
+  const int64_t quotient = (a | b) >> 32 ? a / b : int64_t(unsigned(a) / unsigned(b));
+  rest = a - quotient * b;
+  return quotient;
+}
+
+// Of the i-th vector of a tensor [items, ..., width, depth].
+template <int kVector>
+__device__ __forceinline__ Position position(int64_t i, int64_t height, int64_t width, int64_t depth) {
+  Position p;
+  i = divide(i, depth / kVector, p.channel);
+  p.channel *= kVector;
+  i = divide(i, width, p.column);
+  p.item = divide(i, height, p.row);
+  return p;
+}
+
+// Smallest and largest values of a window's taps inside x and, with kPositions, the first positions they are at.
+template <class T, int kVector, bool kPositions>
+struct Extremes {
+  opmath_t<T> low[kVector], high[kVector];
+  int low_at[kVector] = {}, high_at[kVector] = {};
+
+  __device__ Extremes(const T* x, const PoolLayout& l, const Position& p) {
+    const PoolShape& s = l.s;
+    const int64_t top = p.row * s.stride_h - s.pad_h, left = p.column * s.stride_w - s.pad_w;
+    const int64_t row_begin = top < 0 ? -top : 0, column_begin = left < 0 ? -left : 0;
+    const int64_t row_end = s.height - top < s.kernel_h ? s.height - top : s.kernel_h;
+    const int64_t column_end = s.width - left < s.kernel_w ? s.width - left : s.kernel_w;
+    bool first = true;
+    for (int64_t i = row_begin; i < row_end; ++i) {
+      const T* row = x + ((p.item * s.height + top + i) * s.width + left) * l.depth + p.channel;
+      for (int64_t j = column_begin; j < column_end; ++j) {
+        const auto pack = load_pack<T, kVector>(row + j * l.depth);
+        const int at = int(i * s.kernel_w + j);
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          const opmath_t<T> v = to_opmath(pack.values[k]);
+          if (first || falls(v, low[k])) {
+            low[k] = v;
+            if (kPositions) low_at[k] = at;
+          }
+          if (first || rises(v, high[k])) {
+            high[k] = v;
+            if (kPositions) high_at[k] = at;
+          }
+        }
+        first = false;
+      }
+    }
+  }
+};
+
+template <class T, int kVector>
+__global__ void __launch_bounds__(kThreads) mish_max_pool2d_kernel(const T* x, T* y, PoolLayout l, int64_t n) {
+  const int64_t stride = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
+    const Extremes<T, kVector, false> e(x, l, position<kVector>(i, l.s.out_height, l.s.out_width, l.depth));
+    Pack<T, kVector> out;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) out.values[k] = from_opmath<T>(mish_of_extremes(e.low[k], e.high[k]));
+    store_pack(y + i * kVector, out);
+  }
+}
+
+// wins: g f'(winner), at: its position in the window; both like y.
+template <class T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    mish_max_pool2d_winners_kernel(const T* grad, const T* x, opmath_t<T>* wins, int* at, PoolLayout l, int64_t n) {
+  const int64_t stride = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
+    const Extremes<T, kVector, true> e(x, l, position<kVector>(i, l.s.out_height, l.s.out_width, l.depth));
+    const auto g = load_pack<T, kVector>(grad + i * kVector);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const bool at_low = is_at_low(e.low[k], e.high[k], e.low_at[k], e.high_at[k]);
+      wins[i * kVector + k] = mish_backward(to_opmath(g.values[k]), at_low ? e.low[k] : e.high[k]);
+      at[i * kVector + k] = at_low ? e.low_at[k] : e.high_at[k];
+    }
+  }
+}
+
+// Windows [begin, end) along a dimension that hold a position.
+struct WindowRange {
+  int64_t begin, end;
+  __device__ WindowRange(int64_t position, int64_t kernel, int64_t stride, int64_t pad, int64_t count) {
+    int64_t rest;
+    const int64_t from = position + pad - kernel + 1;
+    begin = from <= 0 ? 0 : divide(from + stride - 1, stride, rest);
+    end = divide(position + pad, stride, rest) + 1;
+    end = end < count ? end : count;
+  }
+};
+
+template <class T, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    mish_max_pool2d_backward_kernel(const opmath_t<T>* wins, const int* at, T* grad_x, PoolLayout l, int64_t n) {
+  const PoolShape& s = l.s;
+  const int64_t stride = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
+    const Position p = position<kVector>(i, s.height, s.width, l.depth);
+    const WindowRange rows(p.row, s.kernel_h, s.stride_h, s.pad_h, s.out_height);
+    const WindowRange columns(p.column, s.kernel_w, s.stride_w, s.pad_w, s.out_width);
+    opmath_t<T> sums[kVector] = {};
+    for (int64_t u = rows.begin; u < rows.end; ++u) {
+      for (int64_t v = columns.begin; v < columns.end; ++v) {
+        const int64_t window = ((p.item * s.out_height + u) * s.out_width + v) * l.depth + p.channel;
+        const int self = int((p.row + s.pad_h - u * s.stride_h) * s.kernel_w + p.column + s.pad_w - v * s.stride_w);
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) sums[k] += at[window + k] == self ? wins[window + k] : opmath_t<T>(0);
+      }
+    }
+    Pack<T, kVector> out;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) out.values[k] = from_opmath<T>(sums[k]);
+    store_pack(grad_x + i * kVector, out);
+  }
+}
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+PoolLayout layout_of(const PoolShape& s, const Tensor& x) {
+  if (is_channels_last(x)) return {s, s.batch, s.channels};
+  return {s, s.batch * s.channels, 1};
+}
+
+// body.template operator()<kVector>(), 16 bytes of channels or one value.
+template <class T, class Body>
+void with_vector(const PoolLayout& l, bool aligned, const Body& body) {
+  aligned&& l.depth % Pack<T>::size == 0 ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
+}
+
+Tensor mish_max_pool2d_cuda(const Tensor& x_, const Pair& kernel_size, const Pair& stride, const Pair& padding) {
+  const char* op = "mish_max_pool2d";
+  const PoolShape s = check_mish_max_pool2d(op, x_, kernel_size, stride, padding);
+  const CudaScope scope(x_);
+  const Tensor x = native_layout(x_);
+  Tensor y = empty_pooled(x, s);
+  if (y.numel() == 0) return y;
+  const PoolLayout l = layout_of(s, x);
+  const bool aligned = is_aligned16(x.const_data_ptr()) && is_aligned16(y.const_data_ptr());
+  dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
+    with_vector<T>(l, aligned, [&]<int kVector>() {
+      const int64_t n = y.numel() / kVector;
+      launch(mish_max_pool2d_kernel<T, kVector>, grid_for(n, kThreads), kThreads, 0, scope, data<T>(x),
+             mutable_data<T>(y), l, n);
+    });
+  });
+  return y;
+}
+
+Tensor mish_max_pool2d_backward_cuda(const Tensor& grad_, const Tensor& x_, const Pair& kernel_size, const Pair& stride,
+                                     const Pair& padding) {
+  const char* op = "mish_max_pool2d_backward";
+  const PoolShape s = check_mish_max_pool2d(op, x_, kernel_size, stride, padding);
+  check_mish_max_pool2d_grad(op, grad_, x_, s);
+  const CudaScope scope(x_);
+  const Tensor x = native_layout(x_), grad = pooled_layout(grad_, x);
+  Tensor grad_x = torch::stable::empty_like(x);
+  if (x.numel() == 0) return grad_x;
+  const PoolLayout l = layout_of(s, x);
+  const bool aligned = is_aligned16(x.const_data_ptr()) && is_aligned16(grad.const_data_ptr());
+  const ScalarType opmath = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const Tensor wins = torch::stable::new_empty(x, {grad.numel()}, opmath);
+  const Tensor at = torch::stable::new_empty(x, {grad.numel()}, ScalarType::Int);
+  dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
+    with_vector<T>(l, aligned, [&]<int kVector>() {
+      const int64_t windows = grad.numel() / kVector, values = x.numel() / kVector;
+      launch(mish_max_pool2d_winners_kernel<T, kVector>, grid_for(windows, kThreads), kThreads, 0, scope, data<T>(grad),
+             data<T>(x), mutable_data<opmath_t<T>>(wins), mutable_data<int>(at), l, windows);
+      launch(mish_max_pool2d_backward_kernel<T, kVector>, grid_for(values, kThreads), kThreads, 0, scope,
+             data<opmath_t<T>>(wins), data<int>(at), mutable_data<T>(grad_x), l, values);
+    });
+  });
+  return grad_x;
+}
+
+}  // namespace
+}  // namespace fastops
+
+STABLE_TORCH_LIBRARY_IMPL(fastops, CUDA, m) {
+  m.impl("mish_max_pool2d", TORCH_BOX(&fastops::mish_max_pool2d_cuda));
+  m.impl("mish_max_pool2d_backward", TORCH_BOX(&fastops::mish_max_pool2d_backward_cuda));
+}

@@ -1,0 +1,249 @@
+// mish_max_pool2d of images [H, W, C]: the channels of a window's positions side by side.
+#pragma once
+
+#include "mish_max_pool2d_windows.h"
+
+namespace fastops {
+namespace FASTOPS_ISA {
+
+constexpr int64_t kStrip = 64;  // channels at a time
+
+// A position of a window: tap `at` in the order of the rows, `row` of the input, and where its values are in the image.
+struct Tap {
+  int64_t at, row, offset;
+  bool first;
+};
+
+// Channels from `strip` on of a window.
+struct Window {
+  int64_t top, left, strip;
+  Taps rows, columns;
+  const PoolShape& s;
+
+  Window(const PoolShape& shape, int64_t u, int64_t v, int64_t first)
+      : top(u * shape.stride_h - shape.pad_h),
+        left(v * shape.stride_w - shape.pad_w),
+        strip(first),
+        rows(top, shape.kernel_h, shape.height),
+        columns(left, shape.kernel_w, shape.width),
+        s(shape) {}
+
+  // body(tap) for all taps inside the input
+  template <class Body>
+  void for_each(Body body) const {
+    Tap tap{0, 0, 0, true};
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      tap.at = i * s.kernel_w + columns.begin;
+      tap.row = top + i;
+      tap.offset = (tap.row * s.width + left + columns.begin) * s.channels + strip;
+      for (int64_t j = columns.begin; j < columns.end; ++j) {
+        body(tap);
+        ++tap.at;
+        tap.offset += s.channels;
+        tap.first = false;
+      }
+    }
+  }
+};
+
+// The windows of rows [first, last) of an image, channels in strips.
+template <class Body>
+static void for_each_window(const PoolShape& s, int64_t first, int64_t last, Body body) {
+  for (int64_t u = first; u < last; ++u) {
+    for (int64_t v = 0; v < s.out_width; ++v) {
+      for (int64_t strip = 0; strip < s.channels; strip += kStrip) {
+        body(u, v, Window(s, u, v, strip), s.channels - strip < kStrip ? s.channels - strip : kStrip);
+      }
+    }
+  }
+}
+
+template <class O>
+static bool any_nan(Vec<O> v) {
+  O lanes[kLanes<O>];
+  store(lanes, v);
+  int found = 0;
+  for (int k = 0; k < kLanes<O>; ++k) found += lanes[k] != lanes[k];
+  return found > 0;
+}
+
+// Extremes of the channels [c, c + kVecs registers), right while no value is NaN, as `sum` tells: of all values, it is
+// NaN if one of them is.
+template <int kVecs, class T, class O = opmath_t<T>>
+static void fast_extremes(const T* x, const Window& w, int64_t c, O* low, O* high, Vec<O>& sum) {
+  constexpr int64_t L = kLanes<O>;
+  O buffer[kVecs * L];
+  Vec<O> least[kVecs], most[kVecs];
+  for (int k = 0; k < kVecs; ++k) {
+    least[k] = splat(kInfinity<O>);
+    most[k] = splat(-kInfinity<O>);
+  }
+  w.for_each([&](const Tap& tap) {
+    const O* values = as_opmath(x + tap.offset + c, buffer, kVecs * L);
+    for (int k = 0; k < kVecs; ++k) {
+      const Vec<O> v = load(values + k * L);
+      least[k] = v < least[k] ? v : least[k];
+      most[k] = v > most[k] ? v : most[k];
+      sum += v;
+    }
+  });
+  for (int k = 0; k < kVecs; ++k) {
+    store(low + c + k * L, least[k]);
+    store(high + c + k * L, most[k]);
+  }
+}
+
+// The same for any values and channels [begin, end).
+template <class T, class O = opmath_t<T>>
+static void extremes(const T* x, const Window& w, int64_t begin, int64_t end, O* low, O* high) {
+  O buffer[kStrip];
+  w.for_each([&](const Tap& tap) {
+    const O* values = as_opmath(x + tap.offset + begin, buffer, end - begin);
+    if (tap.first) {
+      memcpy(low + begin, values, size_t(end - begin) * sizeof(O));
+      memcpy(high + begin, values, size_t(end - begin) * sizeof(O));
+      return;
+    }
+    FASTOPS_INDEPENDENT_ITERATIONS
+    for (int64_t c = begin; c < end; ++c) {
+      low[c] = falls(values[c - begin], low[c]) ? values[c - begin] : low[c];
+      high[c] = rises(values[c - begin], high[c]) ? values[c - begin] : high[c];
+    }
+  });
+}
+
+template <class T>
+static void forward_window(const T* x, T* y, const Window& w, int64_t count) {
+  using O = opmath_t<T>;
+  constexpr int64_t L = kLanes<O>;
+  O low[kStrip], high[kStrip];
+  Vec<O> sum{};
+  int64_t done = 0;
+  for (; done + 2 * L <= count; done += 2 * L) fast_extremes<2>(x, w, done, low, high, sum);
+  for (; done + L <= count; done += L) fast_extremes<1>(x, w, done, low, high, sum);
+  if (any_nan<O>(sum)) done = 0;
+  if (done < count) extremes(x, w, done, count, low, high);
+  O* target = opmath_target(y, low);
+  FASTOPS_INDEPENDENT_ITERATIONS
+  for (int64_t c = 0; c < count; ++c) target[c] = mish_of_extremes(low[c], high[c]);
+  finish(y, target, count);
+}
+
+template <class T>
+static void forward_image(const T* x, T* y, const PoolShape& s, int64_t begin, int64_t end, double*) {
+  for_each_window(s, begin, end, [&](int64_t u, int64_t v, const Window& w, int64_t count) {
+    forward_window(x, y + (u * s.out_width + v) * s.channels + w.strip, w, count);
+  });
+}
+
+// Rows [begin, end) of grad_x, in opmath. A row is set to zero when it is first needed, so that it stays in the cache.
+template <class O>
+class GradRows {
+ public:
+  GradRows(O* sums, int64_t values, int64_t begin, int64_t end)
+      : sums_(sums), values_(values), begin_(begin), end_(end), zeroed_(begin) {}
+
+  void zero_up_to(int64_t row) {
+    if (row > end_) row = end_;
+    if (row <= zeroed_) return;
+    memset(sums_ + (zeroed_ - begin_) * values_, 0, size_t((row - zeroed_) * values_) * sizeof(O));
+    zeroed_ = row;
+  }
+  // Of a position; null outside of the rows.
+  O* at(const Tap& tap) const {
+    return tap.row < begin_ || tap.row >= end_ ? nullptr : sums_ + tap.offset - begin_ * values_;
+  }
+
+ private:
+  O* sums_;
+  int64_t values_, begin_, end_, zeroed_;
+};
+
+// Channels [c, c + kVecs registers) while no value is NaN: the first tap equal to the winner takes its gradient. false:
+// nothing was done, for there may be a NaN, or both extremes have the same f.
+template <int kVecs, class T, class O = opmath_t<T>>
+static bool fast_backward(const T* grad, const T* x, const GradRows<O>& rows, const Window& w, int64_t c) {
+  constexpr int64_t L = kLanes<O>, n = kVecs * L;
+  O low[n], high[n], buffer[n], wins[n];
+  Vec<O> sum{};
+  fast_extremes<kVecs>(x + c, w, 0, low, high, sum);
+  if (any_nan<O>(sum)) return false;
+  const O* g = as_opmath(grad + c, buffer, n);
+  int64_t ties = 0;
+  FASTOPS_INDEPENDENT_ITERATIONS
+  for (int64_t k = 0; k < n; ++k) {
+    const O of_low = mish_forward(low[k]), of_high = mish_forward(high[k]);
+    ties += (of_low == of_high) & (low[k] != high[k]);
+    low[k] = of_low > of_high ? low[k] : high[k];
+  }
+  if (ties) return false;
+  map2(g, low, wins, n, [](O a, O b) { return mish_backward(a, b); });
+  Vec<O> best[kVecs], win[kVecs];
+  for (int k = 0; k < kVecs; ++k) best[k] = load(low + k * L), win[k] = load(wins + k * L);
+  w.for_each([&](const Tap& tap) {
+    O* target = rows.at(tap);
+    const O* values = as_opmath(x + tap.offset + c, buffer, n);
+    for (int k = 0; k < kVecs; ++k) {
+      const auto hit = load(values + k * L) == best[k];
+      best[k] = hit ? splat(O(__builtin_nan(""))) : best[k];  // equal to nothing any more
+      if (target) store(target + c + k * L, load(target + c + k * L) + (hit ? win[k] : Vec<O>{}));
+    }
+  });
+  return true;
+}
+
+// The same for any values and channels [begin, end).
+template <class T, class O = opmath_t<T>>
+static void backward(const T* grad, const T* x, const GradRows<O>& rows, const Window& w, int64_t begin, int64_t end) {
+  using I = Position<O>;
+  O buffer[kStrip], low[kStrip], high[kStrip], wins[kStrip];
+  I low_at[kStrip], high_at[kStrip];
+  const int64_t count = end - begin;
+  w.for_each([&](const Tap& tap) {
+    const O* values = as_opmath(x + tap.offset + begin, buffer, count);
+    const I at = I(tap.at);
+    for (int64_t c = 0; c < count; ++c) {
+      const bool lower = tap.first | falls(values[c], low[c]), higher = tap.first | rises(values[c], high[c]);
+      low[c] = lower ? values[c] : low[c];
+      low_at[c] = lower ? at : low_at[c];
+      high[c] = higher ? values[c] : high[c];
+      high_at[c] = higher ? at : high_at[c];
+    }
+  });
+  const O* g = as_opmath(grad + begin, buffer, count);
+  for (int64_t c = 0; c < count; ++c) {
+    const bool at_low = is_at_low(low[c], high[c], low_at[c], high_at[c]);
+    wins[c] = mish_backward(g[c], at_low ? low[c] : high[c]);
+    low_at[c] = at_low ? low_at[c] : high_at[c];
+  }
+  w.for_each([&](const Tap& tap) {
+    O* target = rows.at(tap);
+    const I at = I(tap.at);
+    for (int64_t c = 0; target && c < count; ++c) target[begin + c] += low_at[c] == at ? wins[c] : O(0);
+  });
+}
+
+template <class T>
+static void backward_image(const T* grad, const T* x, T* grad_x, const PoolShape& s, int64_t begin, int64_t end,
+                           double* scratch) {
+  using O = opmath_t<T>;
+  constexpr int64_t L = kLanes<O>;
+  const int64_t values = s.width * s.channels;
+  O* sums = opmath_target(grad_x + begin * values, reinterpret_cast<O*>(scratch));
+  GradRows<O> rows(sums, values, begin, end);
+  const Windows windows(begin, end, s.kernel_h, s.stride_h, s.pad_h, s.out_height);
+  for_each_window(s, windows.begin, windows.end, [&](int64_t u, int64_t v, const Window& w, int64_t count) {
+    rows.zero_up_to(w.top + s.kernel_h);
+    const T* g = grad + (u * s.out_width + v) * s.channels + w.strip;
+    int64_t c = 0;
+    for (; c + 2 * L <= count; c += 2 * L) {
+      if (!fast_backward<2>(g, x, rows, w, c)) backward(g, x, rows, w, c, c + 2 * L);
+    }
+    if (c < count) backward(g, x, rows, w, c, count);
+  });
+  rows.zero_up_to(end);
+  finish(grad_x + begin * values, sums, (end - begin) * values);
+}
+
+}  // namespace FASTOPS_ISA
+}  // namespace fastops
