@@ -10,6 +10,8 @@ from fastops._version import __version__
 
 __all__ = [
     "__version__",
+    "accelerate",
+    "acceleration_report",
     "affine_mish",
     "backends",
     "batch_norm_mish",
@@ -19,6 +21,7 @@ __all__ = [
     "mish_max_pool2d",
     "nn",
     "reference",
+    "restore",
     "se_attention",
     "se_scale",
     "xcorr",
@@ -27,6 +30,7 @@ __all__ = [
 
 if load_error is None:
     from fastops import nn
+    from fastops._accelerate import accelerate, acceleration_report, restore
     from fastops._backends import backends
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.mish import mish, mish_
