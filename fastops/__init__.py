@@ -10,10 +10,12 @@ from fastops._version import __version__
 
 __all__ = [
     "__version__",
-    "affine_mish",
+    "accelerate",
+    "acceleration_report",
     "adaptive_relu",
     "adaptive_sigmoid",
     "adaptive_tanh",
+    "affine_mish",
     "backends",
     "balanced_logistic_loss",
     "batch_norm_mish",
@@ -32,6 +34,7 @@ __all__ = [
     "nn",
     "optim",
     "reference",
+    "restore",
     "se_attention",
     "se_scale",
     "set_backend",
@@ -43,6 +46,9 @@ if load_error is None:
     from fastops import nn, optim
     from fastops._backends import backends, set_backend
     from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
+    from fastops import nn
+    from fastops._accelerate import accelerate, acceleration_report, restore
+    from fastops._backends import backends
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (
         ciou_loss,

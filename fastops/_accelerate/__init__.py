@@ -1,0 +1,172 @@
+"""Fused ops for a model that was written without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fastops import nn as fastops_nn
+from fastops._accelerate import swap
+from fastops._accelerate.calls import first_line
+from fastops._accelerate.check import relative_error
+from fastops._accelerate.fusions import Fusion
+from fastops._accelerate.report import AccelerationReport, Change, LeftAlone
+
+__all__ = ["accelerate", "acceleration_report", "restore"]
+
+#: Relative L2 error of the whole model's result on example_inputs; a deep network in float32 stays below 1e-5.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
+
+
+def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = True) -> nn.Module:
+    r"""Replace what ``model`` computes by the fused modules of this package, in place.
+
+    ============================================================  ==================================================
+    found                                                         becomes
+    ============================================================  ==================================================
+    ``nn.Mish`` and other modules called Mish that compute it     :class:`fastops.nn.Mish`
+    ``nn.BatchNorm1d``, ``2d`` or ``3d``, then Mish               :class:`fastops.nn.BatchNormMish2d` and Identity
+    Mish, then ``nn.MaxPool2d``                                   Identity and :class:`fastops.nn.MishMaxPool2d`
+    batch norm with a Mish of its own (timm's BatchNormAct2d)     :class:`fastops.nn.BatchNormMish2d`
+    :math:`x \, \sigma(W_2 \, \mathrm{ReLU}(W_1 \bar x))` blocks  one call of :func:`fastops.se_attention`
+    ============================================================  ==================================================
+
+    Squeeze-and-excitation blocks are recognised by the shapes of their parameters, so those of torchvision, timm and
+    the many others need not be known by name. Two modules count as running one after the other if ``torch.fx`` shows
+    that they do wherever ``forward`` calls them, in training and in eval mode; in the parts of a model that cannot be
+    traced, blocks that can be are looked at alone, and an ``nn.Sequential`` is taken by its word. Every fused module
+    is compared with what it replaces, results and gradients, on random numbers first; one that differs, that has
+    hooks, that is quantized, scripted, compiled or wrapped for parallel training is left alone.
+
+    Parameters and buffers stay the same tensors under the same names in the same order, in the same mode, so
+    checkpoints and optimizers fit as before. Undo it by :func:`restore`, which works on copies of the model too. Fold
+    batch norms, convert them to SyncBatchNorm, quantize, export and script before, or on the restored model: such
+    tools see a batch norm and an Identity, and would lose the Mish; code that asks for classes (``isinstance(layer,
+    nn.Mish)``) finds others. As the ops themselves, an accelerated model has no
+    forward-mode derivatives and no ``torch.func`` transforms.
+
+    Args:
+        model: any module; already accelerated ones stay as they are.
+        example_inputs: arguments for ``model`` (a tensor, a tuple, or a dict by name) to run it on before and after,
+            in eval mode: where the results differ everything is undone.
+        verbose: print :func:`acceleration_report`.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        TypeError: ``accelerate: model must be a torch.nn.Module, got ...``.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Mish(), nn.Conv2d(8, 8, 3), nn.Mish())
+        >>> model = fastops.accelerate(model)
+        accelerate: 2 changed, 0 left alone
+        changed 1  BatchNorm2d + Mish  -> fastops.nn.BatchNormMish2d  1
+        changed 1  Mish                -> fastops.nn.Mish             4
+        >>> fastops.restore(model)[4]
+        Mish()
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
+    before = None if example_inputs is None else _results(model, example_inputs)
+    with torch.inference_mode(False), torch.enable_grad(), _same_random_numbers(model):
+        left_alone = Fusion(model).left_alone
+    if before is not None and (reason := _why_not_as(before, model, example_inputs)):
+        swap.undo(model)
+        left_alone = [LeftAlone("", type(model).__name__, reason)]
+    vars(model)["_left_alone"] = tuple(left_alone)
+    if verbose:
+        print(f"accelerate: {acceleration_report(model)}")
+    return model
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo :func:`accelerate`: the modules that were there before are there again, with the parameters of now.
+
+    Args:
+        model: an accelerated model, or a copy of one, or a model that holds some.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        TypeError: ``restore: model must be a torch.nn.Module, got ...``.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> model = torch.nn.Sequential(torch.nn.Mish())
+        >>> mish = model[0]
+        >>> fastops.restore(fastops.accelerate(model, verbose=False))[0] is mish
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"restore: model must be a torch.nn.Module, got {type(model).__name__}")
+    swap.undo(model)
+    for module in model.modules():
+        vars(module).pop("_left_alone", None)
+    return model
+
+
+def acceleration_report(model: nn.Module) -> AccelerationReport:
+    """What is fused in ``model`` and what :func:`accelerate` left alone, with the reason.
+
+    Args:
+        model: any module.
+
+    Returns:
+        ``AccelerationReport`` with the tuples ``changed`` (of ``name``, ``was``, ``now``) and ``left_alone`` (of
+        ``name``, ``kind``, ``reason``); its ``str`` is the table that :func:`accelerate` prints.
+
+    Example::
+
+        >>> import torch, fastops
+        >>> model = fastops.accelerate(torch.nn.Sequential(torch.nn.Mish(inplace=True)), verbose=False)
+        >>> fastops.acceleration_report(model).changed
+        (Change(name='0', was='Mish', now='fastops.nn.Mish'),)
+    """
+    changed = (Change(name, was, _public_name(type(module))) for name, module, was in swap.fused_modules(model))
+    return AccelerationReport(tuple(changed), vars(model).get("_left_alone", ()))
+
+
+def _public_name(fused: type[nn.Module]) -> str:
+    return f"fastops.nn.{fused.__name__}" if hasattr(fastops_nn, fused.__name__) else fused.__name__
+
+
+def _same_random_numbers(model: nn.Module) -> AbstractContextManager[None]:
+    """What draws random numbers in here leaves those of the caller as they were."""
+    return torch.random.fork_rng({p.device for p in model.parameters() if p.device.type == "cuda"})
+
+
+def _results(model: nn.Module, example_inputs: Any) -> list[Tensor]:
+    """Tensors in the result of the model in eval mode, which leaves no trace in the model's modes and in the inputs."""
+    copied = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, example_inputs)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad(), _same_random_numbers(model):
+            if isinstance(copied, Mapping):
+                result = model.eval()(**copied)
+            else:
+                result = model.eval()(*(copied if isinstance(copied, (tuple, list)) else (copied,)))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+
+
+def _why_not_as(before: list[Tensor], model: nn.Module, example_inputs: Any) -> str | None:
+    """Why the model's results are not those of before, or None."""
+    try:
+        results = _results(model, example_inputs)
+    except Exception as error:  # the model's own
+        return f"it fails on example_inputs: {first_line(error)}"
+    errors = [relative_error(a, e) / TOLERANCE.get(e.dtype, 1e-3) for a, e in zip(results, before, strict=True)]
+    return None if all(e <= 1 for e in errors) else "its results on example_inputs differ"
