@@ -44,11 +44,9 @@ __all__ = [
 
 if load_error is None:
     from fastops import nn, optim
+    from fastops._accelerate import accelerate, acceleration_report, restore
     from fastops._backends import backends, set_backend
     from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
-    from fastops import nn
-    from fastops._accelerate import accelerate, acceleration_report, restore
-    from fastops._backends import backends
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (
         ciou_loss,

@@ -311,7 +311,7 @@ def check_facts(find, row, inputs, grads):
 
 
 # Samples that are large for the interpreter and whose shapes others have.
-LARGE = ("threads", "threads_channels_last", "bands", "bands_channels_last", "pieces", "channels_last_pieces")
+LARGE = ("threads", "threads_channels_last", "bands", "bands_channels_last", "pieces", "pieces_each", "channels_last_pieces")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -347,7 +347,6 @@ def each_sample(but=()):
 
 
 # Without the samples that are large for the interpreter and whose layouts others have.
-@each_sample(but=("threads", "threads_channels_last", "sliced_threads", "siamfc", "pieces", "pieces_each"))
 @each_sample(but=(*LARGE, "sliced_threads", "siamfc"))
 def test_twins_give_the_strides_of_the_fake_kernels(row, sample):
     check_facts(OPS.__getitem__, row, row.make(sample, torch.float32, DEVICE), [one_expanded])

@@ -16,6 +16,7 @@ from fastops.nn.box_loss import (
 from fastops.nn.correlation import CrossCorrelation
 from fastops.nn.frozen_conv import FrozenConv2d
 from fastops.nn.logistic_loss import BalancedLogisticLoss
+from fastops.nn.mish_max_pool2d import MishMaxPool2d
 
 __all__ = [
     "AReLU",
