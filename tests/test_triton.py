@@ -311,7 +311,10 @@ def check_facts(find, row, inputs, grads):
 
 
 # Samples that are large for the interpreter and whose shapes others have.
-LARGE = ("threads", "threads_channels_last", "bands", "bands_channels_last", "pieces", "pieces_each", "channels_last_pieces")
+LARGE = (
+    *("threads", "threads_channels_last", "bands", "bands_channels_last"),
+    *("pieces", "pieces_each", "channels_last_pieces"),
+)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
