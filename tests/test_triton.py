@@ -63,6 +63,12 @@ CASES = {
     "se_attention-4d": ("se_attention", [(2, 19, 5, 3), (4, 19), (4,), (19, 4), (19,)]),
     "se_attention-5d-split": ("se_attention", [(1, 3, 3, 37, 41), (1, 3), (1,), (3, 1), (3,)]),
     "se_attention-wide": ("se_attention", [(2, 150, 2, 1), (20, 150), (20,), (150, 20), (150,)]),
+    "adaptive_sigmoid-layer": ("adaptive_sigmoid", [(3, 5, 79), (1,), (1,), (1,), (1,)]),
+    "adaptive_sigmoid-no-pixels": ("adaptive_sigmoid", [(33, 70), (70,), (70,), (70,), (70,)]),
+    "adaptive_tanh-layer-split": ("adaptive_tanh", [(4099,), (), (), (), ()]),
+    "adaptive_tanh-one-pixel": ("adaptive_tanh", [(2, 70, 1, 1), (70,), (70,), (70,), (70,)]),
+    "adaptive_relu-channels": ("adaptive_relu", [(2, 3, 7, 5), (3,), (3,), (3,), (3,)]),
+    "adaptive_relu-split-sums": ("adaptive_relu", [(2, 3, 45, 101), (3,), (3,), (3,), (3,)]),
     "xcorr-pairs": ("xcorr", [(2, 3, 2, 3), (2, 3, 5, 4), (1,)]),
     "xcorr-one-template": ("xcorr", [(1, 3, 2, 2), (3, 3, 4, 3), (1,)]),
     "xcorr-two-templates": ("xcorr", [(2, 3, 2, 1), (4, 3, 3, 3), ()]),
@@ -140,6 +146,9 @@ def transposed(t):
 
 
 LAYOUT_CASES = {
+    "adaptive_sigmoid": [(2, 70, 3, 5), (70,), (70,), (70,), (70,)],
+    "adaptive_tanh": [(2, 70, 3, 5), (70,), (70,), (70,), (70,)],
+    "adaptive_relu": [(2, 70, 3, 5), (70,), (70,), (70,), (70,)],
     "mish": [(2, 3, 4, 5)],
     "se_scale": [(2, 70, 3, 5), (2, 70)],
     "se_attention": [(2, 70, 3, 5), (4, 70), (4,), (70, 4), (70,)],
@@ -191,6 +200,8 @@ def test_xcorr_scale_keeps_double_precision():
         ("se_scale", [(0, 3, 2, 2), (0, 3)]),
         ("se_scale", [(2, 3, 0), (2, 3)]),
         ("se_attention", [(0, 3, 2), (2, 3), (2,), (3, 2), (3,)]),
+        ("adaptive_sigmoid", [(0, 3, 2), (3,), (3,), (3,), (3,)]),
+        ("adaptive_relu", [(0,), (), (), (), ()]),
         ("xcorr", [(0, 3, 2, 2), (0, 3, 4, 4), (1,)]),
         ("xcorr_depthwise", [(0, 3, 2, 2), (0, 3, 4, 4)]),
     ],
@@ -282,6 +293,33 @@ def test_se_scale_gradient_of_saturated_logits():
     _, actual = OPS["se_scale_backward"](grad, x, logits)
     slope = torch.sigmoid(logits.double()) * torch.sigmoid(-logits.double())
     torch.testing.assert_close(actual.double(), (grad.double() * x.double()).sum(2) * slope, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float32, 1e-5), (torch.float64, 1e-13)], ids=str)
+@pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
+def test_adaptive_tails_and_zero(kind, dtype, rtol):
+    """Values and slopes keep their relative accuracy; in bounds where the square of the double's value is a number."""
+    size = torch.logspace(-12, 1.5, 55, dtype=torch.float64)
+    x = torch.cat((size, -size)).to(DEVICE, dtype)[None]  # a channel for each value
+    one, zero = torch.ones_like(x[0]), torch.zeros_like(x[0])
+    u = x.double()
+    value = torch.sigmoid(u) if kind == "sigmoid" else torch.tanh(u)
+    slope = torch.sigmoid(u) * torch.sigmoid(-u) if kind == "sigmoid" else torch.cosh(u) ** -2
+    parameters = one, one, zero, zero
+    actual = OPS[f"adaptive_{kind}"](x, *parameters)
+    torch.testing.assert_close(actual.double(), value, rtol=rtol, atol=0)
+    grad_x, grad_a, grad_b, grad_c, grad_d = OPS[f"adaptive_{kind}_backward"](one[None], x, *parameters)
+    for a, e in ((grad_x[0], slope), (grad_a, slope * u), (grad_b, value), (grad_c, slope), (grad_d, one[None])):
+        torch.testing.assert_close(a.double(), e[0].double(), rtol=rtol, atol=0)
+
+
+def test_adaptive_infinities_and_nan():
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([-inf, inf, nan], device=DEVICE)
+    parameters = [torch.tensor(v, device=DEVICE) for v in (1.0, 2.0, 0.5, 0.25)]
+    for kind, expected in (("sigmoid", [0.25, 2.25, nan]), ("tanh", [-1.75, 2.25, nan]), ("relu", [-inf, inf, nan])):
+        y = OPS[f"adaptive_{kind}"](x, *parameters).cpu()
+        torch.testing.assert_close(y, torch.tensor(expected), rtol=0, atol=0, equal_nan=True)
 
 
 def facts(result):

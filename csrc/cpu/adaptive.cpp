@@ -148,11 +148,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_backward_cpu(const T
              sums.data() + (part * channels + channel) * 4);
     });
     for (size_t i = 0; i < sums.size(); ++i) totals[i % 4 * channels + i / 4 % channels] += sums[i];
-  }
-  if constexpr (AdaptiveActivation<kKind>::kSumsLackB) {
-    for (int64_t i = 0; i < channels; ++i) {
-      totals[i] *= parameters.b(i);
-      totals[2 * channels + i] *= parameters.b(i);
+    if constexpr (AdaptiveActivation<kKind>::kSumsLackB) {
+      for (int64_t i = 0; i < channels; ++i) {
+        totals[i] *= parameters.b(i);
+        totals[2 * channels + i] *= parameters.b(i);
+      }
     }
   }
   const auto result = [&](int k, const Tensor& like) {

@@ -43,7 +43,6 @@ struct Lanes {
       }
     }
   }
-  AdaptiveParameters<O> at(int64_t l) const { return {values[0][l], values[1][l], values[2][l], values[3][l]}; }
 };
 
 // body(offset, lane, n) for every chunk of every strip, n <= kChunk; after_strip() after each strip.
@@ -99,13 +98,17 @@ static void forward(const void* x_, void* y_, AdaptiveMatrices shape, AdaptiveAr
   const T* x = static_cast<const T*>(x_);
   T* y = static_cast<T*>(y_);
   const Lanes<O> lanes(shape, parameters);
+  const auto& p = lanes.values;
   O in[kChunk], out[kChunk];
   for_each_chunk(
       shape, lanes,
       [&](int64_t offset, int64_t lane, int64_t n) __attribute__((always_inline)) {
         const O* v = load_chunk(x + offset, in, n);
         O* target = chunk_target(y + offset, out, n);
-        FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) target[i] = F::forward(v[i], lanes.at(lane + i));
+        FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) {
+          const int64_t l = lane + i;
+          target[i] = F::forward(v[i], {p[0][l], p[1][l], p[2][l], p[3][l]});
+        }
         store_chunk(y + offset, target, n);
       },
       [] {});
@@ -118,7 +121,7 @@ static void backward(const void* grad_, const void* x_, void* grad_x_, AdaptiveM
   const T *grad = static_cast<const T*>(grad_), *x = static_cast<const T*>(x_);
   T* grad_x = static_cast<T*>(grad_x_);
   const Lanes<O> lanes(shape, parameters);
-  O g_in[kChunk], x_in[kChunk], out[kChunk];
+  O g_in[kChunk], x_in[kChunk], p_in[4][kChunk], out[kChunk];
   O partial[4][kStrip];
   double totals[4][kStrip];
   clear(partial);
@@ -135,9 +138,11 @@ static void backward(const void* grad_, const void* x_, void* grad_x_, AdaptiveM
       [&](int64_t offset, int64_t lane, int64_t n) __attribute__((always_inline)) {
         const O* g = load_chunk(grad + offset, g_in, n);
         const O* v = load_chunk(x + offset, x_in, n);
+        const O* p[4];  // beyond n zeros too: an infinite one would make NaN of x = 0
+        for (int k = 0; k < 4; ++k) p[k] = load_chunk(lanes.values[k] + lane, p_in[k], n);
         O* target = chunk_target(grad_x + offset, out, n);
         FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) {
-          const AdaptiveTerms<O> terms = F::backward(g[i], v[i], lanes.at(lane + i));
+          const AdaptiveTerms<O> terms = F::backward(g[i], v[i], {p[0][i], p[1][i], p[2][i], p[3][i]});
           target[i] = terms.grad_x;
           partial[0][lane + i] += terms.a;
           partial[1][lane + i] += terms.b;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -162,7 +163,7 @@ def _vmap(op: Callable[..., Tensor], info, in_dims: tuple, x: Tensor, *parameter
     per_layer = parameters[0].numel() == size
     flat = [t.reshape(-1) for t in parameters]
     if per_layer:
-        return op(x.reshape(1, size, -1), *flat).reshape(x.shape), 0
+        return op(x.reshape(1, size, math.prod(x.shape[1:])), *flat).reshape(x.shape), 0
     x = x.movedim(0, 1)  # [N, size, C, ...]
     return op(x.flatten(1, 2), *flat).unflatten(1, x.shape[1:3]), 1
 
