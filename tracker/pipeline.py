@@ -15,8 +15,8 @@ from tracker.model import SiamFC
 class FusedNetwork:
     """`SiamFC` for inference: batch norm folded, channels_last, bias and activation inside the convolutions.
 
-    Scores equal the model's in eval mode up to float32 rounding. ReLU is monotone, so before a max pool it runs after
-    it, on a quarter of the values; Mish is not.
+    Scores equal the model's in eval mode up to float32 rounding. Before a max pool the activation runs on a part of the
+    values only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window.
 
     Args:
         model: the network; its parameters are copied.
@@ -30,16 +30,14 @@ class FusedNetwork:
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
         self.out_scale = model.out_scale
-        self._relu_after_pool = model.activation == "relu"
+        self._activation = model.activation
         options = {"device": self.device, "dtype": self.dtype}
         blocks = [getattr(model.backbone, f"conv{i}") for i in range(1, 6)]
         self._pools = [any(isinstance(layer, nn.MaxPool2d) for layer in block) for block in blocks]
         self._convs = []
         for block, pool in zip(blocks, self._pools, strict=True):
             has_norm = len(block) > 1
-            activation = model.activation if has_norm else "none"
-            if pool and self._relu_after_pool:
-                activation = "none"
+            activation = model.activation if has_norm and not pool else "none"
             self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
         self._attention: tuple[Tensor, ...] | None = None
         if model.attention_kind == "se":
@@ -55,9 +53,7 @@ class FusedNetwork:
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
             if pool:
-                x = F.max_pool2d(x, 3, 2)
-                if self._relu_after_pool:
-                    x = x.relu_()
+                x = F.max_pool2d(x, 3, 2).relu_() if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
         return x if self._attention is None else fastops.se_attention(x, *self._attention)
 
     @torch.inference_mode()

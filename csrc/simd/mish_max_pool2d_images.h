@@ -67,6 +67,17 @@ static bool any_nan(Vec<O> v) {
   return found > 0;
 }
 
+// as_opmath() of kVecs registers, converted one by one.
+template <int kVecs, class T, class O>
+static const O* registers_of(const T* p, O* buffer) {
+  if constexpr (sizeof(T) == sizeof(O)) {
+    return p;
+  } else {
+    for (int k = 0; k < kVecs; ++k) to_opmath(p + k * kLanes<O>, buffer + k * kLanes<O>, kLanes<O>);
+    return buffer;
+  }
+}
+
 // Extremes of the channels [c, c + kVecs registers), right while no value is NaN, as `sum` tells: of all values, it is
 // NaN if one of them is.
 template <int kVecs, class T, class O = opmath_t<T>>
@@ -79,7 +90,7 @@ static void fast_extremes(const T* x, const Window& w, int64_t c, O* low, O* hig
     most[k] = splat(-kInfinity<O>);
   }
   w.for_each([&](const Tap& tap) {
-    const O* values = as_opmath(x + tap.offset + c, buffer, kVecs * L);
+    const O* values = registers_of<kVecs>(x + tap.offset + c, buffer);
     for (int k = 0; k < kVecs; ++k) {
       const Vec<O> v = load(values + k * L);
       least[k] = v < least[k] ? v : least[k];
@@ -119,6 +130,7 @@ static void forward_window(const T* x, T* y, const Window& w, int64_t count) {
   O low[kStrip], high[kStrip];
   Vec<O> sum{};
   int64_t done = 0;
+  for (; done + 4 * L <= count; done += 4 * L) fast_extremes<4>(x, w, done, low, high, sum);
   for (; done + 2 * L <= count; done += 2 * L) fast_extremes<2>(x, w, done, low, high, sum);
   for (; done + L <= count; done += L) fast_extremes<1>(x, w, done, low, high, sum);
   if (any_nan<O>(sum)) done = 0;
@@ -168,7 +180,7 @@ static bool fast_backward(const T* grad, const T* x, const GradRows<O>& rows, co
   Vec<O> sum{};
   fast_extremes<kVecs>(x + c, w, 0, low, high, sum);
   if (any_nan<O>(sum)) return false;
-  const O* g = as_opmath(grad + c, buffer, n);
+  const O* g = registers_of<kVecs>(grad + c, buffer);
   int64_t ties = 0;
   FASTOPS_INDEPENDENT_ITERATIONS
   for (int64_t k = 0; k < n; ++k) {
@@ -182,7 +194,7 @@ static bool fast_backward(const T* grad, const T* x, const GradRows<O>& rows, co
   for (int k = 0; k < kVecs; ++k) best[k] = load(low + k * L), win[k] = load(wins + k * L);
   w.for_each([&](const Tap& tap) {
     O* target = rows.at(tap);
-    const O* values = as_opmath(x + tap.offset + c, buffer, n);
+    const O* values = registers_of<kVecs>(x + tap.offset + c, buffer);
     for (int k = 0; k < kVecs; ++k) {
       const auto hit = load(values + k * L) == best[k];
       best[k] = hit ? splat(O(__builtin_nan(""))) : best[k];  // equal to nothing any more
@@ -236,6 +248,9 @@ static void backward_image(const T* grad, const T* x, T* grad_x, const PoolShape
     rows.zero_up_to(w.top + s.kernel_h);
     const T* g = grad + (u * s.out_width + v) * s.channels + w.strip;
     int64_t c = 0;
+    for (; c + 4 * L <= count; c += 4 * L) {
+      if (!fast_backward<4>(g, x, rows, w, c)) backward(g, x, rows, w, c, c + 4 * L);
+    }
     for (; c + 2 * L <= count; c += 2 * L) {
       if (!fast_backward<2>(g, x, rows, w, c)) backward(g, x, rows, w, c, c + 2 * L);
     }
