@@ -23,16 +23,16 @@ from fastops.ops._layout import memory_format
 
 #: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
 STEMS = {
-    "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
-    "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
     "adaptive": tuple(
         f"adaptive_{kind}{suffix}" for kind in ("sigmoid", "tanh", "relu") for suffix in ("", "_backward")
     ),
+    "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
+    "box_loss": ("box_loss", "box_loss_backward_scale", "focal_l1_loss", "focal_l1_loss_backward"),
+    "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),
+    "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
     "mish": ("mish", "mish_", "mish_backward"),
     "mish_max_pool2d": ("mish_max_pool2d", "mish_max_pool2d_backward"),
-    "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
-    "box_loss": ("box_loss", "box_loss_backward_scale", "focal_l1_loss", "focal_l1_loss_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
 }
 
@@ -217,7 +217,10 @@ def _register(stem: str, schema: str, device: str, backend: str) -> None:
     if wanted is None:
         return
 
+    arguments = getattr(torch.ops.fastops, schema).default._schema.arguments
+
     def kernel(*args):
+        args = (*args, *(a.default_value for a in arguments[len(args) :]))  # the dispatcher leaves defaults out
         check, run = _resolve(stem, schema, wanted, device)
         check(*args)
         return run(*args)

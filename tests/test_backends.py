@@ -100,7 +100,8 @@ def test_gradients_and_the_rest_of_the_op_stay(row, backend, device):
         result = row.op(*inputs)
         grad = upstream(result)
         grads = torch.autograd.grad(result, row.leaves(inputs), grad)
-        torch.library.opcheck(row.schema_op(), row.schema_args(inputs))
+        if row.backward_arity is not None:  # else the reference differentiates, which opcheck's modes keep it from
+            torch.library.opcheck(row.schema_op(), row.schema_args(inputs))
         with torch.inference_mode():
             assert_same(row.op(*inputs), result.detach())
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -225,7 +226,7 @@ def test_backward_follows_its_op():
         (("fast",), "backend must be one of auto, cuda, triton, reference, inductor, got 'fast'"),
         (
             ("auto", "mish_backward"),
-            "op must be one of balanced_logistic_loss, .*, xcorr_depthwise, got 'mish_backward'",
+            "op must be one of adamw_gc_step_, .*, xcorr_depthwise, got 'mish_backward'",
         ),
         (("auto", "winograd_conv2d"), "op must be one of .*, got 'winograd_conv2d'"),
     ],
@@ -303,7 +304,7 @@ def test_environment_variable(setting, expected):
     "setting, message",
     [
         ("fast", "FASTOPS_BACKEND: backend must be one of auto, cuda, triton, reference, inductor, got 'fast'"),
-        ("mesh=reference", "FASTOPS_BACKEND: op must be one of balanced_logistic_loss,"),
+        ("mesh=reference", "FASTOPS_BACKEND: op must be one of adamw_gc_step_,"),
         ("mish=", "FASTOPS_BACKEND: backend must be one of auto, cuda, triton, reference, inductor, got ''"),
     ],
 )

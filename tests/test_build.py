@@ -187,11 +187,12 @@ def test_a_library_that_does_not_load(bare, tmp_path):
 
 
 def assert_close(actual, expected) -> None:
-    """Both in float32 and both rounded: twice the tolerance of one."""
+    """Both computed in float32 and both rounded: twice the tolerance of one. Nothing here computes in float64, what is
+    given in it included (the statistics of a batch norm)."""
     actual, expected = (t if isinstance(t, tuple | list) else (t,) for t in (actual, expected))
     for a, e in zip(actual, expected, strict=True):
         assert (a.dtype, a.shape) == (e.dtype, e.shape)
-        assert (a - e).norm() <= 2 * L2_TOLERANCE[a.dtype] * e.norm()
+        assert (a - e).norm() <= 2 * max(L2_TOLERANCE[a.dtype], L2_TOLERANCE[torch.float32]) * e.norm()
 
 
 @pytest.mark.parametrize("row, sample", list(cases("core")), ids=lambda value: getattr(value, "name", value))

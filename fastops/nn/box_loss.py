@@ -152,7 +152,7 @@ class FocalL1Loss(nn.Module):
 
         >>> import torch, fastops
         >>> fastops.nn.FocalL1Loss(reduction="none")(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3))
-        tensor([0.0000, 0.3850, 1.2716])
+        tensor([0.0000, 0.3850, 1.2715])
     """
 
     def __init__(self, beta: float = 0.8, reduction: str = "mean") -> None:
