@@ -17,8 +17,6 @@ FASTOPS_DECLARE_TABLE(AdaptiveKernels, adaptive_kernels)
 namespace fastops {
 namespace {
 
-static_assert(kAdaptiveKindCount == kAdaptiveKinds);
-
 // Values per task: as mish.cpp's grain.
 constexpr int64_t kTaskValues = 16384;
 
@@ -134,10 +132,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_backward_cpu(const T
   const AdaptiveKernels& kernels = FASTOPS_TABLE(adaptive_kernels);
   const Parameters parameters(dtype, kernels, {&a, &b, &c, &d});
   const int64_t channels = a.numel();
-  std::vector<double> totals(size_t(4 * channels));  // [4, C]
+  std::vector<double> sums(size_t(4 * channels));  // [parts, C, 4], then their sums [C, 4]
   if (x.numel() > 0) {
     const Plan plan(adaptive_shape(x, a));
-    std::vector<double> sums(size_t(plan.parts * channels * 4));  // [parts, C, 4]
+    sums.resize(size_t(plan.parts * 4 * channels));
     const int64_t item = static_cast<int64_t>(x.element_size());
     const char* g = static_cast<const char*>(grad.const_data_ptr());
     const char* v = static_cast<const char*>(x.const_data_ptr());
@@ -147,17 +145,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_backward_cpu(const T
       kernel(g + offset * item, v + offset * item, target + offset * item, matrices, parameters.from(channel),
              sums.data() + (part * channels + channel) * 4);
     });
-    for (size_t i = 0; i < sums.size(); ++i) totals[i % 4 * channels + i / 4 % channels] += sums[i];
+    const size_t count = size_t(4 * channels);
+    for (size_t i = count; i < sums.size(); ++i) sums[i % count] += sums[i];
     if constexpr (AdaptiveActivation<kKind>::kSumsLackB) {
-      for (int64_t i = 0; i < channels; ++i) {
-        totals[i] *= parameters.b(i);
-        totals[2 * channels + i] *= parameters.b(i);
-      }
+      for (int64_t i = 0; i < 2 * channels; ++i) sums[size_t(2 * i)] *= parameters.b(i / 2);
     }
   }
   const auto result = [&](int k, const Tensor& like) {
     Tensor t = torch::stable::empty_like(like);
-    kernels.narrow[dtype](totals.data() + k * channels, t.mutable_data_ptr(), channels);
+    kernels.narrow[dtype](sums.data() + k, 4, t.mutable_data_ptr(), channels);
     return t;
   };
   return {grad_x, result(0, a), result(1, b), result(2, c), result(3, d)};

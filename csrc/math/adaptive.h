@@ -51,12 +51,12 @@ FASTOPS_HD T minus_abs(T u) {
 
 // f(u) and f'(u).
 template <class T>
-struct Slope {
+struct ValueAndSlope {
   T value, slope;
 };
 
 template <class T>
-FASTOPS_HD Slope<T> sigmoid_slope(T u) {
+FASTOPS_HD ValueAndSlope<T> sigmoid_slope(T u) {
   const T argument = minus_abs(u);
   const T bounded = argument < ExpRange<T>::low ? ExpRange<T>::low : argument;
   const T e = argument < ExpRange<T>::low ? T(0) : exp_and_expm1(bounded).exp;
@@ -65,7 +65,7 @@ FASTOPS_HD Slope<T> sigmoid_slope(T u) {
 }
 
 template <class T>
-FASTOPS_HD Slope<T> tanh_slope(T u) {
+FASTOPS_HD ValueAndSlope<T> tanh_slope(T u) {
   const T argument = T(2) * minus_abs(u);
   const T bounded = argument < ExpRange<T>::low ? ExpRange<T>::low : argument;
   const ExpPair<T> pair = exp_and_expm1(bounded);
@@ -80,7 +80,7 @@ struct AdaptiveActivation {
   static constexpr bool kSumsLackB = true;
 
   template <class T>
-  FASTOPS_HD static Slope<T> activation(T u) {
+  FASTOPS_HD static ValueAndSlope<T> activation(T u) {
     if constexpr (kKind == kAdaptiveSigmoid) {
       return sigmoid_slope(u);
     } else {
@@ -93,7 +93,7 @@ struct AdaptiveActivation {
   }
   template <class T>
   FASTOPS_HD static AdaptiveTerms<T> backward(T grad, T x, const AdaptiveParameters<T>& p) {
-    const Slope<T> f = activation(p.a * x + p.c);
+    const ValueAndSlope<T> f = activation(p.a * x + p.c);
     const T inner = grad * f.slope;
     return {inner * p.b * p.a, inner * x, grad * f.value, inner, grad};
   }

@@ -1,6 +1,5 @@
 #include "adaptive.h"
 
-#include "../math/adaptive.h"
 #include "vec.h"
 
 namespace fastops {
@@ -100,18 +99,17 @@ static void forward(const void* x_, void* y_, AdaptiveMatrices shape, AdaptiveAr
   const Lanes<O> lanes(shape, parameters);
   const auto& p = lanes.values;
   O in[kChunk], out[kChunk];
-  for_each_chunk(
-      shape, lanes,
-      [&](int64_t offset, int64_t lane, int64_t n) __attribute__((always_inline)) {
-        const O* v = load_chunk(x + offset, in, n);
-        O* target = chunk_target(y + offset, out, n);
-        FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) {
-          const int64_t l = lane + i;
-          target[i] = F::forward(v[i], {p[0][l], p[1][l], p[2][l], p[3][l]});
-        }
-        store_chunk(y + offset, target, n);
-      },
-      [] {});
+  const auto body = [&](int64_t offset, int64_t lane, int64_t n) {
+    const O* v = load_chunk(x + offset, in, n);
+    O* target = chunk_target(y + offset, out, n);
+    FASTOPS_SHORT_LOOP
+    for (int64_t i = 0; i < kChunk; ++i) {
+      const int64_t l = lane + i;
+      target[i] = F::forward(v[i], {p[0][l], p[1][l], p[2][l], p[3][l]});
+    }
+    store_chunk(y + offset, target, n);
+  };
+  for_each_chunk(shape, lanes, body, [] {});
 }
 
 template <class F, class T>
@@ -132,28 +130,27 @@ static void backward(const void* grad_, const void* x_, void* grad_x_, AdaptiveM
     }
     clear(partial);
   };
+  const auto body = [&](int64_t offset, int64_t lane, int64_t n) {
+    const O* g = load_chunk(grad + offset, g_in, n);
+    const O* v = load_chunk(x + offset, x_in, n);
+    const O* p[4];  // beyond n zeros too: an infinite one would make NaN of x = 0
+    for (int k = 0; k < 4; ++k) p[k] = load_chunk(lanes.values[k] + lane, p_in[k], n);
+    O* target = chunk_target(grad_x + offset, out, n);
+    FASTOPS_SHORT_LOOP
+    for (int64_t i = 0; i < kChunk; ++i) {
+      const AdaptiveTerms<O> terms = F::backward(g[i], v[i], {p[0][i], p[1][i], p[2][i], p[3][i]});
+      target[i] = terms.grad_x;
+      partial[0][lane + i] += terms.a;
+      partial[1][lane + i] += terms.b;
+      partial[2][lane + i] += terms.c;
+      partial[3][lane + i] += terms.d;
+    }
+    store_chunk(grad_x + offset, target, n);
+  };
   int64_t strips = 0;
-  for_each_chunk(
-      shape, lanes,
-      [&](int64_t offset, int64_t lane, int64_t n) __attribute__((always_inline)) {
-        const O* g = load_chunk(grad + offset, g_in, n);
-        const O* v = load_chunk(x + offset, x_in, n);
-        const O* p[4];  // beyond n zeros too: an infinite one would make NaN of x = 0
-        for (int k = 0; k < 4; ++k) p[k] = load_chunk(lanes.values[k] + lane, p_in[k], n);
-        O* target = chunk_target(grad_x + offset, out, n);
-        FASTOPS_SHORT_LOOP for (int64_t i = 0; i < kChunk; ++i) {
-          const AdaptiveTerms<O> terms = F::backward(g[i], v[i], {p[0][i], p[1][i], p[2][i], p[3][i]});
-          target[i] = terms.grad_x;
-          partial[0][lane + i] += terms.a;
-          partial[1][lane + i] += terms.b;
-          partial[2][lane + i] += terms.c;
-          partial[3][lane + i] += terms.d;
-        }
-        store_chunk(grad_x + offset, target, n);
-      },
-      [&] {
-        if (++strips % kFold == 0) fold();
-      });
+  for_each_chunk(shape, lanes, body, [&] {
+    if (++strips % kFold == 0) fold();
+  });
   fold();
 
   if (shape.channels == 1) {
@@ -175,10 +172,10 @@ static void widen_kernel(const void* source, void* target, int64_t n) {
 }
 
 template <class T>
-static void narrow_kernel(const double* source, void* target_, int64_t n) {
+static void narrow_kernel(const double* source, int64_t stride, void* target_, int64_t n) {
   T* target = static_cast<T*>(target_);
   for (int64_t i = 0; i < n; ++i) {
-    const opmath_t<T> value = opmath_t<T>(source[i]);
+    const opmath_t<T> value = opmath_t<T>(source[i * stride]);
     if constexpr (sizeof(T) == sizeof(value)) {
       target[i] = value;
     } else {

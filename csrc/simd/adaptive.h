@@ -3,10 +3,11 @@
 
 #include <stdint.h>
 
+#include "../math/adaptive.h"
+
 namespace fastops {
 
 constexpr int64_t kAdaptiveChannels = 64;  // channels per call at most
-constexpr int kAdaptiveKindCount = 3;
 
 // `images` matrices [pixels, channels], image_stride values apart; pixels are pixel_stride values apart.
 struct AdaptiveMatrices {
@@ -19,13 +20,13 @@ struct AdaptiveArrays {
 };
 
 struct AdaptiveKernels {
-  void (*forward[kAdaptiveKindCount][4])(const void* x, void* y, AdaptiveMatrices shape, AdaptiveArrays parameters);
+  void (*forward[kAdaptiveKinds][4])(const void* x, void* y, AdaptiveMatrices shape, AdaptiveArrays parameters);
   // Adds the terms of AdaptiveTerms to sums [channels, 4].
-  void (*backward[kAdaptiveKindCount][4])(const void* grad, const void* x, void* grad_x, AdaptiveMatrices shape,
-                                          AdaptiveArrays parameters, double* sums);
-  // n values to opmath, and from double
+  void (*backward[kAdaptiveKinds][4])(const void* grad, const void* x, void* grad_x, AdaptiveMatrices shape,
+                                      AdaptiveArrays parameters, double* sums);
+  // n values to opmath; from doubles `stride` apart
   void (*widen[4])(const void* source, void* target, int64_t n);
-  void (*narrow[4])(const double* source, void* target, int64_t n);
+  void (*narrow[4])(const double* source, int64_t stride, void* target, int64_t n);
 };
 
 }  // namespace fastops
