@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import fps, harness, ops
+from benchmarks import fps, harness, ops, optim
 
 
 def _run(main, monkeypatch, *arguments: str) -> None:
@@ -65,3 +65,33 @@ def test_failed_append_leaves_the_old_rows(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         harness.append_rows(results, [{"a": Unprintable()}])
     assert results.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def _run_optim(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(optim, "MODELS", {"resnet50": lambda: [(4, 3, 3, 3), (4,), (5, 36)]})
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--device", "cpu", "--budget", "0.01", *arguments])
+    assert optim.main() == 0
+
+
+def test_optim_appends_rows(monkeypatch, capsys, tmp_path):
+    results = tmp_path / "results.csv"
+    _run_optim(monkeypatch, "--csv", str(results))
+    assert [row["op"] for row in _rows(results)] == ["centralize_gradients_", "SGDGC", "AdamWGC"]
+    assert all(float(row["fastops_us"]) > 0 and float(row["copy_us"]) > 0 for row in _rows(results))
+    assert "gc+foreach/fastops" in capsys.readouterr().out
+
+
+def test_optim_lists_the_parameters_of_resnet50():
+    assert len(optim.resnet50()) == 161
+    assert sum(torch.Size(shape).numel() for shape in optim.resnet50()) == 25_557_032
+
+
+@pytest.mark.parametrize("name", ["centralize_gradients_", "SGDGC", "AdamWGC"])
+def test_optim_refuses_to_time_a_wrong_step(monkeypatch, name):
+    if name in optim.OPTIMIZERS:
+        _, theirs, options = optim.OPTIMIZERS[name]
+        monkeypatch.setitem(optim.OPTIMIZERS, name, (theirs, theirs, options))  # no centralization
+    else:
+        monkeypatch.setattr(optim.fastops, name, lambda params: None)
+    with pytest.raises(SystemExit, match=f"{name}: fastops is off by"):
+        _run_optim(monkeypatch)
