@@ -3,8 +3,8 @@
 Per optimizer, list of parameters and dtype: median milliseconds of one step of torch's foreach and fused optimizers
 after gradient centralization in a Python loop ("gc+foreach", "gc+fused"), of fastops, and of torch's alone, which
 centralize nothing; in turns, fastops checked against float64 first. `centralize_gradients_` is timed against the loop.
-"copy" is the
-time of a copy that moves the bytes which the step must read and write: gradients once, parameters and states twice.
+"copy" is the time of a copy that moves the bytes which the step must read and write: gradients once, parameters and
+states twice.
 """
 
 from __future__ import annotations

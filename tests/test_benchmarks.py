@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import fps, harness, ops, plot
+from benchmarks import fps, harness, ops, optim, plot
 from benchmarks.cases import Case, cases
 
 
@@ -78,32 +78,5 @@ def test_failed_append_leaves_the_old_rows(tmp_path):
     assert results.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["results.csv"]
 
 
-def test_plot_draws_the_last_commit_of_a_file(monkeypatch, capsys, tmp_path):
-    pytest.importorskip("matplotlib")
-    results = tmp_path / "results.csv"
-    row = {
-        "benchmark": "ops",
-        "op": "mish",
-        "size": "1e3",
-        "layout": "",
-        "dtype": "float32",
-        "torch": "2",
-        "device": "cpu",
-    }
-    for commit, seconds in (("old", "9"), ("new", "2"), ("new", "3")):
-        times = {"eager_us": seconds, "compile_us": "", "fastops_us": "1"}
-        direction = "forward" if seconds == "2" else "forward+backward"
-        harness.append_rows(results, [row | times | {"commit": commit, "direction": direction}])
-    assert [r["eager_us"] for r in plot.read(results)] == ["2", "3"]
-    monkeypatch.setattr(sys, "argv", ["plot", str(results)])
-    assert plot.main() == 0
-    picture = tmp_path / "results-ops-float32.png"
-    assert capsys.readouterr().out.strip() == str(picture)
-    assert picture.read_bytes()[:4] == b"\x89PNG" and len(list(tmp_path.iterdir())) == 2
-
-
-def test_plot_of_a_file_without_rows_of_ops(tmp_path):
-    results = tmp_path / "results.csv"
-    harness.append_rows(results, [{"benchmark": "fps"}])
-    with pytest.raises(SystemExit, match="no rows of benchmarks.ops"):
-        plot.read(results)
+from benchmarks import fps, harness, ops, optim, plot
+from benchmarks.cases import Case, cases
