@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import fps, harness, ops, optim, plot
+from benchmarks import fps, harness, ops
 from benchmarks.cases import Case, cases
 
 
@@ -76,7 +76,3 @@ def test_failed_append_leaves_the_old_rows(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         harness.append_rows(results, [{"a": Unprintable()}])
     assert results.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["results.csv"]
-
-
-from benchmarks import fps, harness, ops, optim, plot
-from benchmarks.cases import Case, cases
