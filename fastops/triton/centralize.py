@@ -74,9 +74,9 @@ def _step_kernel(
     values, stride = runs * length, in_group * length
     channel = (pid - tl.load(entry + 12)) * CHANNELS + tl.arange(0, CHANNELS)
     base = channel // in_group * runs * stride + channel % in_group * length
-    wanted = channel < channels
     if found_inf is not None:
-        wanted = wanted & (tl.load(found_inf) == 0)
+        channels = tl.where(tl.load(found_inf) == 0, channels, 0)
+    wanted = channel < channels
 
     grad, param = _array(entry, 0, DTYPE), _array(entry, 1, DTYPE)
     scale, weight_decay = _scalar(table, 0, OPMATH), _scalar(table, 1, OPMATH)
