@@ -30,6 +30,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.ops
+	$(BIN)/python -m benchmarks.optim
 	$(BIN)/python -m benchmarks.fps
 
 # torch comes first and at one version, so that nothing else pulls in another build of it.
@@ -41,4 +42,4 @@ $(VENV)/ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info fastops/*.so
+	rm -rf $(VENV) build demo simulation *.egg-info fastops/*.so
