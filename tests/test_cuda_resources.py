@@ -49,7 +49,10 @@ def wide_loads() -> dict[str, dict[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("kernel", sorted({kernel for row in OPS.values() for kernel in row.memory_bound_kernels}))
+STEP = {"long_sums_kernel", "step_kernel"}  # of the optimizers, which are not in the table of ops
+
+
+@pytest.mark.parametrize("kernel", sorted(STEP.union(*(row.memory_bound_kernels for row in OPS.values()))))
 def test_memory_bound_kernels_load_128_bits_at_once(kernel):
     """In one instantiation for each dtype: those for unaligned data cannot."""
     by_dtype: dict[str, int] = {}

@@ -94,6 +94,7 @@ ROWS = (
         name="affine_mish",
         op=fastops.affine_mish,
         reference=reference.affine_mish,
+        memory_bound_kernels=("map_rows_kernel", "map_pixels_kernel", "channel_rows_kernel", "channel_pixels_kernel"),
         samples=_samples(_affine),
         differentiable=(0, 1, 2),
         backward_arity=3,

@@ -115,6 +115,7 @@ _FOCAL_EIOU = Op(
     name="focal_eiou_loss",
     op=fastops.focal_eiou_loss,
     reference=reference.focal_eiou_loss,
+    memory_bound_kernels=("box_loss_scale_kernel",),  # a box of a half type is but 8 bytes in box_loss_kernel
     samples={
         name: lambda draw, make=make, fmt=fmt, reduction=reduction, gamma=gamma, detach=detach: (
             *make(draw), gamma, fmt, reduction, detach
@@ -143,6 +144,7 @@ _FOCAL_L1 = Op(
     name="focal_l1_loss",
     op=fastops.focal_l1_loss,
     reference=reference.focal_l1_loss,
+    memory_bound_kernels=("focal_l1_kernel", "focal_l1_backward_kernel"),
     samples={
         "each": _values(3, 7),
         "mean": _values(5, 9, reduction="mean"),

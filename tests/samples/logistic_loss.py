@@ -34,6 +34,7 @@ ROWS = (
         name="balanced_logistic_loss",
         op=fastops.balanced_logistic_loss,
         reference=reference.balanced_logistic_loss,
+        memory_bound_kernels=("balanced_logistic_loss_kernel", "balanced_logistic_loss_backward_kernel"),
         samples={
             "siamfc": _maps(8, 1, 17, 17),
             "siamfc_none": _maps(8, 1, 17, 17, reduction="none"),

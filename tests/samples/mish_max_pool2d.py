@@ -39,6 +39,7 @@ ROWS = (
         name="mish_max_pool2d",
         op=fastops.mish_max_pool2d,
         reference=reference.mish_max_pool2d,
+        memory_bound_kernels=("mish_max_pool2d_kernel", "mish_max_pool2d_winners_kernel"),
         samples={
             "one": _pool(1, 1, 1, 1, kernel=(1, 1), stride=(1, 1)),
             "one_window": _pool(2, 3, 3, 3),
