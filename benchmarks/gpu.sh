@@ -22,8 +22,9 @@ FASTOPS_BUILD=cuda timeout "$(left)" "$python" setup.py build_ext --inplace > "$
 "$python" -c 'import fastops, sys; sys.exit(fastops.build_info()["cuda_library"] != "loaded")'
 
 step "tests on CUDA (C++ kernels) and Triton"
-timeout "$(left)" "$python" -m pytest -q -x -m cuda tests/test_ops.py tests/test_mish.py tests/test_se.py tests/test_xcorr.py
-timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py
+timeout "$(left)" "$python" -m pytest -q -x -m cuda \
+  tests/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,centralize,optim,backends}.py
+timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py tests/test_triton_centralize.py
 
 step "compute-sanitizer memcheck and racecheck over the sample table"
 if command -v compute-sanitizer > /dev/null; then
@@ -37,6 +38,8 @@ fi
 
 step "ops"
 timeout "$(left)" "$python" -m benchmarks.ops --device cuda --dtype float32 bfloat16 --budget 0.2 --csv "$results"
+step "optim"
+timeout "$(left)" "$python" -m benchmarks.optim --device cuda --csv "$results"
 step "fps"
 if "$python" -c 'import cv2' 2> /dev/null; then
   timeout "$(left)" "$python" -m benchmarks.fps --device cuda --csv "$results"
