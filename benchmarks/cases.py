@@ -126,6 +126,7 @@ def eager_logistic_loss(responses: Tensor) -> Tensor:
 _labels: dict[tuple, tuple[Tensor, Tensor]] = {}
 
 
+@torch.inference_mode(False)  # kept for runs with gradients too
 def _logistic_labels(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     if (size, dtype, device) not in _labels:
         axis = torch.arange(size, dtype=torch.float64, device=device) - (size - 1) / 2
