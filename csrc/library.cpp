@@ -59,9 +59,8 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   // box_loss: IoU family. The loss and, of what wants one, the gradient: [loss] or [loss, divisor, grad_pred?,
   // grad_target?] with the gradients in opmath and before the division; the backward multiplies them by grad / divisor.
   m.def(
-      "box_loss(Tensor pred, Tensor target, str kind, str fmt, str reduction, float gamma, bool detach_weight, float "
-      "eps,"
-      " bool pred_grad, bool target_grad) -> Tensor[]");
+      "box_loss(Tensor pred, Tensor target, str kind, str fmt, str reduction, float gamma, bool detach_weight,"
+      " float eps, bool pred_grad, bool target_grad) -> Tensor[]");
   m.def("box_loss_backward_scale(Tensor grad, Tensor divisor, Tensor[] grads) -> Tensor[]");
   m.def("focal_l1_loss(Tensor pred, Tensor target, float beta=0.8, str reduction=\"mean\") -> Tensor");
   m.def("focal_l1_loss_backward(Tensor grad, Tensor pred, Tensor target, float beta, str reduction) -> Tensor");

@@ -15,9 +15,11 @@
 //                       a = v / (iou + v), a constant of the gradient
 //   eiou  diou + ((p - t)/c)^2 + ((p' - t')/c')^2
 //
-// Gradients: with q = I/U,  dE/U = ((q (dp p' + ...) - (1 + q) dI) / U and d(C-U)/C = (U/C dC - dU) / C. The overlap
-// ends at pred's edge where that lies inside target's and the cover where it lies outside; edges that coincide share by
-// halves, so that everything cancels, exactly, where the boxes are the same. Touching boxes count as overlapping.
+// Gradients: with q = I/U and the areas A, B of the boxes, U = A + B - I,
+//   d(E/U) = (q (dA + dB) - (1 + q) dI) / U,   d((C - U)/C) = (U/C dC - dU) / C.
+// The overlap ends at pred's edge where that lies inside target, the cover where it lies outside; edges that coincide
+// count by halves, so that everything cancels, exactly, where the boxes are the same. Touching boxes count as
+// overlapping.
 //
 // A side below eps, negative ones among them, counts as eps about the same centre, which bounds every quotient, and has
 // the gradient of such a side: a collapsed box may grow again.
