@@ -7,6 +7,7 @@ to quote. Nothing is timed before it was checked to give equal results.
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import platform
 import statistics
@@ -23,6 +24,19 @@ from torch import Tensor  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def keep_freed_memory() -> None:
+    """Let freed memory stay with the process, as with the allocators that PyTorch's tuning guide recommends.
+
+    By default glibc gives large blocks back to the system, and whoever allocates next pays for new pages: 19 ms instead
+    of 5 for a forward mish of 64 MB, for all competitors alike.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**31 - 1)
 
 
 @dataclass(frozen=True)

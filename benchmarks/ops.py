@@ -24,6 +24,7 @@ from benchmarks.harness import (
     compare,
     copy_of,
     environment,
+    keep_freed_memory,
     peak_memory,
     print_table,
     relative_error,
@@ -116,6 +117,7 @@ def main() -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes seconds per row)")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
+    keep_freed_memory()
 
     where = environment(args.device)
     print(f"{where['device']}, torch {where['torch']}, medians in us\n")

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 import fastops
-from benchmarks.harness import append_rows, compare, copy_of, environment, print_table, relative_error
+from benchmarks.harness import (
+    append_rows,
+    compare,
+    copy_of,
+    environment,
+    keep_freed_memory,
+    print_table,
+    relative_error,
+)
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -146,6 +154,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds per row")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
+    keep_freed_memory()
 
     # Values moved for each one of a parameter.
     moved_values = {"centralize_gradients_": 2, "SGDGC": 5, "AdamWGC": 7}
