@@ -80,6 +80,11 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       " float weight_decay, bool maximize, Tensor? lr_tensor=None, Tensor? grad_scale=None, Tensor? found_inf=None)"
       " -> ()");
 
+  // crop: square regions of uint8 images [B, H, W, C], padded and resized bilinearly to out [K, C, S, S]
+  m.def(
+      "crop_and_resize(Tensor images, Tensor centers_sizes, Tensor pad_value, Tensor? image_index, Tensor(a!) out)"
+      " -> ()");
+
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int stride, int groups, int tile_size) -> Tensor");
   m.def(
