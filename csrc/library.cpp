@@ -80,6 +80,12 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       " float weight_decay, bool maximize, Tensor? lr_tensor=None, Tensor? grad_scale=None, Tensor? found_inf=None)"
       " -> ()");
 
+  // response: what the tracker does after the network, for K targets: upsampling, choice of scale and place, update of
+  // their boxes. state: float32 [K, 12], changed in place; the results are [K, 6]: x, y, w, h, score, lost.
+  m.def(
+      "response_peak_(Tensor responses, Tensor(a!) state, int up, int stride, int instance_size, float scale_step,"
+      " float scale_penalty, float scale_lr, float window_influence, float lost_score, int lost_frames) -> Tensor");
+
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int groups, int tile_size) -> Tensor");
   m.def(

@@ -19,6 +19,7 @@ from .centralize import centralize_gradients_
 from .logistic_loss import balanced_logistic_loss
 from .mish import mish, mish_
 from .mish_max_pool2d import mish_max_pool2d
+from .response import response_peak
 from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
@@ -42,6 +43,7 @@ __all__ = [
     "adaptive_tanh",
     "mish",
     "mish_",
+    "response_peak",
     "se_attention",
     "se_scale",
     "xcorr",
