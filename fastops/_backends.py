@@ -33,6 +33,7 @@ STEMS = {
     "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
     "mish": ("mish", "mish_", "mish_backward"),
     "mish_max_pool2d": ("mish_max_pool2d", "mish_max_pool2d_backward"),
+    "response": ("response_peak_",),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
 }
