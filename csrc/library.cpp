@@ -90,6 +90,9 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       "crop_and_resize(Tensor images, Tensor centers_sizes, Tensor pad_value, Tensor? image_index, Tensor(a!) out)"
       " -> ()");
 
+  // mish_max_pool2d.cpp's pool with ReLU in place of Mish, for inference on the CPU, channels_last
+  m.def("relu_max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
+
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int stride, int groups, int tile_size) -> Tensor");
   m.def(

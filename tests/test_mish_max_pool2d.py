@@ -9,6 +9,7 @@ from op_table import DTYPES, channels_last, contiguous, transposed, upstream
 
 import fastops
 from fastops import reference
+from fastops.ops.relu_max_pool2d import relu_max_pool2d
 
 ops = torch.ops.fastops
 INF, NAN = float("inf"), float("nan")
@@ -186,3 +187,19 @@ def test_errors(args, message, raises_everywhere):
 def test_grad_errors(grad, message, raises_everywhere):
     args = (grad, x, pair, ones, zeros)
     raises_everywhere(ops.mish_max_pool2d_backward, args, f"mish_max_pool2d_backward: grad {message}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 96, 13, 11), (1, 37, 9, 16), (3, 3, 5, 5), (2, 64, 3, 3)], ids=str)
+@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 2), (2, 2), (3, 1), (3, 3)])
+def test_relu_max_pool2d(shape, kernel_size, stride, dtype):
+    torch.manual_seed(0)
+    x = (torch.randn(shape) - 0.5).to(dtype)
+    x[0, 1, 2, 1], x[-1, 2, 0, 2], x[0, 0, 1, 1] = NAN, INF, -INF
+    expected = F.max_pool2d(x, kernel_size, stride).relu()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = relu_max_pool2d(x.contiguous(memory_format=layout), kernel_size, stride)
+        assert torch.equal(y.isnan(), expected.isnan()) and torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
+        assert y.is_contiguous(memory_format=layout)
+    with pytest.raises(RuntimeError, match="relu_max_pool2d: x must hold a window of 17 x 17"):
+        relu_max_pool2d(x.contiguous(memory_format=torch.channels_last), 17, 1)

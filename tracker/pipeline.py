@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastops
 from fastops.nn import FrozenConv2d
+from fastops.ops.relu_max_pool2d import relu_max_pool2d
 from tracker.model import SiamFC
 
 
@@ -57,7 +57,7 @@ class FusedNetwork:
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
             if pool:
-                x = F.max_pool2d(x, 3, 2).relu_() if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
+                x = relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
         x = x.to(self._wide)
         return x if self._attention is None else fastops.se_attention(x, *self._attention)
 

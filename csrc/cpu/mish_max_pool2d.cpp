@@ -37,16 +37,11 @@ void for_each_band(int64_t items, int64_t height, int64_t width, int64_t least, 
   });
 }
 
-Tensor mish_max_pool2d_cpu(const Tensor& x_, const Pair& kernel_size, const Pair& stride, const Pair& padding) {
-  const char* op = "mish_max_pool2d";
-  const PoolShape s = check_mish_max_pool2d(op, x_, kernel_size, stride, padding);
-  const Tensor x = native_layout(x_);
+// kernel: of rows of y, on images or on planes
+template <class Kernel>
+Tensor pool(const Tensor& x, const PoolShape& s, bool images, const Kernel& kernel) {
   Tensor y = empty_pooled(x, s);
   if (y.numel() == 0) return y;
-  const bool images = is_channels_last(x);
-  const auto& kernels = FASTOPS_TABLE(mish_max_pool2d_kernels);
-  const DType dtype = dtype_index(op, "x", x);
-  const auto kernel = images ? kernels.forward_image[dtype] : kernels.forward_plane[dtype];
   const int64_t items = images ? s.batch : s.batch * s.channels, depth = images ? s.channels : 1;
   const int64_t source = s.height * s.width * depth * int64_t(x.element_size());
   const int64_t target = s.out_height * s.out_width * depth * int64_t(x.element_size());
@@ -57,6 +52,24 @@ Tensor mish_max_pool2d_cpu(const Tensor& x_, const Pair& kernel_size, const Pair
         kernel(bytes_of(x) + item * source, mutable_bytes_of(y) + item * target, s, begin, end, scratch);
       });
   return y;
+}
+
+Tensor mish_max_pool2d_cpu(const Tensor& x_, const Pair& kernel_size, const Pair& stride, const Pair& padding) {
+  const char* op = "mish_max_pool2d";
+  const PoolShape s = check_mish_max_pool2d(op, x_, kernel_size, stride, padding);
+  const Tensor x = native_layout(x_);
+  const bool images = is_channels_last(x);
+  const auto& kernels = FASTOPS_TABLE(mish_max_pool2d_kernels);
+  const DType dtype = dtype_index(op, "x", x);
+  return pool(x, s, images, images ? kernels.forward_image[dtype] : kernels.forward_plane[dtype]);
+}
+
+// For inference, on channels_last.
+Tensor relu_max_pool2d_cpu(const Tensor& x, const Pair& kernel_size, const Pair& stride, const Pair& padding) {
+  const char* op = "relu_max_pool2d";
+  const PoolShape s = check_mish_max_pool2d(op, x, kernel_size, stride, padding);
+  FASTOPS_CHECK(is_channels_last(x), op, ": x must be channels_last");
+  return pool(x, s, true, FASTOPS_TABLE(mish_max_pool2d_kernels).relu_image[dtype_index(op, "x", x)]);
 }
 
 Tensor mish_max_pool2d_backward_cpu(const Tensor& grad_, const Tensor& x_, const Pair& kernel_size, const Pair& stride,
@@ -89,5 +102,6 @@ Tensor mish_max_pool2d_backward_cpu(const Tensor& grad_, const Tensor& x_, const
 
 STABLE_TORCH_LIBRARY_IMPL(fastops, CPU, m) {
   m.impl("mish_max_pool2d", TORCH_BOX(&fastops::mish_max_pool2d_cpu));
+  m.impl("relu_max_pool2d", TORCH_BOX(&fastops::relu_max_pool2d_cpu));
   m.impl("mish_max_pool2d_backward", TORCH_BOX(&fastops::mish_max_pool2d_backward_cpu));
 }

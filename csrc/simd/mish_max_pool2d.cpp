@@ -19,10 +19,10 @@ static void backward_plane_kernel(const void* grad, const void* x, void* grad_x,
                  scratch);
 }
 
-template <class T>
+template <class F, class T>
 static void forward_image_kernel(const void* x, void* y, const PoolShape& s, int64_t begin, int64_t end,
                                  double* scratch) {
-  forward_image(static_cast<const T*>(x), static_cast<T*>(y), s, begin, end, scratch);
+  forward_image<F>(static_cast<const T*>(x), static_cast<T*>(y), s, begin, end, scratch);
 }
 
 template <class T>
@@ -34,11 +34,14 @@ static void backward_image_kernel(const void* grad, const void* x, void* grad_x,
 
 #define FASTOPS_ALL_DTYPES(kernel) \
   { kernel<float>, kernel<double>, kernel<half_t>, kernel<bfloat16_t> }
+#define FASTOPS_ALL_DTYPES_OF(kernel, F) \
+  { kernel<F, float>, kernel<F, double>, kernel<F, half_t>, kernel<F, bfloat16_t> }
 
 extern const MishMaxPool2dKernels mish_max_pool2d_kernels;
 const MishMaxPool2dKernels mish_max_pool2d_kernels = {
     FASTOPS_ALL_DTYPES(forward_plane_kernel),
-    FASTOPS_ALL_DTYPES(forward_image_kernel),
+    FASTOPS_ALL_DTYPES_OF(forward_image_kernel, MishOfWindow),
+    FASTOPS_ALL_DTYPES_OF(forward_image_kernel, ReluOfWindow),
     FASTOPS_ALL_DTYPES(backward_plane_kernel),
     FASTOPS_ALL_DTYPES(backward_image_kernel),
 };

@@ -24,6 +24,7 @@ struct MishMaxPool2dKernels {
   // Rows [begin, end) of y.
   void (*forward_plane[4])(const void* x, void* y, const PoolShape& s, int64_t begin, int64_t end, double* scratch);
   void (*forward_image[4])(const void* x, void* y, const PoolShape& s, int64_t begin, int64_t end, double* scratch);
+  void (*relu_image[4])(const void* x, void* y, const PoolShape& s, int64_t begin, int64_t end, double* scratch);
   // Rows [begin, end) of grad_x.
   void (*backward_plane[4])(const void* grad, const void* x, void* grad_x, const PoolShape& s, int64_t begin,
                             int64_t end, double* scratch);

@@ -1,0 +1,48 @@
+"""Max pooling and ReLU in one pass, for inference."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastops.ops.mish_max_pool2d import _check
+
+_relu_max_pool2d = torch.ops.fastops.relu_max_pool2d.default
+
+
+def relu_max_pool2d(x: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Max pooling without padding, then ReLU.
+
+    .. math:: y = \\max(0, \\max_{\\text{window}} x)
+
+    On the CPU, channels_last, this is the pass of :func:`fastops.mish_max_pool2d`; torch's own max pooling also writes
+    the indices of the winners, twice as many bytes as the result (three images 123 x 123 x 96: 0.8 ms, here 0.4).
+    Everything else runs torch's. For inference: it has no gradient.
+
+    Args:
+        x: [N, C, H, W], float32, float64, float16 or bfloat16.
+        kernel_size, stride: of the windows, in both directions.
+
+    Returns:
+        [N, C, (H - kernel_size) / stride + 1, (W - kernel_size) / stride + 1] in the memory format of ``x``.
+
+    Raises:
+        RuntimeError: ``relu_max_pool2d: <argument> must ...``.
+
+    Example::
+
+        >>> import torch
+        >>> from fastops.ops.relu_max_pool2d import relu_max_pool2d
+        >>> relu_max_pool2d(torch.arange(-5.0, 4.0).view(1, 1, 3, 3), 3, 2)
+        tensor([[[[3.]]]])
+    """
+    if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return _relu_max_pool2d(x, [kernel_size] * 2, [stride] * 2, [0, 0])
+    return F.max_pool2d(x, kernel_size, stride).relu_()
+
+
+@torch.library.register_fake("fastops::relu_max_pool2d")
+def _(x, kernel_size, stride, padding):
+    shape = _check("relu_max_pool2d", x, kernel_size, stride, padding)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
