@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ class FusedNetwork:
     values only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window.
 
     Args:
-        model: the network; its parameters are copied.
+        model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
         device: where to run; None is the model's own.
         dtype: floating-point type to run in; None is the model's own.
     """
@@ -27,6 +29,7 @@ class FusedNetwork:
     def __init__(
         self, model: SiamFC, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
+        model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
         self.out_scale = model.out_scale
