@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastops.ops._transforms import in_transform
 from fastops.ops.mish import mish, mish_
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
@@ -78,6 +79,8 @@ class FrozenConv2d(nn.Module):
         if not (self._plain and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32):
             return 0
         if x.dim() != 4 or (x.requires_grad and torch.is_grad_enabled()) or torch.is_autocast_enabled("cpu"):
+            return 0
+        if in_transform():
             return 0
         tile_size = winograd_tile_size(tuple(self.weight.shape[2:]), tuple(x.shape))
         if tile_size == 0 or torch.compiler.is_compiling():
