@@ -137,11 +137,37 @@ def test_frozen_convolution_has_a_tangent():
     torch.testing.assert_close(tangent, expected.detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_transforms_in_a_compiled_graph():
+def slopes(t: Tensor) -> Tensor:
+    return torch.func.grad(lambda s: fastops.mish(s).sum())(t)
+
+
+COMPILED = {
+    "grad": (slopes, False),
+    "jvp": (lambda t: torch.func.jvp(fastops.mish, (t,), (torch.ones_like(t),))[1], False),
+    "vmap_of_grad": (torch.vmap(torch.func.grad(fastops.mish)), False),
+    "grad_of_vmap": (lambda t: torch.func.grad(lambda s: torch.vmap(fastops.mish)(s).sum())(t), False),
+    "vmap": (lambda t: torch.vmap(fastops.mish)(t), True),
+}
+
+
+@pytest.mark.parametrize("run, fused", COMPILED.values(), ids=COMPILED)
+def test_transforms_in_a_compiled_graph(run, fused):
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph.code)
+        return graph.forward
+
     x = tensors("mish")[0].flatten()[:5]
+    torch.testing.assert_close(torch.compile(run, fullgraph=True, backend=backend)(x), run(x))
+    assert len(graphs) == 1 and ("fastops" in graphs[0]) == fused
 
-    def slope(t):
-        return torch.func.grad(lambda s: fastops.mish(s).sum())(t)
 
-    compiled = torch.compile(slope, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x), slope(x))
+def test_a_compiled_function_in_a_transform():
+    torch._dynamo.reset()
+    x = tensors("mish")[0].flatten()[:5]
+    compiled = torch.compile(lambda t: 2 * fastops.mish(t), backend="eager")
+    assert torch.equal(compiled(x), 2 * fastops.mish(x))
+    torch.testing.assert_close(torch.func.grad(lambda t: compiled(t).sum())(x), 2 * slopes(x))
+    assert torch.equal(compiled(x), 2 * fastops.mish(x))

@@ -20,6 +20,13 @@ def in_transform() -> bool:
         return True
     if not torch._C._are_functorch_transforms_active():
         return False
-    if torch.compiler.is_compiling():  # which cannot look closer
-        return True
+    return _differentiates()
+
+
+def _differentiates() -> bool:
     return any(level.key() in _DIFFERENTIATING for level in torch._C._functorch.get_interpreter_stack())
+
+
+# Dynamo cannot trace this. So marked it is called during the trace, in the transform, and graphs are guarded by their
+# transforms. torch.compiler.assume_constant_result sets the same, but would import all of Dynamo with the package.
+_differentiates._dynamo_marked_constant = True
