@@ -1,9 +1,9 @@
 """Each op against eager PyTorch and torch.compile: python -m benchmarks.ops [--device cuda] [--csv FILE]
 
 Per op, size, dtype and direction (forward under inference_mode; forward + backward): median microseconds of eager |
-torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy" is the time of a copy
-that moves the bytes which the op must read and write (each input and result once per pass): the floor of the
-memory-bound ones. "memory" is the peak of what forward + backward allocate, over eager's.
+torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy", in turns with them,
+moves the bytes which the op must read and write (each input and result once per pass): the floor of the memory-bound
+ones. "memory" is the peak of what forward + backward allocate, over eager's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from benchmarks.harness import (
     Timing,
     append_rows,
     compare,
-    copy_time,
+    copy_of,
     environment,
+    keep_freed_memory,
     peak_memory,
     print_table,
     relative_error,
@@ -71,7 +72,7 @@ def _triton_twin(case: Case) -> Callable[..., Tensor]:
 def run_case(
     case: Case, device: str, dtype: torch.dtype, direction: str, args: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Seconds, and peak bytes of forward + backward, of each competitor."""
+    """Seconds, and peak bytes of forward + backward, of each competitor; seconds also of the copy, if there is one."""
     torch.manual_seed(0)
     inputs = case.inputs(device=device, dtype=dtype)
     if case.channels_last:
@@ -99,6 +100,9 @@ def run_case(
         if not error < TOLERANCE[dtype]:
             raise SystemExit(f"{case.op} {case.size} {dtype} {direction}: {name} is off by {error:.1e}")
     memory = {} if direction == "forward" else {name: peak_memory(run, device) for name, run in runs.items()}
+    values = case.forward_values + (0 if direction == "forward" else case.backward_values)
+    if moved := int(values * inputs[0].numel() * inputs[0].element_size()):
+        runs["copy"] = copy_of(device, moved)
     return compare(runs, device, args.budget), memory
 
 
@@ -113,6 +117,7 @@ def main() -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes seconds per row)")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
+    keep_freed_memory()
 
     where = environment(args.device)
     print(f"{where['device']}, torch {where['torch']}, medians in us\n")
@@ -122,19 +127,14 @@ def main() -> int:
             continue
         for dtype_name in args.dtype:
             dtype = getattr(torch, dtype_name)
-            for direction, values in (
-                ("forward", case.forward_values),
-                ("forward+backward", case.forward_values + case.backward_values),
-            ):
+            for direction in ("forward", "forward+backward"):
                 timings, memory = run_case(case, args.device, dtype, direction, args)
+                floor = timings.pop("copy", None)
                 competitors = list(timings)
-                first = case.inputs(device="meta", dtype=dtype)[0]
-                moved = int(values * first.numel() * first.element_size())
-                floor = copy_time(args.device, moved) if moved else None
                 ours = timings["fastops"].median
                 layout = "NHWC" if case.channels_last else ""
                 row = {"benchmark": "ops", "op": case.op, "size": case.size, "layout": layout, "dtype": dtype_name}
-                row |= {"direction": direction, "copy_us": f"{floor * 1e6:.1f}" if floor else ""}
+                row |= {"direction": direction, "copy_us": f"{floor.median * 1e6:.1f}" if floor else ""}
                 for name, timing in timings.items():
                     row |= {f"{name}_us": f"{timing.median * 1e6:.2f}"}
                     row |= {f"{name}_band": f"{timing.low * 1e6:.2f}-{timing.high * 1e6:.2f}"}

@@ -75,14 +75,25 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       " Tensor? grad_scale=None, Tensor? found_inf=None) -> ()");
   m.def(
       "adamw_gc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs,"
-      " Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] steps, int[] channels, float lr, float beta1, float beta2, float "
-      "eps,"
+      " Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] steps, int[] channels, float lr, float beta1, float beta2, float eps,"
       " float weight_decay, bool maximize, Tensor? lr_tensor=None, Tensor? grad_scale=None, Tensor? found_inf=None)"
       " -> ()");
 
-  // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
-  m.def("winograd_pack(Tensor weight, int groups, int tile_size) -> Tensor");
+  // response: what the tracker does after the network, for K targets: upsampling, choice of scale and place, update of
+  // their boxes. state: float32 [K, 12], changed in place; the results are [K, 6]: x, y, w, h, score, lost.
   m.def(
-      "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int groups,"
+      "response_peak_(Tensor responses, Tensor(a!) state, int up, int stride, int instance_size, float scale_step,"
+      " float scale_penalty, float scale_lr, float window_influence, float lost_score, int lost_frames) -> Tensor");
+
+  // crop: square regions of uint8 images [B, H, W, C], padded and resized bilinearly to out [K, C, S, S]
+  m.def(
+      "crop_and_resize(Tensor images, Tensor centers_sizes, Tensor pad_value, Tensor? image_index, Tensor(a!) out)"
+      " -> ()");
+
+  // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
+  m.def("winograd_pack(Tensor weight, int stride, int groups, int tile_size) -> Tensor");
+  m.def(
+      "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int stride, int "
+      "groups,"
       " int tile_size, str activation) -> Tensor");
 }

@@ -22,6 +22,7 @@ __all__ = [
     "build_info",
     "centralize_gradients_",
     "ciou_loss",
+    "crop_and_resize",
     "diou_loss",
     "eiou_loss",
     "focal_eiou_loss",
@@ -34,6 +35,7 @@ __all__ = [
     "nn",
     "optim",
     "reference",
+    "response_peak",
     "restore",
     "se_attention",
     "se_scale",
@@ -58,9 +60,11 @@ if load_error is None:
         iou_loss,
     )
     from fastops.ops.centralize import centralize_gradients_
+    from fastops.ops.crop import crop_and_resize
     from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
     from fastops.ops.mish_max_pool2d import mish_max_pool2d
+    from fastops.ops.response import response_peak
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise
 else:

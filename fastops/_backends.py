@@ -29,9 +29,11 @@ STEMS = {
     "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
     "box_loss": ("box_loss", "box_loss_backward_scale", "focal_l1_loss", "focal_l1_loss_backward"),
     "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),
+    "crop": ("crop_and_resize",),
     "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
     "mish": ("mish", "mish_", "mish_backward"),
     "mish_max_pool2d": ("mish_max_pool2d", "mish_max_pool2d_backward"),
+    "response": ("response_peak_",),
     "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
     "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
 }

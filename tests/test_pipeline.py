@@ -1,4 +1,4 @@
-"""FusedNetwork, the tracker's own way to run the model, against the model itself."""
+"""FusedNetwork and FusedEngine, the tracker's own way to run the model, against the model itself and OpenCV."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import fastops
-from tracker import SiamFC, Tracker
+from tracker import SiamFC, Tracker, TrackerConfig, autotune
 from tracker.data.synthetic import SyntheticVideo
+from tracker.engine import FusedEngine
 from tracker.eval.metrics import iou
 from tracker.model import EagerNetwork
 from tracker.pipeline import FusedNetwork
 from tracker.reference import ReferenceTracker
+from tracker.target import Start
 
 VARIANTS = [(activation, attention) for activation in ("relu", "mish") for attention in ("none", "se")]
 
@@ -40,18 +42,28 @@ def _crops() -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (127, 127, 3), np.uint8), rng.integers(0, 256, (3, 255, 255, 3), np.uint8)
 
 
+def _input(network: FusedNetwork, crops: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(crops).to(network.device).permute(0, 3, 1, 2).to(network.dtype)
+
+
+@torch.inference_mode()
+def _responses(network: FusedNetwork, exemplar: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    template = network.features(_input(network, exemplar[None]))
+    return network.scores(template, network.features(_input(network, crops)))[:, 0].cpu().numpy()
+
+
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 1e-12)]
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3), (torch.float64, 1e-12)],
 )
 @pytest.mark.parametrize(("activation", "attention"), VARIANTS)
 def test_responses_are_the_models(activation, attention, dtype, tolerance, device):
     exemplar, crops = _crops()
     exact = EagerNetwork(_trained_like(activation, attention, "reference"), device=device, dtype=torch.float64)
     fused = FusedNetwork(_trained_like(activation, attention), device=device, dtype=dtype)
-    for network in (exact, fused):
-        network.exemplar(exemplar)
-    expected, actual = exact.responses(crops), fused.responses(crops)
-    assert actual.dtype == np.float32 and actual.shape == (3, 17, 17)
+    exact.exemplar(exemplar)
+    expected, actual = exact.responses(crops), _responses(fused, exemplar, crops)
+    assert actual.dtype == (np.float64 if dtype == torch.float64 else np.float32) and actual.shape == (3, 17, 17)
     spread = np.linalg.norm(expected - expected.mean())
     assert np.linalg.norm(actual - expected) < max(tolerance, 1e-6) * np.linalg.norm(expected)
     assert np.linalg.norm(actual - expected) < 50 * max(tolerance, 1e-6) * spread  # not only the offset is right
@@ -95,16 +107,48 @@ def test_an_accelerated_model_gives_the_same_boxes(activation, attention, ops):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_parameters_are_copied(dtype):
     model = _trained_like("mish", "se").to(dtype)
-    exemplar, crops = _crops()
     network = FusedNetwork(model)
-    network.exemplar(exemplar)
-    before = network.responses(crops)
+    before = _responses(network, *_crops())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)
-    assert np.array_equal(network.responses(crops), before)
+    assert np.array_equal(_responses(network, *_crops()), before)
 
 
-def test_exemplar_comes_first():
-    with pytest.raises(RuntimeError, match="FusedNetwork: exemplar must be called before responses, got no template"):
-        FusedNetwork(_trained_like("relu", "none")).responses(_crops()[1])
+def test_steps_allocate_nothing_that_grows():
+    """The crops of every frame land in the same memory."""
+    engine = FusedEngine(FusedNetwork(_trained_like("relu", "none")), TrackerConfig())
+    video = SyntheticVideo(0, 4, (320, 240))
+    image = torch.from_numpy(video.frame(0)[0])
+    engine.start(0, image, Start.of(image, tuple(video.boxes[0]), TrackerConfig()))
+    before = engine._crops.data_ptr(), engine._regions.data_ptr(), engine.state.data_ptr()
+    crops = engine._crops.clone()
+    engine.step([(torch.from_numpy(video.frame(3)[0]), slice(0, 1))])
+    assert (engine._crops.data_ptr(), engine._regions.data_ptr(), engine.state.data_ptr()) == before
+    assert not torch.equal(engine._crops, crops)
+
+
+def test_fastest_dtype_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = _trained_like("relu", "none")
+    measured = []
+    times = {torch.float32: 1.0, torch.bfloat16: 0.5}
+
+    def measure(model, device, dtype):
+        measured.append(dtype)
+        return times[dtype]
+
+    monkeypatch.setattr(autotune, "_measure", measure)
+    assert autotune.fastest_dtype(model) == torch.bfloat16 and len(measured) == 2
+    assert autotune.fastest_dtype(model) == torch.bfloat16 and len(measured) == 2
+    times[torch.bfloat16] = 0.97  # too little to give up bits for
+    assert autotune.fastest_dtype(_trained_like("mish", "se")) == torch.float32
+    autotune.cache_path().write_text("not json")
+    assert autotune.fastest_dtype(model) == torch.float32
+    assert Tracker(model, dtype="auto").network.dtype == torch.float32
+
+
+def test_fastest_dtype_needs_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("in the way")
+    assert autotune.fastest_dtype(_trained_like("relu", "none")) in autotune.CANDIDATES["cpu"]

@@ -14,9 +14,9 @@ import torch
 import fastops
 from tracker import SiamFC, Tracker, TrackerConfig
 from tracker.data.otb import load_sequence
+from tracker.eager import crop_region
 from tracker.eval.metrics import precision_score, success_auc
 from tracker.reference import ReferenceTracker, crop_padded_image
-from tracker.tracker import crop_region
 
 DATA = Path(__file__).parents[2] / "shared/data"
 WEIGHTS = DATA / "weights/siamfc3s_color_pretrained_deq_alexnetv1.pth"

@@ -53,7 +53,8 @@ def tensors(name: str, seed: int = 0) -> tuple[Tensor, ...]:
 
 def test_every_op_is_here():
     twins = {name for name in fastops.__all__ if inspect.isfunction(getattr(reference, name, None))}
-    assert twins - {"centralize_gradients_"} == OPS.keys()
+    not_differentiable = {"centralize_gradients_", "crop_and_resize", "response_peak"}
+    assert twins - not_differentiable == OPS.keys()
 
 
 def assert_tangent(name: str, output: Tensor, tangent: Tensor, inputs: tuple, directions: tuple) -> None:

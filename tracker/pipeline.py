@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +16,9 @@ from tracker.model import SiamFC
 class FusedNetwork:
     """`SiamFC` for inference: batch norm folded, channels_last, bias and activation inside the convolutions.
 
-    Scores equal the model's in eval mode up to float32 rounding. Before a max pool the activation runs on a part of the
-    values only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window.
+    Scores equal the model's in eval mode up to rounding. Before a max pool the activation runs on a part of the values
+    only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. Whatever the dtype,
+    the features are float32: a score map rounded to 8 bits would move the peak.
 
     Args:
         model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
@@ -29,9 +29,9 @@ class FusedNetwork:
     def __init__(
         self, model: SiamFC, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
+        model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         self.out_scale = model.out_scale
         self._activation = model.activation
         options = {"device": self.device, "dtype": self.dtype}
@@ -43,31 +43,24 @@ class FusedNetwork:
             activation = model.activation if has_norm and not pool else "none"
             self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
         self._attention: tuple[Tensor, ...] | None = None
+        wide = torch.promote_types(self.dtype, torch.float32)
         if model.attention_kind == "se":
             weights = model.attention
             parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
-            self._attention = tuple(t.detach().to(**options, copy=True) for t in parameters)
-        self._template: Tensor | None = None
+            self._attention = tuple(t.detach().to(self.device, wide, copy=True) for t in parameters)
+        self._wide = wide
 
-    def features(self, crops: np.ndarray) -> Tensor:
-        """Embed crops, uint8 [N, H, W, 3], as [N, C, H', W'], channels_last."""
-        # uint8 [N, H, W, 3] seen as [N, 3, H, W] is channels_last already: the cast is the only pass over it.
-        x = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).to(self.dtype)
+    def features(self, crops: Tensor) -> Tensor:
+        """Embed crops [N, 3, H, W] of the network's dtype, grey levels 0 to 255, as [N, C, H', W'] (float32, or
+        float64 for float64), both channels_last."""
+        x = crops
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
             if pool:
                 x = F.max_pool2d(x, 3, 2).relu_() if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
+        x = x.to(self._wide)
         return x if self._attention is None else fastops.se_attention(x, *self._attention)
 
-    @torch.inference_mode()
-    def exemplar(self, crop: np.ndarray) -> None:
-        """Store the template of an exemplar crop, uint8 [127, 127, 3]."""
-        self._template = self.features(crop[None])
-
-    @torch.inference_mode()
-    def responses(self, crops: np.ndarray) -> np.ndarray:
-        """Return the score maps, float32 [S, 17, 17], of search crops, uint8 [S, 255, 255, 3]."""
-        if self._template is None:
-            raise RuntimeError("FusedNetwork: exemplar must be called before responses, got no template")
-        scores = fastops.xcorr(self._template, self.features(crops), self.out_scale)
-        return scores[:, 0].float().cpu().numpy()
+    def scores(self, templates: Tensor, features: Tensor) -> Tensor:
+        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W']."""
+        return fastops.xcorr(templates, features, self.out_scale)

@@ -9,7 +9,7 @@ import torch
 from tracker.checkpoint import load_model
 from tracker.config import TrackerConfig
 from tracker.model import SiamFC
-from tracker.tracker import TrackResult
+from tracker.target import TrackResult
 
 
 def crop_padded_image(

@@ -86,6 +86,15 @@ inline half_t float_to_half(float value) {
 #endif
 }
 
+inline float to_float(float value) { return value; }
+inline float to_float(half_t value) { return half_to_float(value); }
+inline float to_float(bfloat16_t value) {
+  const uint32_t bits = uint32_t(value.bits) << 16;
+  float result;
+  memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
 inline void to_opmath(const half_t* source, float* target, int64_t n) {
   int64_t i = 0;
 #if defined(__AVX512F__)
@@ -97,7 +106,7 @@ inline void to_opmath(const half_t* source, float* target, int64_t n) {
     _mm256_storeu_ps(target + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i))));
   }
 #endif
-  for (; i < n; ++i) target[i] = half_to_float(source[i]);
+  for (; i < n; ++i) target[i] = to_float(source[i]);
 }
 
 inline void from_opmath(const float* source, half_t* target, int64_t n) {
@@ -128,10 +137,7 @@ inline void to_opmath(const bfloat16_t* source, float* target, int64_t n) {
     const Bits32 bits = __builtin_convertvector(narrow, Bits32) << 16;
     memcpy(target + i, &bits, sizeof(bits));
   }
-  for (; i < n; ++i) {
-    const uint32_t bits = uint32_t(source[i].bits) << 16;
-    memcpy(target + i, &bits, sizeof(bits));
-  }
+  for (; i < n; ++i) target[i] = to_float(source[i]);
 }
 
 // The upper half of a float's bits, rounded; B: uint32_t or Bits32.

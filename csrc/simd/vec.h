@@ -29,6 +29,14 @@ inline Vec<T> load(const T* p) {
   return v;
 }
 
+inline Vec<float> load_float(const float* p) { return load(p); }
+template <class T>
+inline Vec<float> load_float(const T* p) {
+  float values[kLanes<float>];
+  to_opmath(p, values, kLanes<float>);
+  return load(values);
+}
+
 template <class T>
 inline void store(T* p, Vec<T> v) {
   memcpy(p, &v, sizeof(v));

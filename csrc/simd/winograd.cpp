@@ -28,17 +28,27 @@ constexpr int kMaxRows = 6;  // 12 + 2 + 1 of 16
 
 constexpr int kWidth = kLanes<float>;
 constexpr int kColumns = 2 * kWidth;
+constexpr int kStep = 4;   // channels: a last block of fewer than kWidth is padded to a multiple of this only
 constexpr int kLine = 16;  // floats in a cache line
 
 // More tiles share a pass over the weights, which come from the third-level cache or beyond: 37 tiles instead of 74
 // cost SiamFC's conv3 5 %, although V of 74 tiles no longer fits into the second level.
 constexpr int64_t kMaxTaskTiles = 84;
+constexpr int64_t kMaxShallowTaskTiles = 28;  // of one block of channels
 
 constexpr int64_t kInputAhead = 64;  // floats: halves the time of the input transform
 constexpr int64_t kOutputAhead = 4;  // tiles: takes a fifth off the output transform
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline void from_float(const float* source, float* target, int64_t n) {
+  memcpy(target, source, size_t(n) * sizeof(float));
+}
+template <class T>
+inline void from_float(const float* source, T* target, int64_t n) {
+  from_opmath(source, target, n);
+}
 
 // Part `index` of [0, total) cut into `parts` of equal size, give or take one.
 struct Slice {
@@ -48,22 +58,34 @@ struct Slice {
       : begin(index * total / parts), size((index + 1) * total / parts - begin) {}
 };
 
-// m [kRows][kColumns], rows m_stride apart, = v [blocks][kRows][kWidth] u [blocks * kWidth][kColumns]. Meanwhile
-// prefetch_lines lines a block are brought in from `prefetch` on: the weights of the next product.
+// sum += v [kRows][kWidth] u [kDepth][kColumns], of the first kDepth columns of v.
+template <int kRows, int kDepth>
+FASTOPS_HD void multiply_block(const float* v, const float* u, Vec<float> (&sum)[kRows][2]) {
+#pragma GCC unroll 16
+  for (int k = 0; k < kDepth; ++k, u += kColumns) {
+    const Vec<float> u0 = load(u), u1 = load(u + kWidth);
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+      const float x = v[row * kWidth + k];
+      sum[row][0] += x * u0;
+      sum[row][1] += x * u1;
+    }
+  }
+}
+
+// m [kRows][kColumns], rows m_stride apart, = v [blocks][kRows][kWidth] u [depth][kColumns], depth a multiple of kStep.
+// Meanwhile prefetch_lines lines a block are brought in from `prefetch` on: the weights of the next product.
 template <int kRows>
-[[gnu::noinline]] void multiply(const float* v, const float* u, int64_t blocks, float* m, int64_t m_stride,
+[[gnu::noinline]] void multiply(const float* v, const float* u, int64_t depth, float* m, int64_t m_stride,
                                 const float* prefetch, int64_t prefetch_lines) {
   Vec<float> sum[kRows][2] = {};
-  for (int64_t block = 0; block < blocks; ++block, v += kRows * kWidth) {
+  for (int64_t k = 0; k < depth; k += kWidth, v += kRows * kWidth) {
     for (int64_t line = 0; line < prefetch_lines; ++line, prefetch += kLine) __builtin_prefetch(prefetch, 0, 2);
-#pragma GCC unroll 16
-    for (int k = 0; k < kWidth; ++k, u += kColumns) {
-      const Vec<float> u0 = load(u), u1 = load(u + kWidth);
-#pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const float x = v[row * kWidth + k];
-        sum[row][0] += x * u0;
-        sum[row][1] += x * u1;
+    if (k + kWidth <= depth) {
+      multiply_block<kRows, kWidth>(v, u + k * kColumns, sum);
+    } else {
+      for (int64_t rest = k; rest < depth; rest += kStep) {
+        multiply_block<kRows, kStep>(v + rest - k, u + rest * kColumns, sum);
       }
     }
   }
@@ -91,28 +113,31 @@ void activate(WinogradActivation activation, float* x, int64_t size) {
   }
 }
 
-template <int kM, int kR>
+template <int kM, int kR, int kStride = 1>
 struct Winograd {
   static constexpr int kAlpha = kM + kR - 1;
   static constexpr int kArea = kAlpha * kAlpha;
+  static constexpr int kPhases = kStride * kStride;
 
   struct Plan {
     int64_t out_height, out_width, tile_rows, tile_columns, tiles;
-    int64_t group_in, group_out;    // channels of one group
+    int64_t group_in, group_out;    // channels of one group, group_in with those of all phases
     int64_t in_blocks, out_blocks;  // in kWidth and kColumns channels
+    int64_t depth;                  // group_in in whole steps
     int64_t panel;                  // size of the weights of one product
 
     explicit Plan(const WinogradShape& s)
-        : out_height(s.height - kR + 1),
-          out_width(s.width - kR + 1),
+        : out_height((s.height - s.kernel_size) / kStride + 1),
+          out_width((s.width - s.kernel_size) / kStride + 1),
           tile_rows(ceil_div(out_height, kM)),
           tile_columns(ceil_div(out_width, kM)),
           tiles(s.batch * tile_rows * tile_columns),
-          group_in(s.in_channels / s.groups),
+          group_in(s.in_channels / s.groups * kPhases),
           group_out(s.out_channels / s.groups),
           in_blocks(ceil_div(group_in, kWidth)),
           out_blocks(ceil_div(group_out, kColumns)),
-          panel(in_blocks * kWidth * kColumns) {}
+          depth(ceil_div(group_in, kStep) * kStep),
+          panel(depth * kColumns) {}
 
     // Of one of the alpha^2 planes of V. An odd number of vectors spreads the stores of one tile over the cache sets.
     int64_t plane(int64_t task_tiles) const { return (in_blocks * task_tiles | 1) * kWidth; }
@@ -135,33 +160,40 @@ struct Winograd {
     return shape.groups * plan.out_blocks * kArea * plan.panel;
   }
 
-  // packed [group][output block][alpha^2][channel][kColumns], zeros where a block is not full.
+  // packed [group][output block][alpha^2][phase, channel][kColumns], zeros where a block is not full.
   static void pack_weight(const WinogradShape& shape, const float* weight, float* packed) {
     const Plan plan(shape);
+    const int64_t size = shape.kernel_size;
     memset(packed, 0, size_t(packed_size(shape)) * sizeof(float));
     for (int64_t out = 0; out < shape.out_channels; ++out) {
       const int64_t group = out / plan.group_out, channel = out % plan.group_out;
       float* column = packed + (group * plan.out_blocks + channel / kColumns) * kArea * plan.panel + channel % kColumns;
-      for (int64_t in = 0; in < plan.group_in; ++in, weight += kR * kR, column += kColumns) {
-        double rows[kR][kAlpha];  // g G^T
-        for (int y = 0; y < kR; ++y) {
-          double taps[kR];
-          for (int x = 0; x < kR; ++x) taps[x] = weight[y * kR + x];
-          winograd::transform_weight<kM, kR>(taps, rows[y]);
-        }
-        for (int x = 0; x < kAlpha; ++x) {
-          double taps[kR], transformed[kAlpha];
-          for (int y = 0; y < kR; ++y) taps[y] = rows[y][x];
-          winograd::transform_weight<kM, kR>(taps, transformed);
-          for (int y = 0; y < kAlpha; ++y) column[(y * kAlpha + x) * plan.panel] = float(transformed[y]);
+      for (int phase = 0; phase < kPhases; ++phase) {
+        for (int64_t in = 0; in < plan.group_in / kPhases; ++in, column += kColumns) {
+          double rows[kR][kAlpha];  // g G^T
+          for (int y = 0; y < kR; ++y) {
+            double taps[kR];
+            for (int x = 0; x < kR; ++x) {
+              const int64_t ky = y * kStride + phase / kStride, kx = x * kStride + phase % kStride;
+              taps[x] = ky < size && kx < size ? weight[(in * size + ky) * size + kx] : 0;
+            }
+            winograd::transform_weight<kM, kR>(taps, rows[y]);
+          }
+          for (int x = 0; x < kAlpha; ++x) {
+            double taps[kR], transformed[kAlpha];
+            for (int y = 0; y < kR; ++y) taps[y] = rows[y][x];
+            winograd::transform_weight<kM, kR>(taps, transformed);
+            for (int y = 0; y < kAlpha; ++y) column[(y * kAlpha + x) * plan.panel] = float(transformed[y]);
+          }
         }
       }
+      weight += plan.group_in / kPhases * size * size;
     }
   }
 
   static int64_t num_tasks(const WinogradShape& shape, int64_t threads) {
     const Plan plan(shape);
-    int64_t runs = ceil_div(plan.tiles, kMaxTaskTiles);
+    int64_t runs = ceil_div(plan.tiles, plan.in_blocks > 1 ? kMaxTaskTiles : kMaxShallowTaskTiles);
     while (shape.groups * runs % threads != 0 && runs < plan.tiles) ++runs;
     return shape.groups * runs;
   }
@@ -174,15 +206,16 @@ struct Winograd {
   }
 
   // V of one vector of channels of one tile; d is its first pixel.
-  static void transform_input_tile(const float* d, int64_t row_stride, int64_t pixel_stride, float* v, int64_t plane) {
+  template <class T>
+  static void transform_input_tile(const T* d, int64_t row_stride, int64_t pixel_stride, float* v, int64_t plane) {
     Vec<float> rows[kAlpha][kAlpha];  // d B
     for (int y = 0; y < kAlpha; ++y) {
       Vec<float> pixels[kAlpha];
 #pragma GCC unroll 16
       for (int x = 0; x < kAlpha; ++x) {
-        const float* pixel = d + y * row_stride + x * pixel_stride;
+        const T* pixel = d + y * row_stride + x * pixel_stride;
         __builtin_prefetch(pixel + kInputAhead);
-        pixels[x] = load(pixel);
+        pixels[x] = load_float(pixel);
       }
       winograd::transform_input<kAlpha>(pixels, rows[y]);
     }
@@ -196,34 +229,57 @@ struct Winograd {
     }
   }
 
+  // The pixels of a tile, those outside the image zeros: [kAlpha][kAlpha][phase, channel], in_blocks * kWidth floats
+  // apart, of which the last may be left as they are.
+  template <class T>
+  static void gather(const T* image, const WinogradShape& s, const Plan& plan, const Tile& tile, int64_t channels,
+                     float* padded) {
+    const int64_t stride = plan.in_blocks * kWidth;
+    if (tile.height < kM || tile.width < kM) memset(padded, 0, size_t(kArea * stride) * sizeof(float));
+    const int64_t top = tile.y * kStride, left = tile.x * kStride;
+    const int64_t height = min((tile.height + kR - 1) * kStride, s.height - top);
+    const int64_t width = min((tile.width + kR - 1) * kStride, s.width - left);
+    for (int64_t y = 0; y < height; ++y) {
+      const T* pixel = image + ((top + y) * s.width + left) * s.in_channels;
+      float* row = padded + y / kStride * kAlpha * stride + y % kStride * kStride * channels;
+      for (int64_t x = 0; x < width; x += kStride, row += stride, pixel += kStride * s.in_channels) {
+        // With stride 2 there are no groups: the two pixels adjoin.
+        const int64_t count = kStride == 1 ? channels : min(kStride, width - x) * channels;
+        if (kStride > 1 && count == 6) {  // pixels of three channels: of constant size, a few moves
+          for (int i = 0; i < 6; ++i) row[i] = to_float(pixel[i]);
+        } else {
+          for (int64_t i = 0; i < count; ++i) row[i] = to_float(pixel[i]);
+        }
+      }
+    }
+  }
+
+  template <class T>
   static void transform_inputs(const WinogradArgs& args, const Plan& plan, int64_t group, Slice run, float* v,
                                float* padded) {
     const WinogradShape& s = args.shape;
-    const int64_t plane = plan.plane(run.size), channels = plan.in_blocks * kWidth;
+    const int64_t plane = plan.plane(run.size), channels = plan.group_in / kPhases;
     const int64_t chunks = ceil_div(run.size, kMaxRows);
+    const bool whole_blocks = kStride == 1 && plan.group_in % kWidth == 0;
+    memset(padded, 0, size_t(kArea * plan.in_blocks * kWidth) * sizeof(float));
     for (int64_t i = 0; i < chunks; ++i) {
       const Slice chunk(run.size, i, chunks);
       for (int64_t row = 0; row < chunk.size; ++row) {
         const Tile tile(plan, run.begin + chunk.begin + row);
-        const float* d =
-            args.input + ((tile.image * s.height + tile.y) * s.width + tile.x) * s.in_channels + group * plan.group_in;
-        int64_t row_stride = s.width * s.in_channels, pixel_stride = s.in_channels;
-        if (tile.height < kM || tile.width < kM || plan.group_in < channels) {  // a copy padded with zeros
-          memset(padded, 0, size_t(kArea * channels) * sizeof(float));
-          for (int64_t y = 0; y < tile.height + kR - 1; ++y) {
-            for (int64_t x = 0; x < tile.width + kR - 1; ++x) {
-              memcpy(padded + (y * kAlpha + x) * channels, d + y * row_stride + x * pixel_stride,
-                     size_t(plan.group_in) * sizeof(float));
-            }
-          }
-          d = padded;
-          row_stride = kAlpha * channels;
-          pixel_stride = channels;
-        }
+        const T* image =
+            static_cast<const T*>(args.input) + tile.image * s.height * s.width * s.in_channels + group * channels;
         float* first = v + (chunk.begin * plan.in_blocks + row) * kWidth;
-        for (int64_t block = 0; block < plan.in_blocks; ++block) {
-          float* target = first + block * chunk.size * kWidth;
-          transform_input_tile(d + block * kWidth, row_stride, pixel_stride, target, plane);
+        const auto transform = [&](const auto* d, int64_t row_stride, int64_t pixel_stride) {
+          for (int64_t block = 0; block < plan.in_blocks; ++block) {
+            float* target = first + block * chunk.size * kWidth;
+            transform_input_tile(d + block * kWidth, row_stride, pixel_stride, target, plane);
+          }
+        };
+        if (whole_blocks && tile.height == kM && tile.width == kM) {
+          transform(image + (tile.y * s.width + tile.x) * s.in_channels, s.width * s.in_channels, s.in_channels);
+        } else {
+          gather(image, s, plan, tile, channels, padded);
+          transform(padded, kAlpha * plan.in_blocks * kWidth, plan.in_blocks * kWidth);
         }
       }
     }
@@ -251,6 +307,7 @@ struct Winograd {
     }
   }
 
+  template <class T>
   static void transform_outputs(const WinogradArgs& args, const Plan& plan, int64_t group, int64_t out_block, Slice run,
                                 const float* m) {
     const int64_t channels = min(kColumns, plan.group_out - out_block * kColumns);
@@ -262,8 +319,8 @@ struct Winograd {
     // act(pointer to the output of pixel (i, j) of the tile, i * kM + j)
     const auto for_each_pixel = [&](int64_t index, const auto& act) {
       const Tile tile(plan, index);
-      float* row = args.output + ((tile.image * plan.out_height + tile.y) * plan.out_width + tile.x) * pixel_stride +
-                   first_channel;
+      T* row = static_cast<T*>(args.output) +
+               ((tile.image * plan.out_height + tile.y) * plan.out_width + tile.x) * pixel_stride + first_channel;
       for (int64_t i = 0; i < tile.height; ++i, row += plan.out_width * pixel_stride) {
         for (int64_t j = 0; j < tile.width; ++j) act(row + j * pixel_stride, i * kM + j);
       }
@@ -271,23 +328,24 @@ struct Winograd {
 
     for (int64_t t = 0; t < run.size; ++t, m += kArea * kColumns) {
       if (t + kOutputAhead < run.size) {
-        for_each_pixel(run.begin + t + kOutputAhead, [](float* pixel, int64_t) {
+        for_each_pixel(run.begin + t + kOutputAhead, [](T* pixel, int64_t) {
           for (int line = 0; line < kColumns; line += kLine) __builtin_prefetch(pixel + line, 1);
         });
       }
       float y[kM * kM * kColumns];
       transform_output_tile(m, bias, y);
       activate(args.activation, y, kM * kM * kColumns);
-      for_each_pixel(run.begin + t, [&](float* pixel, int64_t index) {
+      for_each_pixel(run.begin + t, [&](T* pixel, int64_t index) {
         if (channels == kColumns) {
-          memcpy(pixel, y + index * kColumns, kColumns * sizeof(float));  // of constant size: two vectors
+          from_float(y + index * kColumns, pixel, kColumns);  // of constant size: two vectors
         } else {
-          memcpy(pixel, y + index * kColumns, size_t(channels) * sizeof(float));
+          from_float(y + index * kColumns, pixel, channels);
         }
       });
     }
   }
 
+  template <class T>
   static void run(int64_t task_begin, int64_t task_end, const WinogradArgs& args, float* workspace) {
     const Plan plan(args.shape);
     const int64_t runs = args.tasks / args.shape.groups;
@@ -299,27 +357,28 @@ struct Winograd {
       float* v = workspace;
       float* m = v + kArea * plane;
       float* padded = m + kArea * run.size * kColumns;
-      transform_inputs(args, plan, group, run, v, padded);
+      transform_inputs<T>(args, plan, group, run, v, padded);
       const float* u = args.packed + group * plan.out_blocks * kArea * plan.panel;
       for (int64_t out_block = 0; out_block < plan.out_blocks; ++out_block) {
         for (int64_t position = 0; position < kArea; ++position, u += plan.panel) {
           const float* next = u + plan.panel;
           for (int64_t i = 0; i < chunks; ++i, next += plan.in_blocks * prefetch_lines * kLine) {
             const Slice chunk(run.size, i, chunks);
-            multiply_rows(chunk.size, v + position * plane + chunk.begin * plan.in_blocks * kWidth, u, plan.in_blocks,
+            multiply_rows(chunk.size, v + position * plane + chunk.begin * plan.in_blocks * kWidth, u, plan.depth,
                           m + (chunk.begin * kArea + position) * kColumns, int64_t(kArea * kColumns), next,
                           prefetch_lines);
           }
         }
-        transform_outputs(args, plan, group, out_block, run, m);
+        transform_outputs<T>(args, plan, group, out_block, run, m);
       }
     }
   }
 };
 
-// function(Winograd<M, R>{}) of a supported shape.
+// function(Winograd<M, R, stride>{}) of a supported shape.
 template <class Function>
 auto dispatch(const WinogradShape& shape, const Function& function) {
+  if (shape.stride == 2) return shape.tile_size == 3 ? function(Winograd<3, 6, 2>{}) : function(Winograd<5, 6, 2>{});
   if (shape.kernel_size == 3) return shape.tile_size == 4 ? function(Winograd<4, 3>{}) : function(Winograd<6, 3>{});
   return shape.tile_size == 4 ? function(Winograd<4, 5>{}) : function(Winograd<6, 5>{});
 }
@@ -340,15 +399,16 @@ int64_t workspace_size(const WinogradShape& shape, int64_t tasks) {
   return dispatch(shape, [&](auto winograd) { return winograd.workspace_size(shape, tasks); });
 }
 
+template <class T>
 void run(int64_t task_begin, int64_t task_end, const WinogradArgs& args, float* workspace) {
-  dispatch(args.shape, [&](auto winograd) { winograd.run(task_begin, task_end, args, workspace); });
+  dispatch(args.shape, [&](auto winograd) { winograd.template run<T>(task_begin, task_end, args, workspace); });
 }
 
 }  // namespace
 
 extern const WinogradKernels winograd_kernels;
 const WinogradKernels winograd_kernels = {
-    packed_size, pack_weight, num_tasks, workspace_size, run,
+    packed_size, pack_weight, num_tasks, workspace_size, {run<float>, nullptr, run<half_t>, run<bfloat16_t>},
 };
 
 }  // namespace FASTOPS_ISA

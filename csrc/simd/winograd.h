@@ -1,10 +1,13 @@
-// Table of the CPU Winograd convolution for inference: float32, stride 1, no padding, groups; bias and activation are
-// fused.
+// Table of the CPU Winograd convolution for inference, without padding; bias and activation are fused. Values are
+// float32, float16 or bfloat16, arithmetic is float32.
 //
 // Input and output are dense NHWC, weights OIHW. The functions start no thread: the caller asks for a number of tasks
 // and runs them in any order, each thread with a workspace of its own; the result does not depend on how many tasks
 // there are. Packed weights belong to one shape and one instruction set: they are not for storage.
 // An output tile mixes its inputs before they cancel, so one inf or NaN in its (M + R - 1)^2 pixels makes it all NaN.
+//
+// Stride 2 becomes stride 1: the four pixels of each 2 x 2 block are four times the channels of one, and K taps are
+// R = (K + 1) / 2 of them per phase (the last odd one zero).
 #pragma once
 
 #include <stdint.h>
@@ -16,27 +19,27 @@ enum class WinogradActivation { none, relu, mish };
 struct WinogradShape {
   int64_t batch, height, width;  // of the input
   int64_t in_channels, out_channels, groups;
-  int64_t kernel_size;  // R: 3 or 5
-  int64_t tile_size;    // M: 4 or 6; larger multiplies less, rounds more and has (M + R - 1)^2 / R^2 as many weights
+  int64_t kernel_size, stride;  // 3 or 5 with stride 1; 11 with stride 2, without groups
+  int64_t tile_size;  // M: 4 or 6, with stride 2 3 or 5; larger multiplies less, rounds more and has more weights
 };
 
 struct WinogradArgs {
   WinogradShape shape;
   WinogradActivation activation;
   int64_t tasks;        // from num_tasks
-  const float* input;   // [batch, height, width, in_channels]
+  const void* input;    // [batch, height, width, in_channels]
   const float* packed;  // from pack_weight
   const float* bias;    // [out_channels], or null
-  float* output;        // [batch, height - R + 1, width - R + 1, out_channels]
+  void* output;         // [batch, (height - K) / stride + 1, (width - K) / stride + 1, out_channels]
 };
 
-// Sizes are in floats. Buffers may have any alignment; 64 bytes is the fastest.
+// Sizes are in floats; `run` goes by DType. Buffers may have any alignment; 64 bytes is the fastest.
 struct WinogradKernels {
   int64_t (*packed_size)(const WinogradShape& shape);
-  void (*pack_weight)(const WinogradShape& shape, const float* weight, float* packed);  // weight [O, I / groups, R, R]
+  void (*pack_weight)(const WinogradShape& shape, const float* weight, float* packed);  // weight [O, I / groups, K, K]
   int64_t (*num_tasks)(const WinogradShape& shape, int64_t threads);  // a multiple of threads if tiles suffice
   int64_t (*workspace_size)(const WinogradShape& shape, int64_t tasks);
-  void (*run)(int64_t task_begin, int64_t task_end, const WinogradArgs& args, float* workspace);
+  void (*run[4])(int64_t task_begin, int64_t task_end, const WinogradArgs& args, float* workspace);  // none for double
 };
 
 }  // namespace fastops

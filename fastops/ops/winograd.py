@@ -5,18 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastops.ops._checks import check, dtype_name
+from fastops.ops._checks import check, check_floating, dtype_name
 
 _pack = torch.ops.fastops.winograd_pack.default
 _conv2d = torch.ops.fastops.winograd_conv2d.default
 
 
-def winograd_tile_size(kernel_size: tuple[int, int], input_size: tuple[int, ...]) -> int:
+def winograd_tile_size(
+    kernel_size: tuple[int, int], input_size: tuple[int, ...], stride: int = 1, groups: int = 1
+) -> int:
     """The output tile size M that is fastest for a convolution, 0 where :func:`winograd_conv2d` cannot run it.
 
     Args:
-        kernel_size: of the convolution; supported are (3, 3) and (5, 5).
+        kernel_size: of the convolution; supported are (3, 3) and (5, 5) with stride 1, (11, 11) with stride 2.
         input_size: N, I, H, W of the inputs to come.
+        stride, groups: of the convolution; stride 2 only without groups.
 
     Example::
 
@@ -25,27 +28,30 @@ def winograd_tile_size(kernel_size: tuple[int, int], input_size: tuple[int, ...]
         (4, 0)
     """
     n, _, h, w = input_size
-    r = kernel_size[0]
-    if kernel_size not in ((3, 3), (5, 5)) or min(h, w) < r:
+    kernel = kernel_size[0]
+    if min(h, w) < kernel or (*kernel_size, stride) not in ((3, 3, 1), (5, 5, 1), (11, 11, 2)):
         return 0
+    if stride == 2:
+        return 5 if groups == 1 else 0
 
     def cost(m: int) -> int:
         """Multiplications, and the stream of weights, which costs as much as multiplying them with some 24 tiles."""
-        tiles = n * -(-(h - r + 1) // m) * -(-(w - r + 1) // m)
-        return (m + r - 1) ** 2 * (tiles + 24)
+        tiles = n * -(-(h - kernel + 1) // m) * -(-(w - kernel + 1) // m)
+        return (m + kernel - 1) ** 2 * (tiles + 24)
 
     return 6 if cost(6) < cost(4) else 4
 
 
-def winograd_pack(weight: Tensor, groups: int, tile_size: int) -> Tensor:
+def winograd_pack(weight: Tensor, groups: int, tile_size: int, stride: int = 1) -> Tensor:
     """Transform convolution weights for :func:`winograd_conv2d`.
 
     .. math:: U = G \\, w \\, G^T \\quad \\text{for each pair of channels}
 
     Args:
-        weight: [O, I / groups, R, R], float32, on the CPU; R = 3 or 5.
-        groups: groups of the convolution.
-        tile_size: M, 4 or 6; see :func:`winograd_tile_size`.
+        weight: [O, I / groups, K, K], float32, on the CPU; K = 3 or 5, with stride 2 11.
+        groups: groups of the convolution; 1 with stride 2.
+        tile_size: M, 4 or 6, with stride 2 3 or 5; see :func:`winograd_tile_size`.
+        stride: of the convolution.
 
     Returns:
         The packed weights, 1-D, for this process and CPU only (do not store them), for inputs of any size.
@@ -62,7 +68,7 @@ def winograd_pack(weight: Tensor, groups: int, tile_size: int) -> Tensor:
         >>> winograd_pack(torch.ones(32, 16, 3, 3), 1, 4).dim()
         1
     """
-    return _pack(weight, groups, tile_size)
+    return _pack(weight, stride, groups, tile_size)
 
 
 def winograd_conv2d(
@@ -74,23 +80,26 @@ def winograd_conv2d(
     groups: int,
     tile_size: int,
     activation: str = "none",
+    stride: int = 1,
 ) -> Tensor:
-    """Convolution of stride 1 without padding, plus bias and activation, by Winograd's minimal filtering.
+    """Convolution without padding, plus bias and activation, by Winograd's minimal filtering.
 
     .. math:: y = f(A^T [U \\odot (B^T d B)] A + b) \\quad \\text{for each tile } d \\text{ of the input}
 
+    With stride 2 the pixels of each 2 x 2 block count as channels of one, and the convolution as one of stride 1.
+
     Args:
-        x: [N, I, H, W], float32, on the CPU; channels_last runs without a copy.
-        packed: from :func:`winograd_pack` with the same ``groups`` and ``tile_size``.
-        bias: [O] or None.
-        out_channels, kernel_size, groups: of the convolution.
-        tile_size: M, 4 or 6.
+        x: [N, I, H, W], float32, float16 or bfloat16, on the CPU; channels_last runs without a copy.
+        packed: from :func:`winograd_pack` with the same ``stride``, ``groups`` and ``tile_size``.
+        bias: [O], float32, or None.
+        out_channels, kernel_size, stride, groups: of the convolution.
+        tile_size: M, 4 or 6, with stride 2 3 or 5.
         activation: "none", "relu" or "mish".
 
     Returns:
-        [N, O, H - R + 1, W - R + 1], channels_last. Rounding differs from a direct convolution's: relative L2 error
-        1e-6 to 1e-5 with SiamFC's layers, M = 6 with R = 5 the least exact. An inf or NaN in the input spreads over
-        the tiles it touches.
+        [N, O, (H - K) / stride + 1, (W - K) / stride + 1], channels_last, in the dtype of ``x``; computed in float32.
+        Rounding differs from a direct convolution's: relative L2 error 1e-6 to 1e-5 with SiamFC's layers, tiles of ten
+        pixels (M + R - 1) the least exact. An inf or NaN in the input spreads over the tiles it touches.
 
     Raises:
         RuntimeError: ``winograd_conv2d: <argument> must ...``.
@@ -107,13 +116,15 @@ def winograd_conv2d(
         >>> winograd_conv2d(torch.ones(1, 16, 28, 28), packed, None, 32, 3, 1, tile_size=4).shape
         torch.Size([1, 32, 26, 26])
     """
-    return _conv2d(x, packed, bias, out_channels, kernel_size, groups, tile_size, activation)
+    return _conv2d(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, activation)
 
 
 @torch.library.register_fake("fastops::winograd_conv2d")
-def _(x, packed, bias, out_channels, kernel_size, groups, tile_size, activation):
+def _(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, activation):
     op = "winograd_conv2d"
-    check(x.dtype == torch.float32, f"{op}: x must have dtype float32, got {dtype_name(x.dtype)}")
+    check_floating(op, "x", x)
+    half_or_single = f"{op}: x must have dtype float32, float16 or bfloat16, got {dtype_name(x.dtype)}"
+    check(x.dtype != torch.float64, half_or_single)
     check(x.dim() == 4, f"{op}: x must be 4-D, got {list(x.shape)}")
     n, channels, h, w = x.shape
     check(
@@ -125,5 +136,5 @@ def _(x, packed, bias, out_channels, kernel_size, groups, tile_size, activation)
     if bias is not None:
         check(bias.shape == (out_channels,), f"{op}: bias must have shape [{out_channels}], got {list(bias.shape)}")
     check(activation in ("none", "relu", "mish"), f"{op}: activation must be none, relu or mish, got {activation}")
-    size = (n, out_channels, h - kernel_size + 1, w - kernel_size + 1)
+    size = (n, out_channels, (h - kernel_size) // stride + 1, (w - kernel_size) // stride + 1)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -16,9 +16,11 @@ from .box_loss import (
     iou_loss,
 )
 from .centralize import centralize_gradients_
+from .crop import crop_and_resize
 from .logistic_loss import balanced_logistic_loss
 from .mish import mish, mish_
 from .mish_max_pool2d import mish_max_pool2d
+from .response import response_peak
 from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
@@ -28,6 +30,7 @@ __all__ = [
     "batch_norm_mish",
     "centralize_gradients_",
     "ciou_loss",
+    "crop_and_resize",
     "diou_loss",
     "eiou_loss",
     "focal_eiou_loss",
@@ -42,6 +45,7 @@ __all__ = [
     "adaptive_tanh",
     "mish",
     "mish_",
+    "response_peak",
     "se_attention",
     "se_scale",
     "xcorr",

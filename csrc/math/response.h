@@ -1,0 +1,209 @@
+// What the SiamFC tracker does after its network (Bertinetto et al. 2016, sections 3.4 and 4): upsampling of the score
+// maps, choice of scale and place, update of the box.
+//
+// Upsampling by `up` is OpenCV's bicubic (a = -3/4, pixels have their centres at halves, the border repeats). An output
+// that lies by f, 0 <= f < 1, beyond place m1 of m0 m1 m2 m3 weighs them by a f (1-f)^2, 1 - (a+3) f^2 + (a+2) f^3, and
+// the same of 1 - f in reverse. With u = 1 - 2 f and q = (1 - u^2) / 8 that is
+//
+//   a q (m0 + m3) + a q u (m0 - m3) + (1/2 - a q) (m1 + m2) + u (1/2 + (a+2) q) (m1 - m2)
+//
+// A mirrored map only changes the signs of u and of the differences: it gives the mirrored outputs bit for bit,
+// whatever the compiler fuses, and what is a tie by symmetry is one in floating point. (Weights on m0 ... m3 broke it
+// in 2 % of maps that are flat but for one place.) Where `up` is a power of two the weights are exact, too.
+//
+// Constants survive upsampling, so a map's largest value is taken off before: rounding is then relative to the map's
+// range, least near the peak, and a constant map stays one.
+//
+// The peak of the best scale is the arg max of (1 - w) (r - min r) / (sum of them + 1e-16) + w hann / sum(hann), or of
+//
+//   k r + w hann / mean(hann),   k = (1 - w) n / (sum(r - min r) + 1e-16),   n outputs
+//
+// and sum r needs no outputs: it is separable, and a place that is not near the border is weighed by `up` in all.
+#pragma once
+
+#include <stdint.h>
+
+#include "../common/macros.h"
+
+namespace fastops {
+
+// The columns of `state` and of the results; fastops/ops/response.py has the same names.
+enum StateColumn : int {
+  kCenterX,
+  kCenterY,
+  kWidth,
+  kHeight,
+  kSearchSize,
+  kOwnContrast,  // of the first frame's own map; negative until it was seen
+  kMisses,       // in a row
+  kMinSide,
+  kMaxWidth,
+  kMaxHeight,
+  kImageWidth,
+  kImageHeight,
+  kStateColumns
+};
+enum ResultColumn : int { kBoxX, kBoxY, kBoxWidth, kBoxHeight, kScore, kLost, kResultColumns };
+
+struct ResponseOptions {
+  int64_t up, stride, instance_size;
+  double scale_step, scale_penalty, scale_lr, window_influence, lost_score;
+  int64_t lost_frames;
+};
+
+#if defined(__CUDA_ARCH__)
+FASTOPS_HD double cos_(double x) { return cos(x); }
+FASTOPS_HD float nan_() { return nanf(""); }
+#else
+FASTOPS_HD double cos_(double x) { return __builtin_cos(x); }
+FASTOPS_HD float nan_() { return __builtin_nanf(""); }
+#endif
+
+// Whether a map with these extremes can be upsampled: sums and differences of outputs, which reach beyond the map's range
+// by less than half of it, stay below 4 of its ranges. False where one of them is not finite.
+template <class T>
+FASTOPS_HD bool response_fits(T most, T least) {
+  const T range = T(4) * (most - least);
+  return range - range == T(0);
+}
+
+// ---- upsampling --------------------------------------------------------------------------------------------------
+
+// Outputs fall into cells: those of cell i lie between places i and i + 1; -1 <= i < n of n places. This is the first
+// of cell i; that of cell i + 1 is its end.
+FASTOPS_HD int64_t cell_begin(int64_t cell, int64_t up, int64_t n) {
+  const int64_t begin = ((2 * cell + 1) * up) >> 1;
+  return begin < 0 ? 0 : begin > n * up ? n * up : begin;
+}
+
+FASTOPS_HD int64_t clamp_place(int64_t place, int64_t n) { return place < 0 ? 0 : place < n ? place : n - 1; }
+
+// Of m0 + m3, m0 - m3, m1 + m2 and m1 - m2.
+template <class T>
+struct CubicWeights {
+  T outer_sum, outer_difference, inner_sum, inner_difference;
+};
+
+// The weights of an output of a cell.
+template <class T>
+FASTOPS_HD CubicWeights<T> cubic_weights(int64_t cell, int64_t output, int64_t up) {
+  constexpr double a = -0.75;
+  const double u = double(2 * up * (cell + 1) - 2 * output - 1) / double(up), q = (1 - u * u) / 8;
+  return {T(a * q), T(a * q * u), T(0.5 - a * q), T(u * (0.5 + (a + 2) * q))};
+}
+
+// Four neighbours as the weights take them.
+template <class V>
+struct CubicTaps {
+  V outer_sum, outer_difference, inner_sum, inner_difference;
+
+  FASTOPS_HD CubicTaps(V m0, V m1, V m2, V m3)
+      : outer_sum(m0 + m3), outer_difference(m0 - m3), inner_sum(m1 + m2), inner_difference(m1 - m2) {}
+
+  template <class T>
+  FASTOPS_HD V dot(const CubicWeights<T>& w) const {
+    return inner_sum * w.inner_sum + inner_difference * w.inner_difference + outer_sum * w.outer_sum +
+           outer_difference * w.outer_difference;
+  }
+  template <class T>
+  FASTOPS_HD void scale(T factor) {
+    outer_sum *= factor, outer_difference *= factor, inner_sum *= factor, inner_difference *= factor;
+  }
+};
+
+// What the outputs before the first place put on the place two before it, which the border gives to the first.
+FASTOPS_HD double border_weight(int64_t up) {
+  double sum = 0;
+  for (int64_t output = 0; output < up / 2; ++output) {
+    const auto w = cubic_weights<double>(-1, output, up);
+    sum += w.outer_sum + w.outer_difference;
+  }
+  return sum;
+}
+
+// What all outputs together put on place i of n: `up`, but for the border. By the symmetry of the weights the first
+// place gains what the outputs before it put on the place two before it, and the second loses as much.
+FASTOPS_HD double place_weight(int64_t i, int64_t n, int64_t up, double border) {
+  if (n == 1) return double(up);
+  return double(up) + border * ((i == 0) + (i == n - 1) - (i == 1) - (i == n - 2));
+}
+
+// hann(i) / mean(hann) of n outputs; of two, whose Hann window is 0, nothing.
+FASTOPS_HD double hann_over_mean(int64_t i, int64_t n) {
+  constexpr double kPi = 3.14159265358979323846;
+  if (n <= 2) return n == 1 ? 1 : 0;
+  return (1 + cos_(kPi * double(2 * i - (n - 1)) / double(n - 1))) * double(n) / double(n - 1);
+}
+
+// ---- choice and update -------------------------------------------------------------------------------------------
+
+// `scale` 0 is the middle one.
+FASTOPS_HD double scale_penalty_of(const ResponseOptions& o, int64_t scale) {
+  return scale == 0 ? 1.0 : o.scale_penalty;
+}
+
+FASTOPS_HD double scale_factor(const ResponseOptions& o, int64_t scale) {
+  double power = 1;
+  for (int64_t i = scale < 0 ? -scale : scale; i > 0; --i) power *= o.scale_step;
+  return scale < 0 ? 1 / power : power;
+}
+
+// The factor k on a map of `outputs` values, before its penalty, whose sum is `sum` and whose least is `least`.
+FASTOPS_HD double response_factor(const ResponseOptions& o, double penalty, double outputs, double sum, double least) {
+  const double above = sum - outputs * least;
+  return (1 - o.window_influence) * penalty * outputs / (penalty * (above > 0 ? above : 0) + 1e-16);
+}
+
+// A map's peak against its mean, and where it is: in outputs, from the middle of the map.
+struct ResponsePeak {
+  int64_t scale;
+  double down, across, contrast;
+};
+
+FASTOPS_HD void write_box(const float* state, double score, bool lost, float* result) {
+  result[kBoxX] = float(state[kCenterX] - (double(state[kWidth]) - 1) / 2);
+  result[kBoxY] = float(state[kCenterY] - (double(state[kHeight]) - 1) / 2);
+  result[kBoxWidth] = state[kWidth];
+  result[kBoxHeight] = state[kHeight];
+  result[kScore] = float(score);
+  result[kLost] = lost ? 1.0f : 0.0f;
+}
+
+// The map was not finite: no result, and the state stays.
+FASTOPS_HD void write_not_finite(float* result) {
+  for (int i = 0; i < kLost; ++i) result[i] = nan_();
+  result[kLost] = 1.0f;
+}
+
+// The first frame searched with its own template: what later contrasts are compared with.
+FASTOPS_HD void set_own_contrast(double contrast, float* state, float* result) {
+  state[kOwnContrast] = float(contrast);
+  write_box(state, 1, false, result);
+}
+
+FASTOPS_HD double clamp_between(double x, double low, double high) {
+  const double above = x < low ? low : x;
+  return above > high ? high : above;
+}
+
+FASTOPS_HD void update_target(const ResponseOptions& o, const ResponsePeak& peak, float* state, float* result) {
+  const double factor = scale_factor(o, peak.scale);
+  const double pixels = double(o.stride) / double(o.up) * state[kSearchSize] * factor / double(o.instance_size);
+  const double x = float(state[kCenterX] + peak.across * pixels), y = float(state[kCenterY] + peak.down * pixels);
+  state[kCenterX] = float(clamp_between(x, 0, double(state[kImageWidth]) - 1));
+  state[kCenterY] = float(clamp_between(y, 0, double(state[kImageHeight]) - 1));
+
+  const double w = state[kWidth], h = state[kHeight];
+  const double least = state[kMinSide] / (w < h ? w : h);
+  const double most_w = state[kMaxWidth] / w, most_h = state[kMaxHeight] / h;
+  const double growth = clamp_between((1 - o.scale_lr) + o.scale_lr * factor, least, most_w < most_h ? most_w : most_h);
+  state[kWidth] = float(w * growth);
+  state[kHeight] = float(h * growth);
+  state[kSearchSize] = float(state[kSearchSize] * growth);
+
+  const double own = state[kOwnContrast], score = clamp_between(peak.contrast / (own > 1e-12 ? own : 1e-12), 0, 1);
+  state[kMisses] = score < o.lost_score ? state[kMisses] + 1 : 0.0f;
+  write_box(state, score, state[kMisses] >= float(o.lost_frames), result);
+}
+
+}  // namespace fastops
