@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import fps, harness, ops
+import fastops
+from benchmarks import accelerate, fps, harness, ops
 from benchmarks.cases import Case, cases
 
 
@@ -38,6 +40,32 @@ def test_ops_refuses_to_time_a_wrong_result(monkeypatch):
     monkeypatch.setattr(ops, "cases", lambda: [wrong])
     with pytest.raises(SystemExit, match="se_scale .* forward: fastops is off by"):
         _run(ops.main, monkeypatch, "--budget", "0.01")
+
+
+def test_accelerate_compares_whole_networks(monkeypatch, capsys, tmp_path):
+    def network():
+        return nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Mish(), accelerate.SqueezeExcitation(32))
+
+    def wrong(model, verbose):
+        model[1].eps = 0.1
+        return fused(model, verbose=verbose)
+
+    fused, results, arguments = fastops.accelerate, tmp_path / "results.csv", ["--budget", "0.01", "--threads", "1"]
+    monkeypatch.setattr(accelerate, "NETWORKS", {"small": (network, [(2, 3, 9, 9)])})
+    _run(accelerate.main, monkeypatch, *arguments, "--csv", str(results))
+    rows = _rows(results)
+    assert [(row["model"], row["direction"]) for row in rows] == [("small", "inference"), ("small", "training")]
+    assert all(float(row["eager_ms"]) > 0 and float(row["fastops_ms"]) > 0 and row["commit"] for row in rows)
+    assert "eager/fastops" in capsys.readouterr().out
+    monkeypatch.setattr(fastops, "accelerate", wrong)
+    with pytest.raises(SystemExit, match="small: fastops is off by"):
+        _run(accelerate.main, monkeypatch, *arguments)
+
+
+def test_resnet_of_the_benchmark_is_accelerated_whole():
+    model = accelerate.resnet18(nn.Mish, se=True)
+    report = fastops.acceleration_report(fastops.accelerate(model, verbose=False))
+    assert report.left_alone == () and len(report.changed) == 1 + 8 * 3  # the stem, three in each block
 
 
 def test_peak_memory_counts_what_is_held_at_once():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
+import fastops
 from tracker import SiamFC, Tracker, TrackerConfig, autotune
 from tracker.data.synthetic import SyntheticVideo
 from tracker.engine import FusedEngine
@@ -78,6 +81,27 @@ def test_boxes_are_the_reference_trackers(activation, attention):
         tracker.init(video.frame(0)[0], video.boxes[0])
         boxes.append(np.array([tracker.update(video.frame(i)[0]).box for i in range(1, 12)]))
     assert iou(*boxes).min() > 0.95
+
+
+@pytest.mark.parametrize("ops", ["fastops", "reference"])
+@pytest.mark.parametrize(("activation", "attention"), VARIANTS)
+def test_an_accelerated_model_gives_the_same_boxes(activation, attention, ops):
+    model = _trained_like(activation, attention, ops)
+    accelerated = fastops.accelerate(copy.deepcopy(model), verbose=False)
+    report = fastops.acceleration_report(accelerated)
+    assert bool(report.changed) == (activation == "mish" or (attention, ops) == ("se", "reference"))
+    video = SyntheticVideo(0, 4, (320, 240))
+    for backend in ("fastops", "eager"):
+        boxes = []
+        for network in (model, accelerated):
+            tracker = Tracker(network, backend=backend)
+            tracker.init(video.frame(0)[0], video.boxes[0])
+            boxes.append(np.array([tracker.update(video.frame(i)[0]).box for i in range(1, 4)]))
+        if backend == "fastops":
+            assert np.array_equal(*boxes)
+        else:
+            assert iou(*boxes).min() > 0.95
+    assert fastops.acceleration_report(accelerated) == report  # trackers work on copies
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

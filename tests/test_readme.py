@@ -16,12 +16,20 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_ops_example_runs():
-    example = next(block for block in _blocks("python") if "video.mp4" not in block)
+EXAMPLES = [block for block in _blocks("python") if "video.mp4" not in block]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_examples_run(example, capsys):
     scope: dict = {}
     exec(compile(example, str(README), "exec"), scope)
-    assert scope["scores"].shape == (8, 1, 17, 17)
-    assert scope["x"].grad.isfinite().all() and scope["x"].grad.any()
+    if "scores" in scope:
+        assert scope["scores"].shape == (8, 1, 17, 17)
+        assert scope["x"].grad.isfinite().all() and scope["x"].grad.any()
+    if "losses" in scope:
+        assert scope["losses"].shape == (2,) and scope["pred"].grad.any(1).all()
+    if "accelerate" in example:
+        assert "accelerate: 2 changed, 0 left alone" in capsys.readouterr().out
 
 
 def _options_of_commands() -> dict[str, set[str]]:

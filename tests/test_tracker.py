@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastops
 from tracker import SiamFC, Tracker, TrackerConfig
 from tracker.data.otb import load_sequence
 from tracker.eager import crop_region
@@ -354,6 +355,9 @@ def test_bad_tracker_arguments():
         ReferenceTracker()
     with pytest.raises(ValueError, match="ReferenceTracker: model must have ops=\"reference\", got 'fastops'"):
         ReferenceTracker(SiamFC(width=0.25))
+    accelerated = fastops.accelerate(_small_net(activation="mish"), verbose=False)
+    with pytest.raises(ValueError, match="ReferenceTracker: model must not be accelerated .*, got fused backbone"):
+        ReferenceTracker(accelerated)
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,17 @@ LARGE = (
 )
 
 
+@pytest.mark.parametrize("first", [1e3, 0.0, 1e6], ids=["alike", "zero_first", "outlier_first"])
+def test_batch_norm_with_a_large_mean(first):
+    x = torch.randn(2, 3, 41, 53, generator=torch.Generator().manual_seed(0)) + 1e3
+    x[0, :, 0, 0] = first
+    x = x.to(DEVICE)
+    y, stats = OPS["batch_norm_mish"](x, None, None, 1e-5)
+    torch.testing.assert_close(stats[2], x.double().var((0, 2, 3)), rtol=1e-6, atol=0)
+    expected = reference.batch_norm_mish(x.double(), None, None, training=True)
+    assert (y - expected).norm() < 1e-6 * expected.norm()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "row, sample",

@@ -21,7 +21,7 @@ class FusedNetwork:
     the features are float32: a score map rounded to 8 bits would move the peak.
 
     Args:
-        model: the network; its parameters are copied.
+        model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
         device: where to run; None is the model's own.
         dtype: floating-point type to run in; None is the model's own.
     """
@@ -31,7 +31,7 @@ class FusedNetwork:
     ) -> None:
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
-        model = fastops.restore(copy.deepcopy(model))
+        model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         self.out_scale = model.out_scale
         self._activation = model.activation
         options = {"device": self.device, "dtype": self.dtype}

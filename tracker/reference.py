@@ -66,6 +66,10 @@ class ReferenceTracker:
             model = load_model(weights, ops="reference", out_scale=self.config.out_scale)
         if model.ops != "reference":
             raise ValueError(f'ReferenceTracker: model must have ops="reference", got {model.ops!r}')
+        if fused := [name for name, module in model.named_modules() if type(module).__module__.startswith("fastops.")]:
+            raise ValueError(
+                f"ReferenceTracker: model must not be accelerated (fastops.restore undoes it), got fused {fused[0]}"
+            )
         self.device = torch.device(device or next(model.parameters()).device)
         self.model = model.to(self.device).eval()
         self._features, self._score = self.model.features, self.model.score

@@ -241,6 +241,7 @@ std::tuple<Tensor, Tensor> batch_norm_mish_cpu(const Tensor& x_, const std::opti
         const double d = means[k * channels + c] - mean;
         sum += squares[k * channels + c] + double(call.pieces.values_of_term(k)) * d * d;
       }
+      sum = std::max(sum, 0.0);  // rounding may leave a constant channel less than nothing
       statistics[c] = mean;
       statistics[channels + c] = 1 / std::sqrt(sum / total + eps);
       statistics[2 * channels + c] = sum / (total - 1);

@@ -129,24 +129,35 @@ struct ChannelPassArgs {
   }
 };
 
-// Mean and squared differences of values less a pivot near them, so that a large common part costs no digits.
+// Mean, kept in two numbers, and squared differences from it. Values meet the mean of those before them, not a fixed
+// one, so that neither a large common part nor an outlier in front costs digits.
 template <class A>
 struct Moments {
-  A mean = 0, squares = 0;
+  A mean = 0, rest = 0, squares = 0;
 
   // `count` values before, kCount more.
   template <int kCount>
   __device__ void add(const A (&values)[kCount], A count) {
+    if (count == 0) mean = values[0];
     A sum = 0, local = 0;
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) sum += values[k];
+    for (int k = 0; k < kCount; ++k) sum += values[k] - mean;
     sum /= kCount;
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) local += (values[k] - sum) * (values[k] - sum);
-    const A d = sum - mean, share = A(kCount) / (count + kCount);
-    mean += d * share;
+    for (int k = 0; k < kCount; ++k) {
+      const A d = values[k] - mean - sum;
+      local += d * d;
+    }
+    const A d = sum - rest, share = A(kCount) / (count + kCount);
     squares += local + d * d * count * share;
+    rest += d * share;
+    const A next = mean + rest;
+    rest -= next - mean;
+    mean = next;
   }
+
+  // The mean less `center`, of `count` values; 0 of none.
+  __device__ A apart(A center, A count) const { return count > 0 ? mean - center + rest : A(0); }
 };
 
 // One value of kSums or kBackward.
@@ -172,20 +183,16 @@ __global__ void __launch_bounds__(kThreads) channel_rows_kernel(ChannelPassArgs<
     const int64_t first = part * a.span, last = first + a.span < a.length ? first + a.span : a.length;
     const int64_t begin = row * a.length + first, end = active ? row * a.length + last : begin;
     const int64_t c = row % a.channels;
-    A count = 0, sum_g = 0, sum_gx = 0, pivot = 0;
+    A count = 0, sum_g = 0, sum_gx = 0, center = 0;
     Moments<A> moments;
     typename ChannelMaps<T, L>::Map map{};
-    if constexpr (kPass == ChannelPass::kMoments) {
-      if (begin < end) pivot = to_opmath(a.x[begin]);
-    } else {
-      map = a.maps.template at<false>(c);
-    }
+    if constexpr (kPass != ChannelPass::kMoments) map = a.maps.template at<false>(c);
     const auto visit_values = [&]<int kCount>(int64_t i) {
       const auto x = load_pack<T, kCount>(a.x + i);
       if constexpr (kPass == ChannelPass::kMoments) {
         A values[kCount];
 #pragma unroll
-        for (int k = 0; k < kCount; ++k) values[k] = to_opmath(x.values[k]) - pivot;
+        for (int k = 0; k < kCount; ++k) values[k] = to_opmath(x.values[k]);
         moments.add(values, count);
         count += kCount;
       } else {
@@ -208,15 +215,18 @@ __global__ void __launch_bounds__(kThreads) channel_rows_kernel(ChannelPassArgs<
 
     const auto total = [&](A value) { return blockDim.x > 32 ? block_sum(value) : group_sum(value, blockDim.x); };
     if constexpr (kPass == ChannelPass::kMoments) {
-      const A mean = total(count * moments.mean) / A(end > begin ? end - begin : 1), d = moments.mean - mean;
-      const A squares = total(moments.squares + count * d * d);
-      sum_g = mean, sum_gx = squares;
+      // The rounded mean first; what it lacks, and the squared differences from it, are then sums of small numbers.
+      const A values = A(end > begin ? end - begin : 1);
+      center = total(moments.mean * (count / values));
+      const A apart = moments.apart(center, count);
+      sum_g = total(count * apart) / values;
+      sum_gx = total(moments.squares + count * apart * apart) - values * sum_g * sum_g;
     } else {
       sum_g = total(sum_g);
       sum_gx = total(sum_gx);
     }
     if (active && threadIdx.x == 0) {
-      a.store(row / a.channels * a.parts + part, c, double(pivot) + double(sum_g), double(sum_gx));
+      a.store(row / a.channels * a.parts + part, c, double(center) + double(sum_g), double(sum_gx));
     }
   }
 }
@@ -232,43 +242,43 @@ __global__ void __launch_bounds__(kThreads, 2) channel_pixels_kernel(ChannelPass
     const bool active = c < a.channels;
     const int64_t begin = part * a.span, last = begin + a.span < a.length ? begin + a.span : a.length;
     const int64_t end = active ? last : begin;
-    A sums[2 * kVector] = {}, pivots[kVector] = {};
+    A sums[2 * kVector] = {}, centers[kVector] = {};
     if constexpr (kPass == ChannelPass::kMoments) {
-      if (active && begin < last) {
-        const auto x = load_pack<T, kVector>(a.x + begin * a.channels + c);
-#pragma unroll
-        for (int k = 0; k < kVector; ++k) pivots[k] = to_opmath(x.values[k]);
-      }
-      A count = 0, means[kVector], squares[kVector];
+      A count = 0;
       Moments<A> moments[kVector];
       for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
         const auto x = load_pack<T, kVector>(a.x + p * a.channels + c);
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
-          const A value[1] = {to_opmath(x.values[k]) - pivots[k]};
+          const A value[1] = {to_opmath(x.values[k])};
           moments[k].add(value, count);
         }
         count += 1;
       }
+      // As in channel_rows_kernel: the rounded mean first, then what it lacks.
       const A pixels = A(last > begin ? last - begin : 1);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) means[k] = count * moments[k].mean;
-      column_sum(means, shared);
+      for (int k = 0; k < kVector; ++k) centers[k] = moments[k].mean * (count / pixels);
+      column_sum(centers, shared);
       if (threadIdx.y == 0) {
 #pragma unroll
-        for (int k = 0; k < kVector; ++k) shared[k * blockDim.x + threadIdx.x] = means[k] / pixels;
+        for (int k = 0; k < kVector; ++k) shared[k * blockDim.x + threadIdx.x] = centers[k];
       }
       __syncthreads();
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
-        means[k] = shared[k * blockDim.x + threadIdx.x];
-        const A d = moments[k].mean - means[k];
-        squares[k] = moments[k].squares + count * d * d;
+        centers[k] = shared[k * blockDim.x + threadIdx.x];
+        const A apart = moments[k].apart(centers[k], count);
+        sums[k] = count * apart;
+        sums[kVector + k] = moments[k].squares + count * apart * apart;
       }
       __syncthreads();
-      column_sum(squares, shared);
+      column_sum(sums, shared);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) sums[k] = means[k], sums[kVector + k] = squares[k];
+      for (int k = 0; k < kVector; ++k) {
+        sums[k] /= pixels;
+        sums[kVector + k] -= pixels * sums[k] * sums[k];
+      }
     } else {
       typename ChannelMaps<T, L>::Map maps[kVector] = {};
 #pragma unroll
@@ -290,7 +300,7 @@ __global__ void __launch_bounds__(kThreads, 2) channel_pixels_kernel(ChannelPass
     if (!active || threadIdx.y > 0) continue;
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
-      a.store(part, c + k, double(pivots[k]) + double(sums[k]), double(sums[kVector + k]));
+      a.store(part, c + k, double(centers[k]) + double(sums[k]), double(sums[kVector + k]));
     }
   }
 }
@@ -375,7 +385,7 @@ __global__ void __launch_bounds__(kThreads)
       sums[0] += partial[(terms + k) * channels + c] + weight_of(k) * d * d;
     }
     column_sum(sums, shared);
-    return Sums{mean, sums[0]};
+    return Sums{mean, sums[0] < 0 ? 0 : sums[0]};  // rounding may leave a constant channel less than nothing
   };
   for_each_channel(channels, sum, [&](int64_t c, const Sums& sums) {
     norm.stats[c] = sums.first;

@@ -47,8 +47,7 @@ def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = 
     checkpoints and optimizers fit as before. Undo it by :func:`restore`, which works on copies of the model too. Fold
     batch norms, convert them to SyncBatchNorm, quantize, export and script before, or on the restored model: such
     tools see a batch norm and an Identity, and would lose the Mish; code that asks for classes (``isinstance(layer,
-    nn.Mish)``) finds others. As the ops themselves, an accelerated model has no
-    forward-mode derivatives and no ``torch.func`` transforms.
+    nn.Mish)``) finds others.
 
     Args:
         model: any module; already accelerated ones stay as they are.

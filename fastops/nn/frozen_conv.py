@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastops.ops._transforms import in_transform
 from fastops.ops.mish import mish, mish_
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
@@ -78,7 +79,8 @@ class FrozenConv2d(nn.Module):
         """Winograd's tile size for this input, with the weights for it packed; 0: run torch's convolution."""
         if not (self._plain and x.device.type == "cpu" and x.dtype == self.weight.dtype != torch.float64):
             return 0
-        if x.dim() != 4 or (x.requires_grad and torch.is_grad_enabled()) or torch.is_autocast_enabled("cpu"):
+        differentiated = (x.requires_grad and torch.is_grad_enabled()) or in_transform()
+        if x.dim() != 4 or differentiated or torch.is_autocast_enabled("cpu"):
             return 0
         tile_size = winograd_tile_size(tuple(self.weight.shape[2:]), tuple(x.shape), self.stride[0], self.groups)
         if tile_size == 0 or torch.compiler.is_compiling():

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastops import reference
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype, check_same_shape
 from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._transforms import in_transform
 
 _adaptive_sigmoid = torch.ops.fastops.adaptive_sigmoid.default
 _adaptive_tanh = torch.ops.fastops.adaptive_tanh.default
@@ -47,6 +48,8 @@ def adaptive_sigmoid(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> T
         >>> fastops.adaptive_sigmoid(torch.tensor([-1.0, 0.0, 1.0]), one, 2 * one, zero, zero)
         tensor([0.5379, 1.0000, 1.4621])
     """
+    if in_transform():
+        return reference.adaptive_sigmoid(x, a, b, c, d)
     return _adaptive_sigmoid(x, a, b, c, d)
 
 
@@ -77,6 +80,8 @@ def adaptive_tanh(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
         >>> fastops.adaptive_tanh(torch.tensor([-1.0, 0.0, 1.0]), one, 2 * one, zero, zero)
         tensor([-1.5232,  0.0000,  1.5232])
     """
+    if in_transform():
+        return reference.adaptive_tanh(x, a, b, c, d)
     return _adaptive_tanh(x, a, b, c, d)
 
 
@@ -110,6 +115,8 @@ def adaptive_relu(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
         >>> fastops.adaptive_relu(torch.tensor([-1.0, 0.0, 1.0]), one, 0.25 * one, zero, zero)
         tensor([-0.2500,  0.0000,  1.0000])
     """
+    if in_transform():
+        return reference.adaptive_relu(x, a, b, c, d)
     return _adaptive_relu(x, a, b, c, d)
 
 

@@ -18,6 +18,7 @@ from fastops.ops._checks import (
 )
 from fastops.ops._layout import empty_native
 from fastops.ops._register import reference_vjp
+from fastops.ops._transforms import in_transform
 
 _affine_mish = torch.ops.fastops.affine_mish.default
 _affine_mish_backward = torch.ops.fastops.affine_mish_backward.default
@@ -52,6 +53,8 @@ def affine_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         >>> fastops.affine_mish(torch.ones(1, 2, 1, 1), torch.tensor([1.0, 2.0]), torch.zeros(2)).flatten()
         tensor([0.8651, 1.9440])
     """
+    if in_transform():
+        return reference.affine_mish(x, weight, bias)
     return _affine_mish(x, weight, bias)
 
 
@@ -100,6 +103,8 @@ def batch_norm_mish(
         >>> fastops.batch_norm_mish(x, None, None, training=True, eps=0.0).flatten()
         tensor([-0.3034,  0.8651])
     """
+    if in_transform():
+        return reference.batch_norm_mish(x, running_mean, running_var, weight, bias, training, momentum, eps)
     _check_running(x, running_mean, running_var, training)
     if not training:
         opmath = torch.float64 if x.dtype == torch.float64 else torch.float32

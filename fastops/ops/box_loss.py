@@ -18,6 +18,7 @@ from fastops.ops._checks import (
     dtype_name,
 )
 from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._transforms import in_transform
 
 _box_loss = torch.ops.fastops.box_loss.default
 _scale = torch.ops.fastops.box_loss_backward_scale.default
@@ -51,8 +52,8 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
     Where edges of the two boxes coincide the gradient is the mean of those on both sides; a side below ``eps`` has the
     gradient of one of ``eps``, so that a collapsed box may grow again.
 
-    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (in float32) and ``torch.vmap``; as for the other
-    ops, ``torch.func.grad`` and forward-mode differentiation do not.
+    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (in float32) and ``torch.vmap``; in forward mode
+    and under ``torch.func.grad`` it runs as :mod:`fastops.reference` does.
 
     Source: Yu et al., "UnitBox: An Advanced Object Detection Network", 2016; "Focal and efficient IOU loss for accurate
     bounding box regression", eq. 3.
@@ -223,6 +224,8 @@ def focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8, reduction: st
         >>> fastops.focal_l1_loss(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3), reduction="none")
         tensor([0.0000, 0.3850, 1.2715])
     """
+    if in_transform():
+        return reference.focal_l1_loss(pred, target, beta, reduction)
     return _focal_l1(pred, target, beta, reduction)
 
 
@@ -379,6 +382,8 @@ def _plain(pred, target, *settings) -> Tensor:
 def _loss(
     pred: Tensor, target: Tensor, kind: str, fmt: str, reduction: str, gamma: float, detach_weight: bool, eps: float
 ) -> Tensor:
+    if in_transform():
+        return _reference(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)
     if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):
         return _BoxLoss.apply(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)
     return _plain(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastops import reference
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype, dtype_name
 from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._transforms import in_transform
 
 _loss = torch.ops.fastops.balanced_logistic_loss.default
 _loss_backward = torch.ops.fastops.balanced_logistic_loss_backward.default
@@ -63,6 +64,8 @@ def balanced_logistic_loss(
         >>> fastops.balanced_logistic_loss(torch.zeros(2, 1, 17, 17), reduction="none", centers=where).shape
         torch.Size([2, 1])
     """
+    if in_transform():
+        return reference.balanced_logistic_loss(responses, radius, stride, reduction, centers)
     return _loss(responses, radius, stride, reduction, centers)
 
 

@@ -11,6 +11,7 @@ from fastops import reference
 from fastops._backends import decomposes
 from fastops.ops._checks import check_floating, check_same_device, check_same_dtype, check_same_shape
 from fastops.ops._register import reference_vjp
+from fastops.ops._transforms import in_transform
 
 _mish = torch.ops.fastops.mish.default
 _mish_inplace = torch.ops.fastops.mish_.default
@@ -32,8 +33,8 @@ def mish(x: Tensor) -> Tensor:
         RuntimeError: ``mish: x must have dtype ...`` for any other dtype.
 
     Differentiable any number of times; the backward recomputes from ``x``, nothing else is saved.
-    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (keeps its dtype) and ``torch.vmap``; as for every
-    op registered through ``torch.library``, ``torch.func.grad`` and forward-mode differentiation do not.
+    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (keeps its dtype) and ``torch.vmap``; in forward
+    mode and under ``torch.func.grad`` it runs, as every op here, the code of :mod:`fastops.reference`.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
@@ -43,6 +44,8 @@ def mish(x: Tensor) -> Tensor:
         >>> fastops.mish(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([-0.3034,  0.0000,  1.9440])
     """
+    if in_transform():
+        return reference.mish(x)
     if decomposes("mish"):
         check_floating("mish", "x", x)
         return _Formula.apply(x)
@@ -73,6 +76,8 @@ def mish_(x: Tensor) -> Tensor:
         >>> fastops.mish_(x) is x
         True
     """
+    if in_transform():
+        return reference.mish_(x)
     if torch.is_grad_enabled() and x.requires_grad:
         check_floating("mish_", "x", x)
         return x.copy_(_mish(x.clone()))

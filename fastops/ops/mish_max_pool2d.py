@@ -12,6 +12,7 @@ from fastops import reference
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype
 from fastops.ops._layout import empty_native, memory_format
 from fastops.ops._register import reference_vjp
+from fastops.ops._transforms import in_transform
 
 _mish_max_pool2d = torch.ops.fastops.mish_max_pool2d.default
 _mish_max_pool2d_backward = torch.ops.fastops.mish_max_pool2d_backward.default
@@ -55,6 +56,8 @@ def mish_max_pool2d(
         tensor([[[[12., 14.],
                   [22., 24.]]]])
     """
+    if in_transform():
+        return reference.mish_max_pool2d(x, kernel_size, stride, padding)
     kernel_size = _pair(kernel_size)
     return _mish_max_pool2d(x, kernel_size, kernel_size if stride is None else _pair(stride), _pair(padding))
 

@@ -12,6 +12,7 @@ from fastops import reference
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype, check_same_shape
 from fastops.ops._layout import empty_native
 from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._transforms import in_transform
 
 _se_scale = torch.ops.fastops.se_scale.default
 _se_scale_backward = torch.ops.fastops.se_scale_backward.default
@@ -45,6 +46,8 @@ def se_scale(x: Tensor, logits: Tensor) -> Tensor:
         >>> fastops.se_scale(torch.ones(2, 3, 4, 4), torch.zeros(2, 3)).mean()
         tensor(0.5000)
     """
+    if in_transform():
+        return reference.se_scale(x, logits)
     return _se_scale(x, logits)
 
 
@@ -83,6 +86,8 @@ def se_attention(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tenso
         >>> fastops.se_attention(x, w1, None, w2, None).mean()
         tensor(0.5000)
     """
+    if in_transform():
+        return reference.se_attention(x, w1, b1, w2, b2)
     return _se_attention(x, w1, b1, w2, b2)
 
 

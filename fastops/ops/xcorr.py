@@ -12,6 +12,7 @@ from fastops import reference
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype
 from fastops.ops._layout import empty_native, memory_format
 from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._transforms import in_transform
 
 _xcorr = torch.ops.fastops.xcorr.default
 _xcorr_backward = torch.ops.fastops.xcorr_backward.default
@@ -51,6 +52,8 @@ def xcorr(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) 
         >>> fastops.xcorr(z, x).shape, float(fastops.xcorr(z, x)[0, 0, 0, 0])
         (torch.Size([4, 1, 3, 3]), 18.0)
     """
+    if in_transform():
+        return reference.xcorr(z, x, scale, bias)
     return _xcorr(z, x, scale, bias)
 
 
@@ -79,6 +82,8 @@ def xcorr_depthwise(z: Tensor, x: Tensor) -> Tensor:
         >>> fastops.xcorr_depthwise(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 5, 5)).shape
         torch.Size([1, 2, 3, 3])
     """
+    if in_transform():
+        return reference.xcorr_depthwise(z, x)
     return _xcorr_depthwise(z, x)
 
 

@@ -99,25 +99,27 @@ def _moments_kernel(
     k = (pid % parts).to(tl.int64)
     n = (pid // parts // c_blocks).to(tl.int64)
     c = (pid // parts % c_blocks).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    # Differences from one of the values: a large common part costs no digits.
-    pivot = tl.load(x + n * x_sn + c * x_sc + k * part * x_ss, c < C, 0).to(OPMATH)
-    mean = tl.zeros([BLOCK_C], OPMATH)
-    total = tl.zeros([BLOCK_C], OPMATH)
+    mean = tl.zeros([BLOCK_C], tl.float64)
+    total = tl.zeros([BLOCK_C], tl.float64)
     for step in range(0, part, BLOCK_S):
         s = k * part + step + tl.arange(0, BLOCK_S)
         inside = (c < C)[:, None] & (s < S)[None, :]
         value = tl.load(x + n * x_sn + (c * x_sc)[:, None] + (s * x_ss)[None, :], inside, 0).to(OPMATH)
-        value = tl.where(inside, value - pivot[:, None], 0)
-        before, count = step, tl.maximum(tl.minimum(S - k * part - step, BLOCK_S), 0)
-        count = tl.minimum(count, part - step).to(OPMATH)
-        local = tl.sum(value, 1) / tl.maximum(count, 1)
-        d = tl.where(inside, value - local[:, None], 0)
-        share = count / tl.maximum(before + count, 1)
-        total += tl.sum(d * d, 1) + (local - mean) * (local - mean) * before * share
-        mean += (local - mean) * share
+        # The rounded mean of the tile first; what it lacks, and the squared differences from it, are then sums of small
+        # numbers: neither a large common part nor an outlier costs digits.
+        count = tl.maximum(tl.minimum(S - k * part - step, BLOCK_S), 0).to(tl.float64)
+        each = (1 / tl.maximum(count, 1)).to(OPMATH)
+        center = tl.sum(value * each, 1)
+        d = tl.where(inside, value - center[:, None], 0)
+        rest = tl.sum(d, 1).to(tl.float64) / tl.maximum(count, 1)
+        local = tl.sum(d * d, 1).to(tl.float64) - count * rest * rest
+        apart = center.to(tl.float64) + rest - mean
+        share = count / tl.maximum(step + count, 1)
+        total += local + apart * apart * step * share
+        mean += apart * share
     out = k * NC + n * C + c
-    tl.store(means + out, pivot.to(tl.float64) + mean.to(tl.float64), c < C)
-    tl.store(squares + out, total.to(tl.float64), c < C)
+    tl.store(means + out, mean, c < C)
+    tl.store(squares + out, total, c < C)
 
 
 def _as_ncs(x: torch.Tensor) -> torch.Tensor:
@@ -239,7 +241,8 @@ def batch_norm_mish(
     counts = (positions - starts).clamp(max=split.part)[:, None, None]
     total = batch * positions
     mean = (counts * means).sum((0, 1)) / total
-    differences = (squares + counts * (means - mean).square()).sum((0, 1))
+    # Rounding may leave a constant channel less than nothing.
+    differences = (squares + counts * (means - mean).square()).sum((0, 1)).clamp(min=0)
     stats = torch.stack((mean, torch.rsqrt(differences / total + eps), differences / (total - 1)))
     return _mapped(x, _batch_norm_maps(x, stats, weight, bias)), stats
 
