@@ -34,6 +34,9 @@ STABLE_ABI_TARGET = "0x020b000000000000"  # torch 2.11
 PTXAS_LOG = ROOT / "build" / "ptxas.log"  # registers and spills of each kernel for each architecture
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+# Threading jumps past the clamps of Mish splits its loops into cases that are blended back under masks: without it
+# mish takes 7 % less time, mish_max_pool2d a quarter. The adaptive activations, whose cases differ more, gain from it.
+SIMD_FLAGS = dict.fromkeys(("mish", "mish_max_pool2d", "winograd"), "-fno-thread-jumps")
 if not IS_X86:
     ISA_FLAGS = {"baseline": []}
 
@@ -169,9 +172,9 @@ class BuildNative(build_ext):
         objects += [compile_(f"cpu_{s.stem}", "cxx", s) for s in sorted((CSRC / "cpu").glob("*.cpp"))]
         for isa, flags in ISA_FLAGS.items():
             extra = " ".join([*flags, f"-DFASTOPS_ISA={isa}"])
-            objects += [
-                compile_(f"simd_{s.stem}_{isa}", "simd", s, extra) for s in sorted((CSRC / "simd").glob("*.cpp"))
-            ]
+            for s in sorted((CSRC / "simd").glob("*.cpp")):
+                flags_of_stem = f"{extra} {SIMD_FLAGS.get(s.stem, '')}".rstrip()
+                objects.append(compile_(f"simd_{s.stem}_{isa}", "simd", s, flags_of_stem))
         built = {"_cpu.so": ninja.build(out / "_cpu.so", "link", objects, extra=torch_link)}
         say(f"CPU kernels for {', '.join(ISA_FLAGS)}, torch {torch.__version__}, {cxx}")
 

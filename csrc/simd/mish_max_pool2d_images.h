@@ -218,14 +218,16 @@ static void forward_run(const T* x, T* y, const PoolShape& s, const Window& firs
     shared.read(p += s.channels, taps, row_stride, sum);
     window.extend(middle);
     window.extend(shared);
-    O low[kVecs * L], high[kVecs * L];
+    O low[kVecs * L], high[kVecs * L], of[kVecs * L];
     for (int k = 0; k < kVecs; ++k) {
       store(low + k * L, window.least[k]);
       store(high + k * L, window.most[k]);
     }
-    O* target = opmath_target(y, low);
-    FASTOPS_INDEPENDENT_ITERATIONS
-    for (int64_t c = 0; c < kVecs * L; ++c) target[c] = F::of(low[c], high[c]);
+    O* target = opmath_target(y, of);
+    for (int64_t c = 0; c < kVecs * L; c += L) {
+      FASTOPS_SHORT_LOOP
+      for (int64_t i = c; i < c + L; ++i) target[i] = F::of(low[i], high[i]);
+    }
     finish(y, target, kVecs * L);
   }
 }
