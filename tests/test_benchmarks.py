@@ -84,9 +84,10 @@ def test_fps_compares_equal_boxes(monkeypatch, capsys, tmp_path):
     _run(fps.main, monkeypatch, "--frames", "10", "--csv", str(results))
     rows = _rows(results)
     assert [(row["model"], row["tracker"]) for row in rows] == [
-        (model, tracker) for model in ("relu", "mish+se") for tracker in ("reference", "fastops")
+        (model, tracker) for model in ("relu", "mish+se") for tracker in ("reference", "fastops", "fastops bfloat16")
     ]
-    assert all(float(row["min_iou"]) >= fps.MIN_IOU for row in rows)
+    assert all(float(row["min_iou"]) >= fps.MIN_IOU for row in rows if row["tracker"] != "fastops bfloat16")
+    assert "mish+se over relu" in capsys.readouterr().out
     monkeypatch.setattr(fps, "MIN_IOU", 1.01)
     with pytest.raises(SystemExit, match="relu: reference's boxes differ"):
         _run(fps.main, monkeypatch, "--frames", "10")

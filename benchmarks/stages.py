@@ -1,0 +1,316 @@
+"""Where the tracker's time goes, and what many targets cost: python -m benchmarks.stages [--csv FILE] [--plot FILE.png]
+
+For frame sizes, numbers of targets, scales and dtypes: milliseconds per frame of decode (a video file, by OpenCV),
+upload, crop, network, xcorr, response and whatever is left of the step; the speed in target-frames per second with and
+without decoding; and that of as many single trackers one after the other, each reading the video by itself (measured on
+--singles of them). "network" is to be compared with two floors at the convolution rate measured here (`F.conv2d`, 256 to
+384 channels, 3x3): the multiplications of direct convolutions, and those of the algorithm in use.
+
+The synthetic video is rendered and encoded first; the network's weights are random. The Mish + SE network by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastops
+from benchmarks.fps import MODELS
+from benchmarks.harness import append_rows, compare, environment, print_table
+from fastops.ops.winograd import winograd_tile_size
+from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
+from tracker.data.sources import open_source
+from tracker.data.synthetic import SyntheticVideo
+
+SIZES = {"VGA": (640, 480), "1080p": (1920, 1080), "4K": (3840, 2160)}
+STAGES = ("decode", "upload", "crop", "network", "xcorr", "response", "other")
+COLOURS = ("#999999", "#f0e442", "#56b4e9", "#0072b2", "#009e73", "#e69f00", "#cc79a7")
+
+
+def write_video(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path, np.ndarray]:
+    """A synthetic video as a file, and its box in the first frame."""
+    video = SyntheticVideo(seed=0, frames=frames, size=size, target=60)
+    path = folder / f"{size[0]}x{size[1]}.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, size)
+    if not writer.isOpened():
+        raise SystemExit("stages: OpenCV cannot write mp4 files here")
+    for i in range(frames):
+        writer.write(cv2.cvtColor(video.frame(i)[0], cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path, video.boxes[0]
+
+
+def decode(path: Path) -> tuple[list[np.ndarray], float]:
+    """All frames, and the median seconds that one takes."""
+    frames, seconds = [], []
+    with open_source(path) as source:
+        start = time.perf_counter()
+        for frame in source:
+            seconds.append(time.perf_counter() - start)
+            frames.append(frame)
+            start = time.perf_counter()
+    return frames, float(np.median(seconds[1:]))  # the first is decoded when the file is opened
+
+
+def boxes_around(box: np.ndarray, size: tuple[int, int], count: int) -> list[np.ndarray]:
+    """The box itself, and others of its size all over the frame."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 1, (count - 1, 2)) * (np.array(size) - box[2:])
+    return [box, *(np.array([*corner, *box[2:]]) for corner in corners)]
+
+
+class Stopwatch:
+    """Adds up the time spent in the stages of a `FusedEngine`."""
+
+    def __init__(self, engine, device: str) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+        network = engine.network
+        engine.upload = self.timed("upload", engine.upload)
+        network.features = self.timed("network", network.features)
+        network.scores = self.timed("xcorr", network.scores)
+        self._ops = fastops.crop_and_resize, fastops.response_peak
+        fastops.crop_and_resize = self.timed("crop", fastops.crop_and_resize)
+        fastops.response_peak = self.timed("response", fastops.response_peak)
+
+    def timed(self, stage: str, function: Callable) -> Callable:
+        def run(*args, **options):
+            self._sync()
+            start = time.perf_counter()
+            result = function(*args, **options)
+            self._sync()
+            self.seconds[stage] += time.perf_counter() - start
+            return result
+
+        return run
+
+    def remove(self) -> None:
+        fastops.crop_and_resize, fastops.response_peak = self._ops
+
+
+def run(tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray], device: str) -> float:
+    """Median seconds of a step."""
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for target in tracker.targets:
+        tracker.drop(target)
+    for box in boxes:
+        tracker.add(frames[0], box)
+    seconds = []
+    for frame in frames[1:]:
+        sync()
+        start = time.perf_counter()
+        tracker.update(frame)
+        sync()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[1:] or seconds))
+
+
+def breakdown(
+    tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray], device: str
+) -> dict[str, float]:
+    """Seconds per frame and stage: those of one run, scaled to the median step of a run without the stopwatch."""
+    step = run(tracker, frames, boxes, device)
+    for target in tracker.targets:
+        tracker.drop(target)
+    for box in boxes:
+        tracker.add(frames[0], box)
+    watch = Stopwatch(tracker._engine, device)
+    try:
+        start = time.perf_counter()
+        for frame in frames[1:]:
+            tracker.update(frame)
+        total = time.perf_counter() - start
+    finally:
+        watch.remove()
+    watch.seconds["other"] = total - sum(watch.seconds.values())
+    return {stage: seconds / total * step for stage, seconds in watch.seconds.items()}
+
+
+def singles_per_target(
+    model: SiamFC, path: Path, frames: list[np.ndarray], boxes: list[np.ndarray], options: dict
+) -> float:
+    """Seconds per frame of one of several single trackers, each reading the video itself (decoded ahead, as always)."""
+    trackers = [Tracker(model, **options) for _ in boxes]
+    for tracker in trackers:  # weights packed
+        tracker.init(frames[0], boxes[0])
+        tracker.update(frames[1])
+    start, count = time.perf_counter(), 0
+    for tracker, box in zip(trackers, boxes, strict=True):
+        count += sum(1 for _ in tracker.track(path, box)) - 1
+    return (time.perf_counter() - start) / count
+
+
+def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray]) -> float:
+    """Seconds per frame with the video read along."""
+    for target in tracker.targets:
+        tracker.drop(target)
+    start = time.perf_counter()
+    count = sum(1 for _ in tracker.track(path, boxes)) - 1
+    return (time.perf_counter() - start) / count
+
+
+def network_flops(model: SiamFC, crops: int, side: int) -> tuple[float, float]:
+    """Floating-point operations of the convolutions for some crops: direct, and as the CPU path multiplies."""
+    direct = least = 0.0
+    x = torch.empty(crops, 3, side, side, device="meta")
+    for block in (getattr(model.backbone, f"conv{i}") for i in range(1, 6)):
+        for layer in block:
+            if isinstance(layer, nn.Conv2d):
+                shape, kernel = tuple(x.shape), layer.kernel_size[0]
+                x = torch.empty(
+                    crops, layer.out_channels, *((s - kernel) // layer.stride[0] + 1 for s in shape[2:]), device="meta"
+                )
+                flops = 2.0 * x.numel() * layer.weight[0].numel()
+                direct += flops
+                least += flops * _winograd_share(layer, shape, x.shape)
+            elif isinstance(layer, nn.MaxPool2d) or hasattr(layer, "kernel_size"):
+                x = torch.empty(*x.shape[:2], *((s - 3) // 2 + 1 for s in x.shape[2:]), device="meta")
+    return direct, least
+
+
+def _winograd_share(layer: nn.Conv2d, shape: tuple[int, ...], out: torch.Size) -> float:
+    """Multiplications of Winograd's algorithm over those of the direct one; 1 where it is not used."""
+    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    tile = winograd_tile_size(layer.kernel_size, shape, stride, layer.groups)
+    if tile == 0:
+        return 1.0
+    taps = -(-kernel // stride)
+    tiles = -(-out[2] // tile) * -(-out[3] // tile)
+    return (tile + taps - 1) ** 2 * tiles * stride**2 / (kernel**2 * out[2] * out[3])
+
+
+def convolution_rate(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of torch's convolution of the size of SiamFC's third."""
+    n = 64 if device == "cuda" else 3
+    x, weight = torch.randn(n, 256, 28, 28, device=device), torch.randn(384, 256, 3, 3, device=device)
+    x, weight = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    with torch.inference_mode():
+        seconds = compare({"conv": lambda: F.conv2d(x, weight)}, device, 0.5)["conv"].low
+    return 2.0 * n * 26 * 26 * weight.numel() / seconds
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Stacked bars, milliseconds per target and frame, written under a temporary name first."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("plots need matplotlib: pip install 'siamfc-fastops[plot]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.34 * len(rows)), layout="constrained")
+    left = np.zeros(len(rows))
+    for stage, colour in zip(STAGES, COLOURS, strict=True):
+        widths = np.array([float(row[f"{stage}_ms"]) / int(row["targets"]) for row in rows])
+        axis.barh(range(len(rows)), widths, left=left, color=colour, label=stage)
+        left += widths
+    for i, row in enumerate(rows):
+        floor = float(row["floor_ms"]) / int(row["targets"])
+        axis.plot([floor] * 2, [i - 0.45, i + 0.45], color="black", linewidth=2, label=None if i else "network's floor")
+    names = [f"{r['size']}, {r['targets']} targets, {r['scales']} scales, {r['dtype']}" for r in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("milliseconds per target and frame")
+    axis.legend(fontsize=8)
+    axis.set_title(f"{rows[0]['model']}, {rows[0]['device']}, torch {rows[0]['torch']}", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        figure.savefig(temporary, dpi=110)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)
+
+
+def cases(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
+    """Size, targets, scales and dtype: each varied by itself from one VGA target in three scales; 64 also at 1080p."""
+    base = ("VGA", 1, 3, args.dtype[0])
+    found = [base]
+    found += [("VGA", 1, 3, dtype) for dtype in args.dtype[1:]]
+    found += [("VGA", 1, 1, args.dtype[0])]
+    found += [(size, 1, 3, args.dtype[0]) for size in args.size if size != "VGA"]
+    found += [("VGA", n, 3, args.dtype[0]) for n in args.targets if n != 1]
+    if "1080p" in args.size:
+        found += [("1080p", n, 3, args.dtype[0]) for n in args.targets[-1:] if n != 1]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", default="mish+se", choices=tuple(MODELS))
+    parser.add_argument("--size", nargs="+", default=list(SIZES), choices=tuple(SIZES))
+    parser.add_argument("--targets", nargs="+", type=int, default=[1, 4, 16, 64])
+    parser.add_argument(
+        "--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16", "float16")
+    )
+    parser.add_argument("--width", type=float, default=1.0, help="of the network, for a quick run")
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--singles", type=int, default=4, help="single trackers measured for each number of targets")
+    parser.add_argument("--csv", type=Path, help="append the rows to this file")
+    parser.add_argument("--plot", type=Path, help="stacked bars of the stages as PNG")
+    args = parser.parse_args()
+    if args.frames < 4:
+        parser.error("argument --frames: must be at least 4")
+
+    where = environment(args.device)
+    torch.manual_seed(0)
+    model = SiamFC(*MODELS[args.model], width=args.width).eval()
+    rows, table = [], []
+    rates = {name: convolution_rate(args.device, getattr(torch, name)) for name in args.dtype}
+    print(f"{where['device']}, torch {where['torch']}, {args.model}; milliseconds per frame\n")
+    with tempfile.TemporaryDirectory() as folder:
+        videos = {}
+        for size, targets, scales, dtype in cases(args):
+            if size not in videos:
+                path, box = write_video(Path(folder), SIZES[size], args.frames)
+                videos[size] = path, box, *decode(path)
+            path, box, frames, decoding = videos[size]
+            options = {"config": TrackerConfig(scale_num=scales), "device": args.device}
+            options["dtype"] = getattr(torch, dtype)
+            boxes = boxes_around(box, SIZES[size], targets)
+            tracker = BatchTracker(model, **options)
+            stages = {**breakdown(tracker, frames, boxes, args.device), "decode": decoding}
+            step = sum(seconds for stage, seconds in stages.items() if stage != "decode")
+            both = batch_end_to_end(tracker, path, boxes)
+            single = singles_per_target(model, path, frames, boxes[: args.singles], options)
+            # On a CPU the products are computed in float32 whatever the dtype of the values.
+            rate = rates["float32" if args.device == "cpu" and "float32" in rates else dtype]
+            direct, least = network_flops(model, scales * targets, options["config"].instance_size)
+            floor, direct_floor = (least if args.device == "cpu" else direct) / rate, direct / rate
+            row = {"benchmark": "stages", "model": args.model, "size": size, "targets": targets, "scales": scales}
+            row |= {"dtype": dtype, **{f"{stage}_ms": f"{stages[stage] * 1e3:.3f}" for stage in STAGES}}
+            row |= {"floor_ms": f"{floor * 1e3:.2f}", "direct_floor_ms": f"{direct_floor * 1e3:.2f}"}
+            row |= {"target_fps": f"{targets / step:.1f}", "end_to_end_target_fps": f"{targets / both:.1f}"}
+            row |= {"singles_target_fps": f"{1 / single:.1f}"}
+            rows.append({**where, **row})
+            rest = (step - stages["network"]) / step
+            cells = [f"{stages[stage] * 1e3:.2f}" for stage in STAGES]
+            cells += [f"{rest:.1%}", f"{direct_floor * 1e3:.1f}", f"{floor * 1e3:.1f}", f"{targets / step:.1f}"]
+            cells += [f"{targets / both:.1f}", f"{1 / single:.1f}", f"{single * targets / both:.2f}x"]
+            table.append([size, str(targets), str(scales), dtype, *cells])
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    header = ["size", "targets", "scales", "dtype", *STAGES, "all but network", "direct floor", "floor"]
+    print_table([*header, "target-fps", "with decode", "singles", "batch/singles"], table)
+    if args.csv:
+        append_rows(args.csv, rows)
+    if args.plot:
+        draw(rows, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
