@@ -2,8 +2,8 @@
 
 For frame sizes, numbers of targets, scales and dtypes: milliseconds per frame of decode (a video file, by OpenCV),
 upload, crop, network, xcorr, response and whatever is left of the step; the speed in target-frames per second with and
-without decoding; and that of as many single trackers one after the other, each reading the video by itself (measured on
---singles of them). "network" is to be compared with two floors at the convolution rate measured here (`F.conv2d`, 256 to
+without decoding; and that of as many single trackers one after another, each reading the video itself (measured on
+--singles of them). "network" has two floors at the convolution rate measured here (`F.conv2d`, 256 to
 384 channels, 3x3): the multiplications of direct convolutions, and those of the algorithm in use.
 
 The synthetic video is rendered and encoded first; the network's weights are random. The Mish + SE network by default.
