@@ -1,4 +1,4 @@
-"""The `tracker` command: track a video, run the demonstration, tell what is installed."""
+"""The `tracker` command: track a video, run the demonstration, export the network, tell what is installed."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def track(
     --box may be left out for an OTB sequence folder and where a display can be used to pick the target. In an OTB
     sequence folder the first ground-truth box of the --target starts the tracker, in the frame it belongs to, and the
     mean overlap is printed; a --box there starts in the same frame, and the overlap is printed if it marks that target.
-    Ctrl-C ends the run and keeps what was tracked.
+    Frames are decoded ahead, and drawn and written behind, in threads of their own; a camera gives its newest frame, so
+    slow tracking misses frames and does not lag behind. Ctrl-C ends the run and keeps what was tracked.
 
     \b
     Examples:
@@ -180,6 +181,44 @@ def demo(
         output_dir.mkdir(parents=True, exist_ok=True)
         check_writable(output_dir / "video.mp4", "--output-dir")
     run_demo(output_dir, frames=frames, seed=seed, quick=quick, console=Console())
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Option(metavar="onnx|torch", help="ONNX graphs or torch.export packages.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.onnx or FILE.pt2: stands for two files, below.")],
+    weights: Annotated[Path | None, typer.Option(help="SiamFC weights, .pth or .safetensors.")] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="relu or mish: what the weights were trained with, in place of what they tell.")
+    ] = None,
+) -> None:
+    """Write the network for programs without this package: stock operations, batch norm folded, float32.
+
+    \b
+    Two files, for --output siamfc.onnx:
+      siamfc.exemplar.onnx   crop [1,3,127,127] -> template [1,C,6,6]
+      siamfc.search.onnx     template, searches [S,3,255,255] -> scores [S,1,17,17], any S
+
+    Crops are RGB, 0 to 255. The template is an input of the search branch, so one file serves every target. Packages
+    of --format torch load with torch.export.load, without fastops; --format onnx needs the packages of
+    pip install 'siamfc-fastops[export]', and its graphs run in ONNX Runtime 1.18 or later.
+
+    \b
+    Examples:
+      tracker export --format onnx --weights siamfc.pth --output siamfc.onnx
+      tracker export --format torch --weights demo/weights.safetensors --output siamfc.pt2
+    """
+    from tracker.checkpoint import load_model
+    from tracker.export import branch_paths, export_model
+
+    weights = check_weights(weights)
+    with input_errors():
+        for path in branch_paths(output, format).values():  # before the weights are read
+            check_writable(path, "--output")
+        model = load_model(weights, activation=activation, ops="reference")
+        files = export_model(model, output, format)
+    for branch, path in files.items():
+        print(f"{branch:14}{path}")
 
 
 @app.command()
