@@ -9,6 +9,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -90,7 +92,7 @@ def test_help_without_a_command(capsys, arguments):
     code, out, err = run(capsys, *arguments)
     assert (code, err) == (0, "")
     assert out.startswith("Usage: tracker")
-    assert re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE) == ["track", "demo", "info"]
+    assert re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE) == ["track", "demo", "export", "info"]
 
 
 def test_sequence_folder_needs_no_box_and_reports_overlap(capsys, sequence, weights):
@@ -172,7 +174,7 @@ def test_outputs_never_replace_inputs(capsys, tmp_path, sequence, weights):
 
 
 def test_outputs_are_checked_before_the_run(capsys, monkeypatch, tmp_path, sequence, weights):
-    monkeypatch.setattr(cli, "_step", lambda *_: pytest.fail("tracking began"))
+    monkeypatch.setattr(cli.Run, "step", lambda *_: pytest.fail("tracking began"))
 
     def track(*more):
         return run(capsys, "track", sequence, "--weights", weights, "--backend", "eager", *more)
@@ -329,6 +331,45 @@ def test_ctrl_c_leaves_valid_files(tmp_path, sequence, weights):
     with open_source(output) as video:
         assert count - 1 <= sum(1 for _ in video) <= count
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.txt", "out.avi"]
+
+
+def test_the_video_is_drawn_from_the_frames_as_they_were(capsys, monkeypatch, tmp_path, sequence, weights):
+    drawn = []
+
+    def slow(image, box, **labels):
+        time.sleep(0.02)  # tracking is ahead by as much as it may be
+        drawn.append((image.copy(), box, labels["frame"], threading.current_thread().name))
+        return annotate(image, box, **labels)
+
+    annotate = draw.annotate
+    monkeypatch.setattr(cli, "annotate", slow)
+    results = tmp_path / "boxes.txt"
+    arguments = ("--weights", weights, "--backend", "eager", "-q", "-o", tmp_path / "a.avi", "--results", results)
+    assert run(capsys, "track", sequence, *arguments) == (0, "", "")
+    images, boxes, indices, threads = zip(*drawn, strict=True)
+    assert indices == tuple(range(12)) and set(threads) == {"write-behind"}
+    for image, path in zip(images, load_sequence(sequence).frames, strict=True):
+        assert np.array_equal(image, cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
+    np.testing.assert_allclose(np.array(boxes) + (1, 1, 0, 0), read_boxes(results), atol=0.006)
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("frame", [3, 11])
+def test_a_video_that_cannot_be_written_ends_the_run(capsys, monkeypatch, tmp_path, sequence, weights, frame):
+    real = VideoWriter.write
+
+    def full(self, image):
+        if self.frames == frame:
+            raise draw.VideoError("no space left for the video")
+        real(self, image)
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    output = tmp_path / "a.avi"
+    output.write_text("older file")
+    result = run(capsys, "track", sequence, "--weights", weights, "--backend", "eager", "-o", output)
+    assert_one_line(result, "tracker: error: no space left for the video")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.avi"] and output.read_text() == "older file"
+    assert threading.active_count() == 1
 
 
 def test_module_and_help_show_examples():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import types
 
 import cv2
@@ -39,6 +41,10 @@ def assert_frames(source: Source, expected: list[np.ndarray], tolerance: int = 0
     for a, b in zip(got, expected, strict=True):
         assert a.dtype == np.uint8 and a.shape == b.shape
         assert abs(a.astype(int) - b).mean() <= tolerance
+
+
+def reading() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 
 
 def test_folder_in_natural_order(tmp_path):
@@ -103,6 +109,7 @@ def test_frames_are_read_on_demand_and_the_generator_is_closed():
 @pytest.mark.parametrize("number", [2, "2", "camera:2", np.int64(2)])
 def test_camera_numbers(monkeypatch, number):
     opened = []
+    ready = threading.Semaphore()  # a frame as soon as the one before it was taken: none is dropped
 
     class Capture:
         def __init__(self, index):
@@ -116,6 +123,7 @@ def test_camera_numbers(monkeypatch, number):
             return 0.0
 
         def read(self):
+            assert ready.acquire(timeout=10)
             self.left -= 1
             return self.left >= 0, np.full((4, 6, 3), (10, 20, 30), np.uint8)
 
@@ -125,9 +133,90 @@ def test_camera_numbers(monkeypatch, number):
     monkeypatch.setattr(sources.cv2, "VideoCapture", Capture)
     with open_source(number) as source:
         assert (source.fps, source.frame_count, source.name) == (None, None, "camera 2")
-        got = list(source)
+        got = []
+        for frame in source:
+            got.append(frame)
+            ready.release()
     assert len(got) == 3 and got[0][0, 0].tolist() == [30, 20, 10]  # BGR from OpenCV became RGB
     assert opened == [2, "released"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", None])
+def test_reading_ahead_changes_no_frame(tmp_path, suffix):
+    images = frames_of(30)
+    source = write_video(tmp_path / f"a{suffix}", images) if suffix else write_images(tmp_path / "run", images)
+    expected = list(open_source(source, read_ahead=0))
+    for depth in (1, 4, 100):
+        assert_frames(open_source(source, read_ahead=depth), expected)
+    assert len(expected) == 30 and not reading()
+
+
+def test_the_thread_reads_from_the_first_frame_to_the_close(tmp_path):
+    folder = write_images(tmp_path / "run", frames_of(12))
+    source = open_source(folder)
+    assert not reading()  # opened, perhaps only for its size
+    next(source)
+    assert len(reading()) == 1
+    source.close()
+    assert not reading() and list(source) == []
+    with pytest.raises(KeyboardInterrupt), open_source(folder) as source:
+        for _ in source:
+            raise KeyboardInterrupt
+    assert not reading()
+    for _ in open_source(folder):  # no `with`, no `close`
+        break
+    gc.collect()
+    assert not reading()
+    with open_source(frames_of(3)) as source:
+        next(source)
+        assert not reading()  # the caller's own iterables are never read ahead
+    with pytest.raises(ValueError, match="open_source: read_ahead must be at least 0, got -1"):
+        open_source(folder, read_ahead=-1)
+
+
+@pytest.mark.parametrize(
+    ("address", "frame_count", "live"),
+    [
+        (0, 0, True),
+        ("rtsp://camera/stream", 0, True),
+        ("UDP://@:1234", -1, True),
+        ("rtsp://server/recording", 90, False),
+        ("http://server/video.ts", 0, False),
+    ],
+)
+def test_live_sources_give_the_newest_frame(monkeypatch, address, frame_count, live):
+    produced = threading.Semaphore(1)
+    drained = threading.Event()
+
+    class Capture:
+        def __init__(self, _):
+            self.index = -1
+
+        def isOpened(self):
+            return True
+
+        def get(self, key):
+            return float(frame_count) if key == cv2.CAP_PROP_FRAME_COUNT else 30.0
+
+        def read(self):
+            if self.index == 89:
+                drained.set()
+                return False, None
+            assert produced.acquire(timeout=10)
+            self.index += 1
+            return True, np.full((4, 6, 3), self.index, np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(sources.cv2, "VideoCapture", Capture)
+    with open_source(address) as source:
+        got = [next(source)[0, 0, 0]]
+        produced.release(89)
+        if live:  # three seconds pass while the first frame is looked at
+            assert drained.wait(10)
+        got += [frame[0, 0, 0] for frame in source]
+    assert got == ([0, 89] if live else list(range(90)))
 
 
 def test_missing_and_wrong_kinds(tmp_path):

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tracker import SiamFC, Tracker
+from tracker.background import WriteBehind
 from tracker.checkpoint import save_state
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
@@ -112,6 +113,8 @@ def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarra
     with (
         VideoWriter(folder / "video.mp4", video.size, FPS) as clean,
         VideoWriter(folder / "tracked.mp4", video.size, FPS) as annotated,
+        WriteBehind(clean.write) as write_clean,
+        WriteBehind(lambda image, **labels: annotated.write(annotate(image, **labels))) as write_annotated,
     ):
         for index, (image, truth) in enumerate(video):
             if index == 0:
@@ -123,8 +126,8 @@ def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarra
                 fps = 1 / (time.perf_counter() - began)
                 box, score, lost = result.box, result.score, result.lost
             boxes.append(box)
-            clean.write(image)
-            annotated.write(annotate(image, box, score=score, lost=lost, frame=index, fps=fps, truth=truth))
+            write_clean(image)
+            write_annotated(image, box=box, score=score, lost=lost, frame=index, fps=fps, truth=truth)
     return np.array(boxes)
 
 

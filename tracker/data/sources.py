@@ -12,9 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tracker.background import DEPTH, ReadAhead
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Containers round their frame count and length, so a video is only called truncated when it ends this much too early.
 TRUNCATED_BELOW = 0.9
+# Protocols that deliver in real time, where no length is announced. Over http a file may come as fast as it is read.
+LIVE_PROTOCOLS = frozenset({"rtsp", "rtsps", "rtp", "rtmp", "rtmps", "srt", "udp"})
 
 
 class SourceError(ValueError):
@@ -24,8 +28,10 @@ class SourceError(ValueError):
 class Source:
     """Iterator over RGB uint8 frames [H, W, 3], and a context manager that closes what it reads from.
 
-    The first frame is read at once, so a source that cannot be read fails when it is opened; every other frame is
-    decoded when it is asked for.
+    The first frame is read at once, so a source that cannot be read fails when it is opened. From the time that frame
+    is handed out, up to `read_ahead` others are decoded ahead in a thread, which ends with the frames or in `close`;
+    with `read_ahead` 0 every frame is decoded when it is asked for. Of a `live` source the thread holds the newest
+    frame alone: a consumer slower than the camera misses frames and does not lag behind.
 
     Attributes:
         name: what the frames were read from, for messages and file names.
@@ -42,9 +48,12 @@ class Source:
         fps: float | None = None,
         frame_count: int | None = None,
         close: Callable[[], None] | None = None,
+        read_ahead: int = 0,
+        live: bool = False,
     ) -> None:
         self.name, self.fps, self.frame_count = name, fps, frame_count
         self._frames, self._close, self._index = frames, close, 0
+        self._read_ahead, self._live = read_ahead, live
         try:
             first = next(frames, None)
             if first is None:
@@ -62,6 +71,10 @@ class Source:
     def __next__(self) -> np.ndarray:
         if self._first is not None:
             frame, self._first = self._first, None
+            if self._read_ahead:
+                # Whoever reads closes: from here on that is the thread.
+                self._frames = ReadAhead(self._frames, depth=self._read_ahead, newest=self._live, close=self._close)
+                self._close = self._frames.close
         else:
             frame = _checked(next(self._frames), self.name, self._index)
             width, height = self.size
@@ -87,7 +100,7 @@ class Source:
             close()
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
     """Open frames for tracking: `source` may be any of
 
     * a video file;
@@ -98,7 +111,15 @@ def open_source(source: Any) -> Source:
     * an array [N, H, W, 3] or any iterable of uint8 arrays, RGB [H, W, 3] or grey [H, W] (which become RGB); a `Source`
       is returned as it is.
 
+    Args:
+        source: see above.
+        read_ahead: number of frames decoded ahead, in a thread; 0 decodes every frame when it is asked for. Of cameras
+            and of endless streams in real time (rtsp, rtmp, rtp, srt, udp) the thread keeps the newest frame and drops
+            the others, so that a slow consumer does not lag behind. Arrays and iterables are never read ahead: an
+            iterable may fill one buffer again and again.
+
     Raises:
+        ValueError: when `read_ahead` is negative.
         SourceError: naming the path, frame or camera that is missing, holds no frame, cannot be decoded, ends too
             early or changes its size. Frames are decoded on demand, so one that is damaged raises when it is reached. A
             video ends too early when both its frames and their times stop short of what its header says: where the
@@ -111,16 +132,18 @@ def open_source(source: Any) -> Source:
     """
     if isinstance(source, Source):
         return source
+    if read_ahead < 0:
+        raise ValueError(f"open_source: read_ahead must be at least 0, got {read_ahead}")
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
-        return _camera(int(source))
+        return _camera(int(source), read_ahead)
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         camera = re.fullmatch(r"(?:camera:)?(\d+)", text)
         if camera:
-            return _camera(int(camera[1]))
+            return _camera(int(camera[1]), read_ahead)
         if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-            return _video(text)
-        return _path(Path(text))
+            return _video(text, read_ahead)
+        return _path(Path(text), read_ahead)
     if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] in (1, 3):
         raise SourceError(
             f"open_source: source must be frames [N, H, W, 3] or [N, H, W], got a single image {list(source.shape)}"
@@ -150,32 +173,32 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(images, key=natural_key)
 
 
-def open_images(paths: list[Path], name: str) -> Source:
+def open_images(paths: list[Path], name: str, *, read_ahead: int = DEPTH) -> Source:
     """Open image files as the frames of a source, in the order given."""
-    return Source(_read_images(paths), name, frame_count=len(paths))
+    return Source(_read_images(paths), name, frame_count=len(paths), read_ahead=read_ahead)
 
 
-def _path(path: Path) -> Source:
+def _path(path: Path, read_ahead: int) -> Source:
     if path.is_dir():
         images = images_in(path) or images_in(path / "img")
         if not images:
             raise SourceError(f"open_source: source must be a folder that holds images, got none in {str(path)!r}")
-        return open_images(images, str(path))
+        return open_images(images, str(path), read_ahead=read_ahead)
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            return open_images([path], str(path))
+            return open_images([path], str(path), read_ahead=read_ahead)
         with path.open("rb") as file:
             head = file.read(1024)
         # FFmpeg opens plain text as a video of characters, so text is refused here; raw video may look like text.
         if head and not head.startswith(b"YUV4MPEG2 ") and not any(byte < 9 for byte in head):
             raise SourceError(f"open_source: source must be a video or an image, got the text file {str(path)!r}")
-        return _video(str(path))
+        return _video(str(path), read_ahead)
     if glob.has_magic(str(path)):
         matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=natural_key)
         images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise SourceError(f"open_source: source must be a pattern that matches images, got {str(path)!r}")
-        return open_images(images, str(path))
+        return open_images(images, str(path), read_ahead=read_ahead)
     raise SourceError(f"open_source: source must be an existing file, folder, pattern or camera, got {str(path)!r}")
 
 
@@ -187,14 +210,15 @@ def _read_images(paths: list[Path]) -> Iterator[np.ndarray]:
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _camera(index: int) -> Source:
+def _camera(index: int, read_ahead: int) -> Source:
     capture = cv2.VideoCapture(index)
     if not capture.isOpened():
         raise SourceError(f"open_source: camera {index} must be connected and free, it could not be opened")
-    return Source(_read_capture(capture, None, ""), f"camera {index}", fps=_fps(capture), close=capture.release)
+    frames, name = _read_capture(capture, None, ""), f"camera {index}"
+    return Source(frames, name, fps=_fps(capture), close=capture.release, read_ahead=read_ahead, live=True)
 
 
-def _video(address: str) -> Source:
+def _video(address: str, read_ahead: int) -> Source:
     capture = cv2.VideoCapture(address)
     if not capture.isOpened():
         raise SourceError(
@@ -203,8 +227,11 @@ def _video(address: str) -> Source:
         )
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     frame_count = count if count > 0 else None  # streams report 0 or less
-    frames = _read_capture(capture, frame_count, address)
-    return Source(frames, address, fps=_fps(capture), frame_count=frame_count, close=capture.release)
+    live = frame_count is None and address.split("://")[0].lower() in LIVE_PROTOCOLS
+    frames, fps = _read_capture(capture, frame_count, address), _fps(capture)
+    return Source(
+        frames, address, fps=fps, frame_count=frame_count, close=capture.release, read_ahead=read_ahead, live=live
+    )
 
 
 def _fps(capture: cv2.VideoCapture) -> float | None:

@@ -1,0 +1,108 @@
+"""What the commands check before they start: one line for every mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from tracker.data.otb import Sequence, list_targets, load_sequence
+from tracker.draw import check_writable
+
+NO_WEIGHTS = (
+    "--weights must be given: no trained weights are part of this package; pass a SiamFC .pth or .safetensors file, "
+    "or run `tracker demo`, which trains a small network and writes demo/weights.safetensors"
+)
+
+
+class CommandError(Exception):
+    """Bad usage or bad input: one line for stderr, exit code 2."""
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turn what opening and checking an input may raise into one line; other errors keep their traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise CommandError(str(error)) from error
+
+
+def parse_box(text: str) -> np.ndarray:
+    """Return x, y, w, h of a --box."""
+    try:
+        box = np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        box = np.empty(0)
+    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        raise CommandError(f"--box must be four numbers x,y,w,h with w and h above 0, got {text!r}")
+    return box
+
+
+def check_weights(path: Path | None) -> Path:
+    """Return the --weights, which must be given."""
+    if path is None:
+        raise CommandError(NO_WEIGHTS)
+    return path
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a --device that is unknown or not in this machine."""
+    try:
+        device = torch.device(name or "cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise CommandError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CommandError(f"--device must be one of this machine's {torch.cuda.device_count()} GPUs, got {name!r}")
+
+
+def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Refuse outputs that cannot be written, or would replace an input or each other."""
+    taken = list(inputs)
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        for other in taken:
+            linked = path.exists() and other.exists() and path.samefile(other)
+            if linked or path.resolve() == other.resolve():
+                raise CommandError(f"{option} must be a file of its own, got {str(path)!r}, which is {str(other)!r}")
+        check_writable(path, option)
+        taken.append(path)
+
+
+def find_sequence(source: str, target: int | None) -> Sequence | None:
+    """The OTB sequence where `source` is the folder of one, else None."""
+    try:
+        list_targets(source)
+    except FileNotFoundError:
+        if target is not None:
+            raise CommandError(f"--target must be left out: {source!r} is no OTB sequence folder") from None
+        return None
+    return load_sequence(source, target or 1)
+
+
+def pick_box(image: np.ndarray) -> np.ndarray:
+    """Let the user drag a box around the target in a window."""
+    # Where there is no display some GUI builds of OpenCV end the whole process, so it is looked for first.
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise CommandError("--box must be given: there is no display to pick the target on")
+    window = "drag a box around the target, then press Enter"
+    try:
+        box = cv2.selectROI(window, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        cv2.destroyWindow(window)
+    except (cv2.error, AttributeError):
+        raise CommandError(
+            "--box must be given: this OpenCV has no windows to pick the target in "
+            "(pip uninstall opencv-python-headless && pip install opencv-python brings one that has)"
+        ) from None
+    if min(box[2:]) <= 0:
+        raise CommandError("--box must be given or picked, got no selection")
+    return np.array(box, np.float64)

@@ -1,0 +1,177 @@
+"""Work beside the tracker: frames read ahead of it and results written behind it, each in a thread."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import Queue
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+DEPTH = 4  # frames: evens out key frames and slow disks; 25 MB each in 4K
+JOIN_SECONDS = 5.0  # OpenCV waits 10 s for a camera and 30 s for a stream that went dead
+
+
+class ReadAhead(Iterator[T]):
+    """Iterator that takes the items of another one ahead of whoever asks for them, in a thread.
+
+    Items keep their order, and an exception comes where it would have come without the thread: after the items before
+    it. The thread ends with the items, in `close`, or when the object is no longer referenced.
+
+    Args:
+        items: iterated in the thread alone.
+        depth: how many items may be held, the one being read included.
+        newest: for live sources: read on without waiting and hold one item, the latest; the others are dropped.
+        close: called once, in the thread, when it has read its last item: a decoder is never closed while it decodes.
+
+    Example:
+        >>> list(ReadAhead(iter("abc")))
+        ['a', 'b', 'c']
+    """
+
+    def __init__(
+        self,
+        items: Iterator[T],
+        *,
+        depth: int = DEPTH,
+        newest: bool = False,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        # The thread knows the buffer and not this object, so that it does not keep it alive.
+        self._buffer: _Buffer[T] = _Buffer(depth, newest)
+        self._thread = threading.Thread(target=_fill, args=(self._buffer, items, close), name="read-ahead", daemon=True)
+        self._finalizer = weakref.finalize(self, _stop, self._buffer, self._thread)  # also runs at exit
+        self._thread.start()
+
+    def __iter__(self) -> ReadAhead[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self._buffer.get()
+
+    def close(self) -> None:
+        """End the thread; iterating further gives nothing. May be called twice.
+
+        A thread whose decoder is stuck for longer than 5 s is left behind; it closes the decoder when that returns.
+        """
+        self._finalizer()
+
+
+class _Buffer(Generic[T]):
+    """What the thread of a `ReadAhead` and its consumer share."""
+
+    def __init__(self, depth: int, newest: bool) -> None:
+        self._items: deque[T] = deque(maxlen=1 if newest else None)
+        self._depth, self._newest = depth, newest
+        self._changed = threading.Condition()
+        self._end: BaseException | None = None  # what `get` raises once the items are used up
+
+    def wait_for_room(self) -> bool:
+        """Wait until one more item may be read; False when none is wanted any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._end or self._newest or len(self._items) < self._depth)
+            return self._end is None
+
+    def put(self, item: T) -> None:
+        with self._changed:
+            if self._end is None:
+                self._items.append(item)
+                self._changed.notify_all()
+
+    def get(self) -> T:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._end)
+            if self._items:
+                self._changed.notify_all()
+                return self._items.popleft()
+            end, self._end = self._end, StopIteration()
+        raise end
+
+    def finish(self, end: BaseException) -> None:
+        with self._changed:
+            self._end = self._end or end
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._items.clear()
+            self._end = StopIteration()
+            self._changed.notify_all()
+
+
+def _fill(buffer: _Buffer[T], items: Iterator[T], close: Callable[[], None] | None) -> None:
+    try:
+        while buffer.wait_for_room():
+            buffer.put(next(items))
+    except BaseException as end:  # StopIteration like any other
+        buffer.finish(end)
+    finally:
+        if close is not None:
+            close()
+
+
+def _stop(buffer: _Buffer[Any], thread: threading.Thread) -> None:
+    buffer.stop()
+    # The garbage collector may run this in any thread, the one to be joined included.
+    if thread is not threading.current_thread():
+        thread.join(JOIN_SECONDS)
+
+
+class WriteBehind:
+    """Calls a function in a thread, one call after the other, while the caller goes on; a context manager.
+
+    A call waits only when `depth` others wait already. What the arguments refer to must not be changed after the call.
+    An exception of the function is raised by the next call or, at the end of the context, by `__exit__`; nothing is
+    called after it. Where an exception leaves the context, calls that still wait are dropped. The thread has ended when
+    the context is left.
+
+    Example:
+        >>> with WriteBehind(print) as write:
+        ...     write("frame", 0)
+        frame 0
+    """
+
+    def __init__(self, function: Callable[..., object], *, depth: int = DEPTH) -> None:
+        self._function = function
+        self._calls: Queue[tuple[tuple, dict] | None] = Queue(depth)
+        self._error: BaseException | None = None
+        self._dropping = False
+        self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        if self._error is not None:
+            raise self._error
+        self._calls.put((args, kwargs))
+
+    def __enter__(self) -> WriteBehind:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._dropping = kind is not None
+        try:
+            self._calls.put(None)
+            self._thread.join()
+        except BaseException:  # Ctrl-C while it waits: drop the rest
+            self._dropping = True
+            self._calls.put(None)
+            self._thread.join()
+            raise
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            if self._dropping or self._error is not None:
+                continue  # keeps emptying the queue, so that no caller waits for ever
+            args, kwargs = call
+            try:
+                self._function(*args, **kwargs)
+            except BaseException as error:
+                self._error = error
