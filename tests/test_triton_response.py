@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from op_table import DTYPES
-from test_response import CASES, DEFAULTS, assert_tracks_as_the_reference, randn, targets
+from test_response import CASES, DEFAULTS, HALF_CASES, assert_tracks_as_the_reference, randn, targets
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 triton = pytest.importorskip("triton", reason="the triton package is not installed")
@@ -28,15 +28,12 @@ def _wide_blocks(monkeypatch):
         monkeypatch.setattr(twin, "BLOCK", 8 * twin.BLOCK)
 
 
-FEW = ("siamfc", "two_places")  # in every dtype
-
-
 def run(responses, state, **settings):
     return OPS["response_peak_"](responses, state, *(reference.response_peak.__kwdefaults__ | settings).values())
 
 
 @pytest.mark.parametrize(
-    "dtype, case", [(d, c) for d in DTYPES for c in CASES if d == torch.float32 or c in FEW], ids=str
+    "dtype, case", [(d, c) for d in DTYPES for c in CASES if d == torch.float32 or c in HALF_CASES], ids=str
 )
 def test_tracks_as_the_reference(dtype, case):
     assert_tracks_as_the_reference(run, case, dtype, DEVICE)

@@ -99,19 +99,19 @@ class Upsampler {
     constexpr int L = kLanes<O>;
     const O *row_window = static_cast<const O*>(t_.row_window),
             *column_window = static_cast<const O*>(t_.column_window);
-    Place<O> best{0, -1, -1};
+    Place<O> best{-O(__builtin_inf()), 0, 0};
     for (int64_t x = 0; x < t_.padded; x += L) {
       const Vec<O> window = influence * load(column_window + x);
-      Vec<O> most{}, row = splat<O>(-1);
+      Vec<O> most = splat<O>(-O(__builtin_inf())), row{};
       along_columns(rows + x, factor, [&](int64_t y, Vec<O> value) {
         const Vec<O> blended = value + row_window[y] * window, here = splat<O>(O(y));
-        const auto more = (blended > most) | (row < 0);
+        const auto more = blended > most;
         most = more ? blended : most;
         row = more ? here : row;
       });
       for (int l = 0; l < L; ++l) {
         const Place<O> place{most[l], int64_t(row[l]), x + l};
-        if (best.row < 0 || place.value > best.value || (place.value == best.value && place.row < best.row)) {
+        if (place.value > best.value || (place.value == best.value && place.row < best.row)) {
           best = place;
         }
       }
