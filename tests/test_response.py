@@ -162,12 +162,14 @@ CASES = {
     "one_place": (2, 3, 1, 1, {"up": 1}),
     "two_places": (2, 3, 2, 1, {"up": 3}),
     "row": (2, 3, 1, 40, {"up": 3, "stride": 4}),
-    "large": (1, 3, 64, 50, {"up": 2, "instance_size": 511}),
+    "large": (1, 1, 40, 41, {"up": 8, "instance_size": 511}),  # more columns than CUDA upsamples at a time
     "largest_up": (1, 1, 8, 5, {"up": 32, "window_influence": 0.4}),
     "no_penalty": (2, 3, 6, 5, {"scale_penalty": 1.0, "scale_lr": 1.0}),
     "all_penalty": (2, 3, 6, 5, {"scale_penalty": 0.0}),
     "always_lost": (2, 3, 6, 5, {"lost_score": 1.0, "lost_frames": 1}),
 }
+
+HALF_CASES = ("siamfc", "two_places")  # half types differ in how they are read alone
 
 
 def assert_tracks_as_the_reference(run, case: str, dtype: torch.dtype, device: str) -> None:
@@ -183,9 +185,10 @@ def assert_tracks_as_the_reference(run, case: str, dtype: torch.dtype, device: s
         torch.testing.assert_close(state, expected_state, rtol=2e-6, atol=2e-6)
 
 
-@each_dtype
-@pytest.mark.parametrize("case", CASES)
-def test_tracks_as_the_reference(case, dtype, device):
+@pytest.mark.parametrize(
+    "dtype, case", [(d, c) for d in DTYPES for c in CASES if d.itemsize >= 4 or c in HALF_CASES], ids=str
+)
+def test_tracks_as_the_reference(dtype, case, device):
     assert_tracks_as_the_reference(fastops.response_peak, case, dtype, device)
 
 
@@ -349,18 +352,17 @@ def test_limits(device):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("own_contrast", [-1, 4])
-def test_a_response_that_is_not_finite(value, own_contrast, device):
-    for place in ((0, 0, 0), (1, 8, 3), (2, 16, 16)):
-        responses = randn(3, 3, 17, 17, device=device)
-        state = targets(3, device, OWN_CONTRAST=own_contrast)
-        expected_state, clean = state.clone(), responses.clone()
-        expected = fastops.response_peak(clean, expected_state)
-        responses[(1, *place)] = value
-        before = state.clone()
-        results = fastops.response_peak(responses, state)
-        assert results[1, :-1].isnan().all() and results[1, Result.LOST] == 1
-        assert torch.equal(state[1], before[1])
-        assert torch.equal(results[::2], expected[::2]) and torch.equal(state[::2], expected_state[::2])
+def test_non_finite_responses(value, own_contrast, device):
+    responses = randn(4, 3, 5, 5, device=device)
+    state = targets(4, device, OWN_CONTRAST=own_contrast)
+    before, expected_state = state.clone(), state[:1].clone()
+    expected = fastops.response_peak(responses[:1], expected_state)
+    for place in ((1, 0, 0, 0), (2, 1, 2, 3), (3, 2, 4, 4)):
+        responses[place] = value
+    results = fastops.response_peak(responses, state)
+    assert results[1:, :-1].isnan().all() and (results[1:, Result.LOST] == 1).all()
+    assert torch.equal(state[1:], before[1:])
+    assert torch.equal(results[:1], expected) and torch.equal(state[:1], expected_state)
 
 
 def test_a_range_beyond_float32(device):
@@ -378,8 +380,8 @@ def test_a_range_beyond_float32(device):
 @each_dtype
 def test_targets_alone_and_together(dtype, device):
     """Bit for bit, whatever the other targets and the threads."""
-    k = 9
-    responses, state = randn(k, 3, 17, 17, dtype=dtype, device=device), targets(k, device)
+    k = 5
+    responses, state = randn(k, 3, 5, 5, dtype=dtype, device=device), targets(k, device)
     alone_state = state.clone()
     torch.set_num_threads(1)
     alone = [fastops.response_peak(r[None], s[None]) for r, s in zip(responses, alone_state, strict=True)]

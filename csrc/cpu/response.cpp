@@ -32,41 +32,27 @@ class Tables {
 
  private:
   void fill(const ResponseShape& shape, int64_t up) {
-    const int64_t height = shape.h * up, width = shape.w * up;
+    const int64_t height = shape.h * up, width = shape.w * up, stride = up + kResponseLanes;
     const int64_t padded = (width + kResponseLanes - 1) / kResponseLanes * kResponseLanes;
-    const int64_t stride = padded + kResponseLanes;
-    values_.assign(size_t(4 * height + 4 * stride + height + padded + shape.h + shape.w), O(0));
-    O* row_weights = values_.data();
-    O* column_weights = row_weights + 4 * height;
-    O* row_window = column_weights + 4 * stride;
+    values_.assign(size_t(4 * up + 4 * stride + height + padded + shape.h + shape.w), O(0));
+    auto* weights = reinterpret_cast<CubicWeights<O>*>(values_.data());
+    O* by_kind = values_.data() + 4 * up;
+    O* row_window = by_kind + 4 * stride;
     O* column_window = row_window + height;
     O* row_sums = column_window + padded;
     O* column_sums = row_sums + shape.h;
-
-    for_each_output(shape.h, up, [&](int64_t y, const CubicWeights<O>& w) {
-      reinterpret_cast<CubicWeights<O>*>(row_weights)[y] = w;
-    });
-    for_each_output(shape.w, up, [&](int64_t x, const CubicWeights<O>& w) {
-      column_weights[x] = w.outer_sum, column_weights[stride + x] = w.outer_difference;
-      column_weights[2 * stride + x] = w.inner_sum, column_weights[3 * stride + x] = w.inner_difference;
-    });
-    for (int64_t y = 0; y < height; ++y) row_window[y] = O(hann_over_mean(y, height));
-    for (int64_t x = 0; x < padded; ++x) column_window[x] = O(hann_over_mean(std::min(x, width - 1), width));
-    const double border = border_weight(up);
-    for (int64_t i = 0; i < shape.h; ++i) row_sums[i] = O(place_weight(i, shape.h, up, border));
-    for (int64_t j = 0; j < shape.w; ++j) column_sums[j] = O(place_weight(j, shape.w, up, border));
-    tables_ = {shape.scales,   shape.h,    shape.w,       up,       padded,     row_weights,
-               column_weights, row_window, column_window, row_sums, column_sums};
-  }
-
-  // body(output, its weights) for the outputs of n places
-  template <class Body>
-  static void for_each_output(int64_t n, int64_t up, const Body& body) {
-    for (int64_t cell = -1; cell < n; ++cell) {
-      for (int64_t i = cell_begin(cell, up, n); i < cell_begin(cell + 1, up, n); ++i) {
-        body(i, cubic_weights<O>(cell, i, up));
-      }
+    for (int64_t p = 0; p < up; ++p) {
+      const auto w = weights[p] = cubic_weights<O>(p, up);
+      by_kind[p] = w.outer_sum, by_kind[stride + p] = w.outer_difference;
+      by_kind[2 * stride + p] = w.inner_sum, by_kind[3 * stride + p] = w.inner_difference;
     }
+    for (int64_t y = 0; y < height; ++y) row_window[y] = O(hann_over_mean<double>(y, height));
+    for (int64_t x = 0; x < padded; ++x) column_window[x] = O(hann_over_mean<double>(std::min(x, width - 1), width));
+    const O border = border_weight(weights, up);
+    for (int64_t i = 0; i < shape.h; ++i) row_sums[i] = place_weight(i, shape.h, up, border);
+    for (int64_t j = 0; j < shape.w; ++j) column_sums[j] = place_weight(j, shape.w, up, border);
+    tables_ = {shape.scales, shape.h,    shape.w,       up,       padded,     weights,
+               by_kind,      row_window, column_window, row_sums, column_sums};
   }
 
   std::vector<O> values_;

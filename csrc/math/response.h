@@ -52,15 +52,16 @@ struct ResponseOptions {
 };
 
 #if defined(__CUDA_ARCH__)
-FASTOPS_HD double cos_(double x) { return cos(x); }
+FASTOPS_HD float cos_pi_(float x) { return cospif(x); }
+FASTOPS_HD double cos_pi_(double x) { return cospi(x); }
 FASTOPS_HD float nan_() { return nanf(""); }
 #else
-FASTOPS_HD double cos_(double x) { return __builtin_cos(x); }
+FASTOPS_HD double cos_pi_(double x) { return __builtin_cos(3.14159265358979323846 * x); }
 FASTOPS_HD float nan_() { return __builtin_nanf(""); }
 #endif
 
-// Whether a map with these extremes can be upsampled: sums and differences of outputs, which reach beyond the map's range
-// by less than half of it, stay below 4 of its ranges. False where one of them is not finite.
+// Whether a map with these extremes can be upsampled: sums and differences of outputs, which reach beyond the map's
+// range by less than half of it, stay below 4 of its ranges. False where one of them is not finite.
 template <class T>
 FASTOPS_HD bool response_fits(T most, T least) {
   const T range = T(4) * (most - least);
@@ -69,12 +70,17 @@ FASTOPS_HD bool response_fits(T most, T least) {
 
 // ---- upsampling --------------------------------------------------------------------------------------------------
 
-// Outputs fall into cells: those of cell i lie between places i and i + 1; -1 <= i < n of n places. This is the first
-// of cell i; that of cell i + 1 is its end.
-FASTOPS_HD int64_t cell_begin(int64_t cell, int64_t up, int64_t n) {
-  const int64_t begin = ((2 * cell + 1) * up) >> 1;
-  return begin < 0 ? 0 : begin > n * up ? n * up : begin;
-}
+// Outputs fall into cells: those of cell i lie between places i and i + 1; -1 <= i < n of n places. A cell's outputs
+// are phases 0 ... up - 1, of which the border cuts off the first of cell -1 and the last of cell n - 1.
+FASTOPS_HD int64_t cell_start(int64_t cell, int64_t up) { return cell * up + up / 2; }  // the output of phase 0
+
+// The outputs of a cell that there are.
+struct CellOutputs {
+  int64_t begin, end;
+
+  FASTOPS_HD CellOutputs(int64_t cell, int64_t n, int64_t up)
+      : begin(cell < 0 ? 0 : cell_start(cell, up)), end(cell == n - 1 ? n * up : cell_start(cell + 1, up)) {}
+};
 
 FASTOPS_HD int64_t clamp_place(int64_t place, int64_t n) { return place < 0 ? 0 : place < n ? place : n - 1; }
 
@@ -84,11 +90,10 @@ struct CubicWeights {
   T outer_sum, outer_difference, inner_sum, inner_difference;
 };
 
-// The weights of an output of a cell.
 template <class T>
-FASTOPS_HD CubicWeights<T> cubic_weights(int64_t cell, int64_t output, int64_t up) {
+FASTOPS_HD CubicWeights<T> cubic_weights(int64_t phase, int64_t up) {
   constexpr double a = -0.75;
-  const double u = double(2 * up * (cell + 1) - 2 * output - 1) / double(up), q = (1 - u * u) / 8;
+  const double u = double(2 * up - 2 * (phase + up / 2) - 1) / double(up), q = (1 - u * u) / 8;
   return {T(a * q), T(a * q * u), T(0.5 - a * q), T(u * (0.5 + (a + 2) * q))};
 }
 
@@ -97,6 +102,7 @@ template <class V>
 struct CubicTaps {
   V outer_sum, outer_difference, inner_sum, inner_difference;
 
+  CubicTaps() = default;
   FASTOPS_HD CubicTaps(V m0, V m1, V m2, V m3)
       : outer_sum(m0 + m3), outer_difference(m0 - m3), inner_sum(m1 + m2), inner_difference(m1 - m2) {}
 
@@ -112,27 +118,29 @@ struct CubicTaps {
 };
 
 // What the outputs before the first place put on the place two before it, which the border gives to the first.
-FASTOPS_HD double border_weight(int64_t up) {
-  double sum = 0;
-  for (int64_t output = 0; output < up / 2; ++output) {
-    const auto w = cubic_weights<double>(-1, output, up);
-    sum += w.outer_sum + w.outer_difference;
-  }
+template <class T>
+FASTOPS_HD T border_weight(const CubicWeights<T>* weights, int64_t up) {
+  T sum = 0;
+  for (int64_t phase = up - up / 2; phase < up; ++phase)
+    sum += weights[phase].outer_sum + weights[phase].outer_difference;
   return sum;
 }
 
 // What all outputs together put on place i of n: `up`, but for the border. By the symmetry of the weights the first
 // place gains what the outputs before it put on the place two before it, and the second loses as much.
-FASTOPS_HD double place_weight(int64_t i, int64_t n, int64_t up, double border) {
-  if (n == 1) return double(up);
-  return double(up) + border * ((i == 0) + (i == n - 1) - (i == 1) - (i == n - 2));
+template <class T>
+FASTOPS_HD T place_weight(int64_t i, int64_t n, int64_t up, T border) {
+  if (n == 1) return T(up);
+  return T(up) + border * T((i == 0) + (i == n - 1) - (i == 1) - (i == n - 2));
 }
 
-// hann(i) / mean(hann) of n outputs; of two, whose Hann window is 0, nothing.
-FASTOPS_HD double hann_over_mean(int64_t i, int64_t n) {
-  constexpr double kPi = 3.14159265358979323846;
-  if (n <= 2) return n == 1 ? 1 : 0;
-  return (1 + cos_(kPi * double(2 * i - (n - 1)) / double(n - 1))) * double(n) / double(n - 1);
+// hann(i) / mean(hann) of n outputs; of two, whose Hann window is 0, nothing. 1 + cos(2 t) as 2 cos(t)^2, which is most
+// accurate in the middle.
+template <class T>
+FASTOPS_HD T hann_over_mean(int64_t i, int64_t n) {
+  if (n <= 2) return n == 1 ? T(1) : T(0);
+  const T c = cos_pi_(T(2 * i - (n - 1)) / T(2 * (n - 1)));
+  return c * c * (T(2 * n) / T(n - 1));
 }
 
 // ---- choice and update -------------------------------------------------------------------------------------------

@@ -66,18 +66,17 @@ class Upsampler {
   // rows[i, x]: map m [h, w] upsampled along its rows.
   void along_rows(const O* m, O* rows) const {
     constexpr int L = kLanes<O>;
-    const int64_t stride = t_.padded + kResponseLanes, width = t_.w * t_.up;
-    const O* weights = static_cast<const O*>(t_.column_weights);
+    const int64_t width = t_.w * t_.up, stride = t_.up + kResponseLanes;
     for (int64_t i = 0; i < t_.h; ++i, m += t_.w, rows += t_.padded) {
       for (int64_t cell = -1; cell < t_.w; ++cell) {
         const auto at = [&](int64_t j) { return m[clamp_place(cell + j, t_.w)]; };
         const CubicTaps<O> taps(at(-1), at(0), at(1), at(2));
-        const int64_t end = cell_begin(cell + 1, t_.up, t_.w);
-        for (int64_t x = cell_begin(cell, t_.up, t_.w); x < end; x += L) {
-          const CubicWeights<Vec<O>> w{load(weights + x), load(weights + stride + x), load(weights + 2 * stride + x),
-                                       load(weights + 3 * stride + x)};
-          store(rows + x, w.inner_sum * taps.inner_sum + w.inner_difference * taps.inner_difference +
-                              w.outer_sum * taps.outer_sum + w.outer_difference * taps.outer_difference);
+        const CellOutputs outputs(cell, t_.w, t_.up);
+        const O* weights = static_cast<const O*>(t_.weights_by_kind) + outputs.begin - cell_start(cell, t_.up);
+        for (int64_t x = outputs.begin; x < outputs.end; x += L, weights += L) {
+          store(rows + x, load(weights + 2 * stride) * taps.inner_sum +
+                              load(weights + 3 * stride) * taps.inner_difference + load(weights) * taps.outer_sum +
+                              load(weights + stride) * taps.outer_difference);
         }
       }
       for (int64_t x = width; x < t_.padded; ++x) rows[x] = rows[width - 1];
@@ -100,19 +99,19 @@ class Upsampler {
     constexpr int L = kLanes<O>;
     const O *row_window = static_cast<const O*>(t_.row_window),
             *column_window = static_cast<const O*>(t_.column_window);
-    Place<O> best{0, -1, -1};
+    Place<O> best{-O(__builtin_inf()), 0, 0};
     for (int64_t x = 0; x < t_.padded; x += L) {
       const Vec<O> window = influence * load(column_window + x);
-      Vec<O> most{}, row = splat<O>(-1);
+      Vec<O> most = splat<O>(-O(__builtin_inf())), row{};
       along_columns(rows + x, factor, [&](int64_t y, Vec<O> value) {
         const Vec<O> blended = value + row_window[y] * window, here = splat<O>(O(y));
-        const auto more = (blended > most) | (row < 0);
+        const auto more = blended > most;
         most = more ? blended : most;
         row = more ? here : row;
       });
       for (int l = 0; l < L; ++l) {
         const Place<O> place{most[l], int64_t(row[l]), x + l};
-        if (best.row < 0 || place.value > best.value || (place.value == best.value && place.row < best.row)) {
+        if (place.value > best.value || (place.value == best.value && place.row < best.row)) {
           best = place;
         }
       }
@@ -124,13 +123,14 @@ class Upsampler {
   // body(y, value) for the outputs of a register of columns, times `factor`.
   template <class Body>
   void along_columns(const O* rows, O factor, Body body) const {
-    const auto* weights = static_cast<const CubicWeights<O>*>(t_.row_weights);
+    const auto* weights = static_cast<const CubicWeights<O>*>(t_.weights);
     for (int64_t cell = -1; cell < t_.h; ++cell) {
       const auto at = [&](int64_t i) { return load(rows + clamp_place(cell + i, t_.h) * t_.padded); };
       CubicTaps<Vec<O>> taps(at(-1), at(0), at(1), at(2));
       taps.scale(factor);
-      const int64_t end = cell_begin(cell + 1, t_.up, t_.h);
-      for (int64_t y = cell_begin(cell, t_.up, t_.h); y < end; ++y) body(y, taps.dot(weights[y]));
+      const CellOutputs outputs(cell, t_.h, t_.up);
+      const int64_t start = cell_start(cell, t_.up);
+      for (int64_t y = outputs.begin; y < outputs.end; ++y) body(y, taps.dot(weights[y - start]));
     }
   }
 

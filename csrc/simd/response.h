@@ -8,18 +8,18 @@
 namespace fastops {
 
 // Rows of outputs are as long as a multiple of this, which is one of any register's lanes; what is behind the last
-// output repeats it. A row is followed by as many more, into which the outputs of its last cell may run over.
+// output repeats it. Behind the last row there are as many more, into which the outputs of its last cell may run over.
 constexpr int64_t kResponseLanes = 16;
 
 // What depends on the sizes alone, of scales x [h, w] maps. Arrays of opmath values; `padded` is the length of a row.
 struct ResponseTables {
   int64_t scales, h, w, up, padded;
-  const void* row_weights;     // [h up, 4]: CubicWeights
-  const void* column_weights;  // [4, padded + kResponseLanes]
-  const void* row_window;      // [h up]: hann / mean
-  const void* column_window;   // [padded]
-  const void* row_sums;        // [h]: place_weight
-  const void* column_sums;     // [w]
+  const void* weights;          // [up]: CubicWeights, by phase
+  const void* weights_by_kind;  // [4, up + kResponseLanes]: the same
+  const void* row_window;       // [h up]: hann / mean
+  const void* column_window;    // [padded]
+  const void* row_sums;         // [h]: place_weight
+  const void* column_sums;      // [w]
 
   // Opmath values that the kernel needs to work in: the maps, and two of them upsampled along rows.
   int64_t scratch() const { return scales * h * w + 2 * (h * padded + kResponseLanes); }

@@ -1,0 +1,328 @@
+// The tracker's steps after the network on CUDA: a block tracks a target, all in one launch; the formulas are in
+// math/response.h.
+//
+// Bound by arithmetic: 3 maps of 17 x 17, 16 times as large, are 3 x 74 thousand outputs of 4 multiplications and 2
+// comparisons each, and one map's once more for its peak. Maps are upsampled along their rows into shared memory, in
+// tiles of columns that fit there; from it a thread takes the four rows of a cell in 16 bytes of columns and goes
+// through the cell's outputs in registers. Tables are made by the block: nothing comes from the host.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/response.h"
+#include "launch.cuh"
+#include "reduce.cuh"
+#include "vec.cuh"
+
+namespace fastops {
+namespace {
+
+constexpr int kResponseThreads = 512;
+constexpr int64_t kResponseShared = 46 * 1024;  // of the 48 KiB that any GPU gives; the rest is for the reductions
+
+template <class T>
+struct ResponseArgs {
+  const T* maps;   // [targets, scales, h, w]
+  float* state;    // [targets, kStateColumns]
+  float* results;  // [targets, kResultColumns]
+  ResponseOptions options;
+  int64_t targets;
+  int scales, h, w, up, tile;  // tile: columns at a time, a multiple of those in 16 bytes
+};
+
+// Values of O in shared memory before a tile: weights and row window.
+__host__ __device__ inline int64_t table_values(int64_t h, int64_t up) { return 4 * up + (h * up + 3) / 4 * 4; }
+
+// ---- reductions, for a block of kResponseThreads along x; the whole block calls, and all of it gets the result
+// --------
+
+template <class O>
+struct Extremes {
+  O most = -INFINITY, least = INFINITY;
+
+  __device__ void add(O most_, O least_) {
+    most = most_ > most ? most_ : most;
+    least = least_ < least ? least_ : least;
+  }
+};
+
+// A value and its place; of equal values the first place wins.
+template <class O>
+struct Candidate {
+  O value;
+  int place;  // negative: none
+
+  __device__ void add(O value_, int place_) {
+    if (place_ >= 0 && (place < 0 || value_ > value || (value_ == value && place_ < place))) {
+      value = value_, place = place_;
+    }
+  }
+};
+
+template <class O>
+__device__ Extremes<O> block_extremes(Extremes<O> mine) {
+  __shared__ O most[32], least[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const O other = __shfl_xor_sync(0xffffffffu, mine.most, offset);
+    mine.add(other, __shfl_xor_sync(0xffffffffu, mine.least, offset));
+  }
+  if (lane == 0) most[warp] = mine.most, least[warp] = mine.least;
+  __syncthreads();
+  for (int i = 0; i < kResponseThreads / 32; ++i) mine.add(most[i], least[i]);
+  __syncthreads();  // they may be written again
+  return mine;
+}
+
+template <class O>
+__device__ Candidate<O> block_first_max(Candidate<O> mine) {
+  __shared__ O value[32];
+  __shared__ int place[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const O other = __shfl_xor_sync(0xffffffffu, mine.value, offset);
+    mine.add(other, __shfl_xor_sync(0xffffffffu, mine.place, offset));
+  }
+  if (lane == 0) value[warp] = mine.value, place[warp] = mine.place;
+  __syncthreads();
+  for (int i = 0; i < kResponseThreads / 32; ++i) mine.add(value[i], place[i]);
+  __syncthreads();
+  return mine;
+}
+
+// ---- upsampling
+// ------------------------------------------------------------------------------------------------------
+
+template <class T>
+class Upsampler {
+ public:
+  using O = opmath_t<T>;
+  static constexpr int kColumns = Pack<O>::size;
+
+  // The whole block calls. `shared` has table_values() and then (h + 1) tile values.
+  __device__ Upsampler(const ResponseArgs<T>& args, O* shared)
+      : a_(args),
+        height_(args.h * args.up),
+        width_(args.w * args.up),
+        weights_(shared),
+        row_window_(shared + 4 * args.up),
+        column_window_(shared + table_values(args.h, args.up)),
+        rows_(column_window_ + args.tile) {
+    for (int p = threadIdx.x; p < a_.up; p += kResponseThreads) {
+      const auto w = cubic_weights<O>(p, a_.up);
+      O* at = weights_ + 4 * p;
+      at[0] = w.outer_sum, at[1] = w.outer_difference, at[2] = w.inner_sum, at[3] = w.inner_difference;
+    }
+    for (int y = threadIdx.x; y < height_; y += kResponseThreads) row_window_[y] = hann_over_mean<O>(y, height_);
+    __syncthreads();
+  }
+
+  __device__ int height() const { return height_; }
+  __device__ int width() const { return width_; }
+
+  __device__ O border() const { return border_weight(reinterpret_cast<const CubicWeights<O>*>(weights_), a_.up); }
+
+  // Of the outputs of m [h, w] minus `offset`. The whole block calls.
+  __device__ Extremes<O> extremes(const T* m, O offset) const {
+    Extremes<O> found;
+    for_each_output(m, offset, O(1), [&](int, int, O value, O) { found.add(value, value); });
+    return block_extremes(found);
+  }
+
+  // The first arg max of factor (m - offset), upsampled, + influence window. The whole block calls.
+  __device__ Candidate<O> peak(const T* m, O offset, O factor, O influence) const {
+    Candidate<O> found{0, -1};
+    for_each_output(m, offset, factor, [&](int y, int x, O value, O window) {
+      found.add(value + row_window_[y] * (influence * window), y * width_ + x);
+    });
+    return block_first_max(found);
+  }
+
+ private:
+  // body(y, x, factor output, column's window) for every output, some of the last column twice.
+  template <class Body>
+  __device__ void for_each_output(const T* m, O offset, O factor, const Body& body) const {
+    for (int x0 = 0; x0 < width_; x0 += a_.tile) {
+      const int columns = min(a_.tile, (width_ - x0 + kColumns - 1) / kColumns * kColumns);
+      along_rows(m, offset, x0, columns);
+      __syncthreads();
+      const int packs = columns / kColumns;
+      for (int item = threadIdx.x; item < packs * (a_.h + 1); item += kResponseThreads) {
+        const int row = item / packs;
+        along_columns(row - 1, x0, (item - row * packs) * kColumns, factor, body);
+      }
+      __syncthreads();
+    }
+  }
+
+  // rows_[i, x] and column_window_[x] of the columns x0 + x, the last one repeated beyond the map.
+  __device__ void along_rows(const T* m, O offset, int x0, int columns) const {
+    for (int x = threadIdx.x; x < columns; x += kResponseThreads) {
+      column_window_[x] = hann_over_mean<O>(min(x0 + x, width_ - 1), width_);
+    }
+    for (int item = threadIdx.x; item < a_.h * columns; item += kResponseThreads) {
+      const int i = item / columns, x = min(x0 + item - i * columns, width_ - 1);
+      const int cell = (x + a_.up - a_.up / 2) / a_.up - 1;
+      const auto at = [&](int j) { return to_opmath(m[i * a_.w + int(clamp_place(cell + j, a_.w))]) - offset; };
+      rows_[i * a_.tile + item - i * columns] =
+          CubicTaps<O>(at(-1), at(0), at(1), at(2)).dot(weights(x - int(cell_start(cell, a_.up))));
+    }
+  }
+
+  template <class Body>
+  __device__ __forceinline__ void along_columns(int cell, int x0, int x, O factor, const Body& body) const {
+    const auto at = [&](int i) { return load_pack(rows_ + int(clamp_place(cell + i, a_.h)) * a_.tile + x); };
+    const Pack<O> m0 = at(-1), m1 = at(0), m2 = at(1), m3 = at(2), window = load_pack(column_window_ + x);
+    CubicTaps<O> taps[kColumns];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      taps[c] = CubicTaps<O>(m0.values[c], m1.values[c], m2.values[c], m3.values[c]);
+      taps[c].scale(factor);
+    }
+    const CellOutputs outputs(cell, a_.h, a_.up);
+    const int start = int(cell_start(cell, a_.up));
+    for (int y = int(outputs.begin); y < int(outputs.end); ++y) {
+      const CubicWeights<O> w = weights(y - start);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        body(y, min(x0 + x + c, width_ - 1), taps[c].dot(w), window.values[c]);
+      }
+    }
+  }
+
+  __device__ CubicWeights<O> weights(int phase) const {
+    const O* at = weights_ + 4 * phase;
+    O w[4];
+#pragma unroll
+    for (int i = 0; i < 4; i += kColumns) {
+      const Pack<O> pack = load_pack(at + i);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) w[i + c] = pack.values[c];
+    }
+    return {w[0], w[1], w[2], w[3]};
+  }
+
+  const ResponseArgs<T>& a_;
+  int height_, width_;
+  O *weights_, *row_window_, *column_window_, *rows_;
+};
+
+// ---- the kernel
+// ------------------------------------------------------------------------------------------------------
+
+// The extremes of a map of n values; infinite where one of them is NaN. The whole block calls.
+template <class T>
+__device__ Extremes<opmath_t<T>> map_extremes(const T* m, int n) {
+  Extremes<opmath_t<T>> found;
+  for (int i = threadIdx.x; i < n; i += kResponseThreads) {
+    const opmath_t<T> v = to_opmath(m[i]);
+    found.add(v, v);
+    if (v != v) found.most = INFINITY;
+  }
+  return block_extremes(found);
+}
+
+// body(i, value) summed over a map of n values. The whole block calls.
+template <class T, class Body>
+__device__ double map_sum(const T* m, int n, const Body& body) {
+  double sum = 0;
+  for (int i = threadIdx.x; i < n; i += kResponseThreads) sum += double(body(i, to_opmath(m[i])));
+  return block_sum(sum);
+}
+
+template <class T>
+__device__ void track(const ResponseArgs<T>& args, const Upsampler<T>& upsampler, int64_t target) {
+  using O = opmath_t<T>;
+  const ResponseOptions& options = args.options;
+  const int size = args.h * args.w, middle = args.scales / 2;
+  const T* maps = args.maps + target * args.scales * size;
+  float* state = args.state + target * kStateColumns;
+  float* result = args.results + target * kResultColumns;
+  const bool first = state[kOwnContrast] < 0;
+
+  bool fits = true;
+  int best = -1;
+  double best_peak = 0;
+  O offset = 0, least = 0;  // of the best map: its greatest value, and the least output after taking it off
+  for (int s = 0; s < args.scales; ++s) {
+    const Extremes<O> values = map_extremes(maps + s * size, size);
+    fits = fits && response_fits(values.most, values.least);
+    if (first) {
+      if (s == middle) best = s, offset = values.most;
+      continue;
+    }
+    const Extremes<O> outputs = upsampler.extremes(maps + s * size, values.most);
+    const double peak = (double(values.most) + double(outputs.most)) * scale_penalty_of(options, s - middle);
+    if (best < 0 || peak > best_peak) best = s, best_peak = peak, offset = values.most, least = outputs.least;
+  }
+  const T* m = maps + best * size;
+  const double contrast = 0 - map_sum(m, size, [&](int, O v) { return v - offset; }) / size;
+  if (first || !fits) {
+    if (threadIdx.x == 0) fits ? set_own_contrast(contrast, state, result) : write_not_finite(result);
+    return;
+  }
+
+  const O border = upsampler.border();
+  const double sum = map_sum(m, size, [&](int at, O v) {
+    const int i = at / args.w;
+    return (v - offset) * place_weight(i, args.h, args.up, border) *
+           place_weight(at - i * args.w, args.w, args.up, border);
+  });
+  __shared__ O factor;
+  if (threadIdx.x == 0) {  // in double, of which most GPUs do little at a time
+    const double outputs = double(upsampler.height()) * double(upsampler.width());
+    factor = O(response_factor(options, scale_penalty_of(options, best - middle), outputs, sum, double(least)));
+  }
+  __syncthreads();
+  const Candidate<O> peak = upsampler.peak(m, offset, factor, O(options.window_influence));
+  if (threadIdx.x == 0) {
+    const int row = peak.place / upsampler.width(), column = peak.place - row * upsampler.width();
+    update_target(
+        options,
+        {best - middle, row - (upsampler.height() - 1) * 0.5, column - (upsampler.width() - 1) * 0.5, contrast}, state,
+        result);
+  }
+}
+
+// The 1 lets ptxas have the registers it needs: without it, it spills some in float64 to fit more warps than are needed.
+template <class T>
+__global__ void __launch_bounds__(kResponseThreads, 1) response_peak_kernel(ResponseArgs<T> args) {
+  const Upsampler<T> upsampler(args, dynamic_shared<opmath_t<T>>());
+  for (int64_t target = blockIdx.x; target < args.targets; target += gridDim.x) track(args, upsampler, target);
+}
+
+Tensor response_peak_cuda_(const Tensor& responses_, const Tensor& state, int64_t up, int64_t stride,
+                           int64_t instance_size, double scale_step, double scale_penalty, double scale_lr,
+                           double window_influence, double lost_score, int64_t lost_frames) {
+  const ResponseOptions options{up,       stride,           instance_size, scale_step, scale_penalty,
+                                scale_lr, window_influence, lost_score,    lost_frames};
+  const ResponseShape shape = check_response(responses_, state, options);
+  const CudaScope scope(responses_);
+  Tensor results = torch::stable::new_empty(state, {shape.targets, int64_t(kResultColumns)});
+  if (shape.targets == 0) return results;
+  const Tensor responses = torch::stable::contiguous(responses_);
+  dispatch_dtype(dtype_index("response_peak", "responses", responses), [&]<class T>() {
+    using O = opmath_t<T>;
+    constexpr int64_t kColumns = Pack<O>::size;
+    const int64_t table = table_values(shape.h, up), left = kResponseShared / int64_t(sizeof(O)) - table;
+    const int64_t fits = left / (shape.h + 1) / kColumns * kColumns;
+    const int64_t tile = std::min(fits, (shape.w * up + kColumns - 1) / kColumns * kColumns);
+    const ResponseArgs<T> args{static_cast<const T*>(responses.const_data_ptr()),
+                               static_cast<float*>(state.mutable_data_ptr()),
+                               static_cast<float*>(results.mutable_data_ptr()),
+                               options,
+                               shape.targets,
+                               int(shape.scales),
+                               int(shape.h),
+                               int(shape.w),
+                               int(up),
+                               int(tile)};
+    launch(response_peak_kernel<T>, grid_for(shape.targets, 1), kResponseThreads,
+           size_t(table + tile * (shape.h + 1)) * sizeof(O), scope, args);
+  });
+  return results;
+}
+
+}  // namespace
+}  // namespace fastops
+
+STABLE_TORCH_LIBRARY_IMPL(fastops, CUDA, m) { m.impl("response_peak_", TORCH_BOX(&fastops::response_peak_cuda_)); }
