@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastops
-from tracker import SiamFC, Tracker, TrackerConfig, autotune
+from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig, autotune
 from tracker.data.synthetic import SyntheticVideo
 from tracker.engine import FusedEngine
 from tracker.eval.metrics import iou
@@ -152,3 +152,25 @@ def test_fastest_dtype_needs_no_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("in the way")
     assert autotune.fastest_dtype(_trained_like("relu", "none")) in autotune.CANDIDATES["cpu"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_are_captured_as_cuda_graphs():
+    model, video = _trained_like("mish", "se"), SyntheticVideo(0, 8, (320, 240))
+    frames = [video.frame(i)[0] for i in range(8)]
+    captured, eager = BatchTracker(model, device="cuda"), BatchTracker(model, device="cuda")
+    eager._engine._replay = eager._engine._follow
+    results = []
+    for tracker in (captured, eager):
+        first = tracker.add(frames[0], video.boxes[0])
+        second = tracker.add(torch.from_numpy(frames[0]).cuda(), (10, 10, 40, 30))
+        boxes = []
+        for i, frame in enumerate(frames[1:]):
+            if i == 4:
+                tracker.drop(first)
+            image = frame if i % 2 else torch.from_numpy(frame).cuda()
+            boxes.append(np.stack([result.box for result in tracker.update(image).values()]))
+        results.append(np.concatenate(boxes))
+        assert second in tracker.targets
+    assert len(captured._engine._graphs) == 4 and not eager._engine._graphs  # two buffers, one and two targets
+    assert np.array_equal(*results)

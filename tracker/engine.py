@@ -16,6 +16,8 @@ from tracker.model import SiamFC
 from tracker.pipeline import FusedNetwork
 from tracker.target import Start, TrackResult
 
+MAX_GRAPHS = 16  # captured steps kept: one for each frame buffer and range of rows in use
+
 #: Targets that pass through the network together. On a CPU more of them would only leave the cache (12 crops at a time:
 #: 27 ms for each three, 3 crops: 15 ms), and one by one each gets the bits that it gets alone. On a GPU they fill it.
 CHUNK = {"cpu": 1, "cuda": 64}
@@ -26,7 +28,9 @@ class FusedEngine:
 
     Everything that a target has lies in tensors on the network's device: its template, its padding colour and its row
     of `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates them and updates the
-    boxes; the host only reads the results.
+    boxes; the host only reads the results. On a GPU a step on one image is captured once as a CUDA graph and replayed:
+    its frame lies in a buffer of the engine, and host and device do nothing for each other but one upload, from pinned
+    memory on a stream of its own, and one read of [K, 6] results.
 
     Args:
         network: embeds and correlates the crops.
@@ -40,6 +44,8 @@ class FusedEngine:
         scales = cfg.scale_step ** torch.arange(-half, half + 1, dtype=torch.float64)
         self._scales = scales.float().to(self._device)
         self._chunk = CHUNK.get(self._device.type, 1)
+        self._uploads = Uploads(self._device) if self._device.type == "cuda" else None
+        self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.capacity = 0
         self.state = torch.empty((0, len(State)), device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
@@ -58,8 +64,8 @@ class FusedEngine:
         self._reserve(1)
 
     def upload(self, image: Tensor) -> Tensor:
-        """The image on the device."""
-        return image.to(self._device)
+        """The image on the device; on a GPU in a buffer that the next but one upload of this size takes over."""
+        return image.to(self._device) if self._uploads is None else self._uploads(image)
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
@@ -85,7 +91,7 @@ class FusedEngine:
         values |= {State.MAX_WIDTH: start.max_size[1], State.MAX_HEIGHT: start.max_size[0]}
         values |= {State.IMAGE_WIDTH: start.image_size[1], State.IMAGE_HEIGHT: start.image_size[0]}
         self.state[row] = torch.tensor([float(values[column]) for column in State])
-        result = self.step([(image, slice(row, row + 1))])  # its own contrast
+        result = self._follow(image, slice(row, row + 1))  # its own contrast
         if not bool(result.isfinite().all()):
             raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
 
@@ -107,14 +113,42 @@ class FusedEngine:
             [K, 6] on the device, the targets of all groups in their order, with the columns of
             `fastops.ops.response.Result`.
         """
-        results = []
-        for image, rows in groups:
-            state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
-            maps = self._maps(image, state, colors, templates)
-            results.append(fastops.response_peak(maps, state, **self._settings))
-            if not isinstance(rows, slice):  # state is a copy
-                self.state[rows] = state
+        if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
+            return self._replay(*groups[0])
+        results = [self._follow(image, rows) for image, rows in groups]
         return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
+        state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
+        results = fastops.response_peak(self._maps(image, state, colors, templates), state, **self._settings)
+        if not isinstance(rows, slice):  # state is a copy
+            self.state[rows] = state
+        return results
+
+    def _replay(self, image: Tensor, rows: slice) -> Tensor:
+        key = image.data_ptr(), tuple(image.shape), image.stride(), rows.start, rows.stop
+        if key not in self._graphs:
+            if len(self._graphs) == MAX_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[key] = self._capture(image, rows)
+        graph, results = self._graphs[key]
+        graph.replay()
+        return results
+
+    def _capture(self, image: Tensor, rows: slice) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """The step as a graph; the state is as it was before."""
+        before = self.state.clone()
+        side = torch.cuda.Stream(self._device)
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(2):  # kernels are chosen and loaded outside of the capture
+                self._follow(image, rows)
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = self._follow(image, rows)
+        self.state.copy_(before)
+        return graph, results
 
     def rows(self, rows: Sequence[int]) -> slice | Tensor:
         """Rows as `step` takes them: a slice, which costs no copies, where they follow one another."""
@@ -149,7 +183,8 @@ class FusedEngine:
         return maps
 
     def _reserve(self, capacity: int) -> None:
-        """Grow the table."""
+        """Grow the table, into new memory: graphs of the old one are void."""
+        self._graphs.clear()
         cfg, old = self.config, self.capacity
         state, colors, templates = self.state, self._colors, self._templates
         self.state = state.new_zeros((capacity, state.shape[1]))
@@ -167,6 +202,40 @@ class FusedEngine:
         self._crops = torch.empty(
             shape, dtype=self.network.dtype, device=self._device, memory_format=torch.channels_last
         )
+
+
+class Uploads:
+    """Frames to a GPU through pinned memory on a stream of their own, in turns into two buffers of each size."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._buffers: dict[tuple[int, ...], list[tuple[Tensor, Tensor, torch.cuda.Event]]] = {}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        shape = tuple(image.shape)
+        if shape not in self._buffers:
+            self._buffers[shape] = [
+                (
+                    torch.empty(shape, dtype=torch.uint8, pin_memory=True),
+                    torch.empty(shape, dtype=torch.uint8, device=self._device),
+                    torch.cuda.Event(),
+                )
+                for _ in range(2)
+            ]
+        pinned, frame, copied = buffers = self._buffers[shape].pop(0)
+        self._buffers[shape].append(buffers)
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)  # steps that still read the frame
+        if image.is_cuda:
+            frame.copy_(image)
+            return frame
+        copied.synchronize()  # the last copy out of this pinned memory
+        pinned.copy_(image)
+        with torch.cuda.stream(self._stream):
+            frame.copy_(pinned, non_blocking=True)
+            copied.record(self._stream)
+        current.wait_stream(self._stream)
+        return frame
 
 
 def make_engine(
