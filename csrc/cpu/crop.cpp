@@ -7,7 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <type_traits>
+#include <cstddef>
 #include <vector>
 
 #include "../common/crop.h"
@@ -27,18 +27,20 @@ class CropRows {
   explicit CropRows(const CropCall& call)
       : call_(call), kernels_(FASTOPS_TABLE(crop_kernels)), values_(int64_t(call.size) * call.channels) {
     // Grows to what the largest crop took and stays with the thread: a tracker calls for every frame.
-    static thread_local std::vector<int64_t> scratch;
-    const int64_t numbers = (call.size + 1) / 2, values = (values_ + 3) / 4, levels = (values_ + 7) / 8;
-    const size_t needed = size_t(2 * numbers + 3 * values + 2 * levels);
-    if (scratch.size() < needed) scratch.resize(needed);
-    int64_t* next = scratch.data();
-    const auto take = [&](auto*& array, int64_t words) {
-      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(next);
-      next += words;
+    static thread_local std::vector<std::byte> scratch;
+    const size_t pixels = size_t(call.size), values = size_t(values_);
+    size_t used = 0;
+    const auto place = [&](size_t bytes) {  // of an array
+      const size_t offset = used;
+      used += (bytes + 63) / 64 * 64;
+      return offset;
     };
-    take(first_, numbers), take(weights_, numbers);
-    take(padding_, values), take(rows_[0], values), take(rows_[1], values);
-    take(levels_, levels), take(planes_, levels);
+    const size_t first = place(4 * pixels), weights = place(4 * pixels), padding = place(2 * values);
+    const size_t upper = place(2 * values), lower = place(2 * values), levels = place(values), planes = place(values);
+    if (scratch.size() < used) scratch.resize(used);
+    const auto at = [&]<class T>(T*& array, size_t offset) { array = reinterpret_cast<T*>(scratch.data() + offset); };
+    at(first_, first), at(weights_, weights), at(padding_, padding);
+    at(rows_[0], upper), at(rows_[1], lower), at(levels_, levels), at(planes_, planes);
   }
 
   // Rows [begin, end) of crop k.

@@ -127,34 +127,47 @@ static void along_x(const CropSourceRow& row, const CropColumns& columns, int16_
 
 // ---- along y, and out ----------------------------------------------------------------------------------------
 
+// body(begin, length) over [0, n) in pieces of kPiece, a constant for the compiler; the last one starts early instead
+// of being short: a row of 255 x 3 values leaves a tail that took as long as the rest.
+constexpr int64_t kPiece = 64;
+template <class Body>
+static inline void in_pieces(int64_t n, const Body& body) {
+  if (n < kPiece) return body(0, n);
+  for (int64_t begin = 0; begin + kPiece <= n; begin += kPiece) body(begin, kPiece);
+  if (n % kPiece != 0) body(n - kPiece, kPiece);
+}
+
 static void along_y(const int16_t* upper, const int16_t* lower, int32_t low, int32_t high, uint8_t* levels, int64_t n) {
   const int16_t narrow_low = int16_t(low), narrow_high = int16_t(high);
-  FASTOPS_INDEPENDENT_ITERATIONS
-  for (int64_t i = 0; i < n; ++i) {
-    // crop_along_y in 16 bits: the products' upper halves are one instruction.
-    const int16_t a = int16_t(upper[i] * narrow_low >> 16), b = int16_t(lower[i] * narrow_high >> 16);
-    levels[i] = uint8_t(int16_t(int16_t(a + b) + 2) >> 2);
-  }
+  in_pieces(n, [=](int64_t begin, int64_t length) {
+    FASTOPS_SHORT_LOOP
+    for (int64_t i = begin; i < begin + length; ++i) {
+      // crop_along_y in 16 bits: the products' upper halves are one instruction.
+      const int16_t a = int16_t(upper[i] * narrow_low >> 16), b = int16_t(lower[i] * narrow_high >> 16);
+      levels[i] = uint8_t(int16_t(int16_t(a + b) + 2) >> 2);
+    }
+  });
 }
 
 template <int kChannels>
 static void split(const uint8_t* levels, uint8_t* planes, int64_t size) {
-  FASTOPS_INDEPENDENT_ITERATIONS
-  for (int64_t i = 0; i < size; ++i) {
+  in_pieces(size, [=](int64_t begin, int64_t length) {
+    FASTOPS_SHORT_LOOP
+    for (int64_t i = begin; i < begin + length; ++i) {
 #pragma GCC unroll 4
-    for (int c = 0; c < kChannels; ++c) planes[c * size + i] = levels[i * kChannels + c];
-  }
+      for (int c = 0; c < kChannels; ++c) planes[c * size + i] = levels[i * kChannels + c];
+    }
+  });
 }
 
+// Eight bits: exact in every type.
 template <class T>
-static void widen(const uint8_t* levels, T* out, int64_t n) {
-  FASTOPS_INDEPENDENT_ITERATIONS
+static inline void widen(const uint8_t* levels, T* out, int64_t n) {
+  FASTOPS_SHORT_LOOP
   for (int64_t i = 0; i < n; ++i) out[i] = T(levels[i]);
 }
-
-// Eight bits: exact in both.
-static void widen(const uint8_t* levels, bfloat16_t* out, int64_t n) {
-  FASTOPS_INDEPENDENT_ITERATIONS
+static inline void widen(const uint8_t* levels, bfloat16_t* out, int64_t n) {
+  FASTOPS_SHORT_LOOP
   for (int64_t i = 0; i < n; ++i) {
     const float value = float(levels[i]);
     uint32_t bits;
@@ -162,18 +175,19 @@ static void widen(const uint8_t* levels, bfloat16_t* out, int64_t n) {
     out[i].bits = uint16_t(bits >> 16);
   }
 }
-static void widen(const uint8_t* levels, half_t* out, int64_t n) {
-  float buffer[kBlock];
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
-    widen(levels + begin, buffer, count);
-    from_opmath(buffer, out + begin, count);
-  }
-}
 
 template <class T>
 static void store(const uint8_t* levels, void* out, int64_t n) {
-  widen(levels, static_cast<T*>(out), n);
+  in_pieces(n, [=](int64_t begin, int64_t length) { widen(levels + begin, static_cast<T*>(out) + begin, length); });
+}
+template <>
+void store<half_t>(const uint8_t* levels, void* out, int64_t n) {
+  float buffer[kBlock];
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+    store<float>(levels + begin, buffer, count);
+    from_opmath(buffer, static_cast<half_t*>(out) + begin, count);
+  }
 }
 
 extern const CropKernels crop_kernels;

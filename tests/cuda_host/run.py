@@ -23,7 +23,7 @@ SELECTION = (
     "test_forward or test_backward or test_non_finite or test_runs_are_equal or test_step or test_centralize"
     " or test_a_large_mean or test_tracks or test_targets"
 )
-FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_response.py")
+FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_crop.py", "test_response.py")
 
 
 def default_arguments() -> list[str]:

@@ -1,0 +1,79 @@
+"""What a target costs that is not where it should be: python -m benchmarks.hard_cases [--frames 10000] [--csv FILE]
+
+Median milliseconds of an update, of trackers that take turns on the same VGA frames of noise: a target in view; one that
+has left the frame (a box at the corner, most of it outside); a box a hundred times larger than the frame; and one that
+has been lost for --frames frames by the time it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.fps import MODELS
+from benchmarks.harness import append_rows, environment, print_table
+from tracker import SiamFC, Tracker
+
+SIZE = (640, 480)
+BOXES = {
+    "in view": (290, 210, 60, 60),
+    "left the frame": (630, 470, 200, 200),
+    "100 times the frame": (-50 * SIZE[0], -50 * SIZE[1], 100 * SIZE[0], 100 * SIZE[1]),
+    "lost": (290, 210, 60, 60),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", default="mish+se", choices=tuple(MODELS))
+    parser.add_argument("--width", type=float, default=1.0, help="of the network, for a quick run")
+    parser.add_argument("--frames", type=int, default=10_000, help="that the lost target has been lost for")
+    parser.add_argument("--measured", type=int, default=100, help="frames to take the median of")
+    parser.add_argument("--csv", type=Path, help="append the rows to this file")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    model = SiamFC(*MODELS[args.model], width=args.width).eval()
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8) for _ in range(8)]
+    trackers = {name: Tracker(model, device=args.device) for name in BOXES}
+    for name, tracker in trackers.items():
+        tracker.init(frames[0], BOXES[name])
+    for i in range(args.frames):
+        result = trackers["lost"].update(frames[i % len(frames)])
+    seconds: dict[str, list[float]] = {name: [] for name in trackers}
+    names = list(trackers)
+    for i in range(args.measured):
+        for name in names:
+            for _ in range(2):  # the second one finds its weights in the cache, as in a run of its own
+                start = time.perf_counter()
+                last = trackers[name].update(frames[i % len(frames)])
+                elapsed = time.perf_counter() - start
+            seconds[name].append(elapsed)
+            if not np.isfinite(last.box).all():
+                raise SystemExit(f"hard_cases: the box of {name!r} must be finite, got {last.box}")
+        names = [*names[1:], names[0]]
+    if args.frames and not result.lost:
+        raise SystemExit("hard_cases: the target that noise replaced must be lost, got one that is not")
+    where = environment(args.device)
+    medians = {name: float(np.median(values)) * 1e3 for name, values in seconds.items()}
+    print(f"{where['device']}, torch {where['torch']}, {args.model}; lost for {args.frames} frames\n")
+    usual = medians["in view"]
+    print_table(["target", "ms", "over in view"], [[n, f"{ms:.2f}", f"{ms / usual:.2f}"] for n, ms in medians.items()])
+    if args.csv:
+        rows = [
+            {"benchmark": "hard_cases", "model": args.model, "target": n, "p50_ms": f"{ms:.3f}"}
+            for n, ms in medians.items()
+        ]
+        append_rows(args.csv, [{**where, **row, "frames": args.frames} for row in rows])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
