@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import fastops
-from benchmarks import accelerate, fps, harness, ops
+from benchmarks import accelerate, fps, hard_cases, harness, ops, stages
 from benchmarks.cases import Case, cases
+from tracker import SiamFC
 
 
 def _run(main, monkeypatch, *arguments: str) -> None:
@@ -91,6 +92,45 @@ def test_fps_compares_equal_boxes(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(fps, "MIN_IOU", 1.01)
     with pytest.raises(SystemExit, match="relu: reference's boxes differ"):
         _run(fps.main, monkeypatch, "--frames", "10")
+
+
+def test_stages_of_a_frame(monkeypatch, capsys, tmp_path):
+    results, plot = tmp_path / "results.csv", tmp_path / "stages.png"
+    arguments = ["--width", "0.25", "--size", "VGA", "--targets", "1", "2", "--dtype", "float32", "--frames", "5"]
+    arguments += ["--singles", "1", "--csv", str(results), "--plot", str(plot)]
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--device", "cpu", *arguments])
+    assert stages.main() == 0
+    rows = _rows(results)
+    assert [(row["targets"], row["scales"]) for row in rows] == [("1", "3"), ("1", "1"), ("2", "3")]
+    for row in rows:
+        assert all(float(row[f"{stage}_ms"]) > 0 for stage in stages.STAGES if stage != "upload")
+        assert float(row["network_ms"]) > float(row["crop_ms"]) and 0 < float(row["floor_ms"])
+        assert float(row["floor_ms"]) < float(row["direct_floor_ms"])
+    assert plot.read_bytes()[:4] == b"\x89PNG" and len(list(tmp_path.iterdir())) == 2
+    assert fastops.crop_and_resize.__module__ == "fastops.ops.crop"  # the stopwatch is gone
+    assert "batch/singles" in capsys.readouterr().out
+
+
+def test_flops_of_the_network():
+    # 16.2 GFLOP in three search crops, counted by hand: 2 * outputs * inputs of each.
+    direct, least = stages.network_flops(SiamFC(), 3, 255)
+    outputs = ((96, 123, 3 * 121), (256, 57, 48 * 25), (384, 26, 256 * 9), (384, 24, 192 * 9), (256, 22, 192 * 9))
+    assert direct == sum(2 * 3 * channels * side**2 * inputs for channels, side, inputs in outputs)
+    assert 0.1 < least / direct < 0.3
+
+
+def test_hard_cases(monkeypatch, capsys, tmp_path):
+    results = tmp_path / "results.csv"
+    arguments = ["--width", "0.25", "--frames", "8", "--measured", "5", "--csv", str(results)]
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--device", "cpu", *arguments])
+    assert hard_cases.main() == 0
+    rows = _rows(results)
+    assert [row["target"] for row in rows] == list(hard_cases.BOXES)
+    # Crops cost the same wherever and however large they are; ten times leaves room for a busy machine.
+    assert max(float(row["p50_ms"]) for row in rows) < 10 * min(float(row["p50_ms"]) for row in rows)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--device", "cpu", "--width", "0.25", "--frames", "2"])
+    with pytest.raises(SystemExit, match="the target of empty frames must be lost"):
+        hard_cases.main()
 
 
 def test_failed_append_leaves_the_old_rows(tmp_path):
