@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--source", help="OTB-style folder, video or image folder (default: a real or synthetic one)")
     parser.add_argument("--box", help="x,y,w,h of the target in the first frame, where the source has no ground truth")
     parser.add_argument("--weights", type=Path, help="ReLU checkpoint")
-    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--frames", type=int, default=200)
     parser.add_argument(
         "--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16", "float16")
     )
