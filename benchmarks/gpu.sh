@@ -23,8 +23,8 @@ FASTOPS_BUILD=cuda timeout "$(left)" "$python" setup.py build_ext --inplace > "$
 
 step "tests on CUDA (C++ kernels) and Triton"
 timeout "$(left)" "$python" -m pytest -q -x -m cuda \
-  tests/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,centralize,optim,backends}.py
-timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py tests/test_triton_centralize.py
+  tests/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,box_loss,centralize,crop,response,optim,backends,pipeline,batch_tracker}.py
+timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py tests/test_triton_{centralize,crop,response}.py
 
 step "compute-sanitizer memcheck and racecheck over the sample table"
 if command -v compute-sanitizer > /dev/null; then
@@ -42,7 +42,8 @@ step "optim"
 timeout "$(left)" "$python" -m benchmarks.optim --device cuda --csv "$results"
 step "fps"
 if "$python" -c 'import cv2' 2> /dev/null; then
-  timeout "$(left)" "$python" -m benchmarks.fps --device cuda --csv "$results"
+  timeout "$(left)" "$python" -m benchmarks.fps --device cuda --dtype float32 bfloat16 float16 --csv "$results"
+  timeout "$(left)" "$python" -m benchmarks.stages --device cuda --dtype float16 float32 --csv "$results"
 else
   echo "OpenCV is not installed: the fps benchmark is left out (pip install opencv-python-headless)"
 fi

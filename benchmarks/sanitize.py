@@ -1,4 +1,5 @@
-"""Runs the rows of the tests' sample table on the GPU, forward and backward, once: for compute-sanitizer.
+"""Runs the rows of the tests' sample table on the GPU, forward and backward, and frames of a tracker: for
+compute-sanitizer.
 
 compute-sanitizer --tool memcheck python -m benchmarks.sanitize [--seconds 60]
 """
@@ -17,12 +18,27 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from op_samples import OPS  # noqa: E402
 
+from tracker import BatchTracker, SiamFC  # noqa: E402
+
+
+def track() -> None:
+    """Crops inside, across and outside of the frame; three targets, two of them dropped."""
+    torch.manual_seed(0)
+    tracker = BatchTracker(SiamFC("mish", "se", width=0.25), device="cuda")
+    frames = torch.randint(256, (4, 120, 160, 3), dtype=torch.uint8).numpy()
+    targets = [tracker.add(frames[0], box) for box in ((60, 40, 30, 20), (-20, 100, 40, 40), (0, 0, 4000, 3000))]
+    for frame in frames:
+        tracker.update(frame)
+        if len(tracker) > 1:
+            tracker.drop(targets.pop())
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="stop after the row that crosses this")
     args = parser.parse_args()
     start, count = time.perf_counter(), 0
+    track()
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for row in OPS.values():
             for name in row.samples:

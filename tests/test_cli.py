@@ -259,6 +259,13 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
     for device in ("toaster", "mps", "meta"):
         assert_one_line(track(sequence, "--device", device), f"--device must be cpu, cuda or cuda:N, got '{device}'")
     assert_one_line(track(sequence, "--device", "cuda:99"), "--device must be one of this machine's .* GPUs")
+    assert_one_line(
+        track(sequence, "--dtype", "int8"), "--dtype must be float32, bfloat16, float16 or auto, got 'int8'"
+    )
+    assert_one_line(
+        track(sequence, "--dtype", "auto", "--backend", "eager"),
+        "--dtype auto must go with --backend fastops, got 'eager'",
+    )
     assert_one_line(track(sequence, "--backend", "magic"), "backend must be one of fastops, eager, got 'magic'")
     assert_one_line(track(sequence, "-o", tmp_path / "a.mov"), "path must end in .mp4 or .avi, got")
     assert_one_line(track(sequence, "-o", tmp_path / "no" / "a.mp4"), "--output must lie in an existing folder")

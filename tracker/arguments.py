@@ -45,6 +45,16 @@ def parse_box(text: str) -> np.ndarray:
     return box
 
 
+def parse_dtype(name: str, backend: str) -> torch.dtype | str:
+    """Return the type of a --dtype, or "auto"."""
+    names = ("float32", "bfloat16", "float16", "auto")
+    if name not in names:
+        raise CommandError(f"--dtype must be {', '.join(names[:-1])} or {names[-1]}, got {name!r}")
+    if name == "auto" and backend != "fastops":
+        raise CommandError(f"--dtype auto must go with --backend fastops, got {backend!r}")
+    return name if name == "auto" else getattr(torch, name)
+
+
 def check_weights(path: Path | None) -> Path:
     """Return the --weights, which must be given."""
     if path is None:
