@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def crop_and_resize(
 
 def _colour(value: float | Sequence[float], channels: int, device: torch.device) -> Tensor:
     """[C], without a copy from the host to a GPU, which would wait for it."""
-    if not isinstance(value, Sequence):
+    if isinstance(value, Real):
         return torch.full((channels,), value, dtype=torch.float32, device=device)
     if device.type == "cpu":
         return torch.tensor(value, dtype=torch.float32)
