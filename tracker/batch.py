@@ -57,6 +57,24 @@ class BatchTracker:
         self._image_sizes: dict[Hashable, tuple[int, int]] = {}
         self._next = 0
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str] | None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        activation: str | None = None,
+        **overrides: Any,
+    ) -> BatchTracker:
+        """Build a tracker from a checkpoint; `overrides` replace defaults of `TrackerConfig`.
+
+        Example:
+            >>> BatchTracker.from_pretrained("siamfc.safetensors", scale_num=5)  # doctest: +SKIP
+        """
+        config = TrackerConfig.from_dict(overrides)
+        return cls(weights=path, activation=activation, config=config, device=device, dtype=dtype)
+
     def __len__(self) -> int:
         return len(self._targets)
 
