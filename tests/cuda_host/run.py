@@ -17,8 +17,8 @@ import layer
 
 TESTS = Path(__file__).resolve().parents[1]
 #: The families of tests/test_ops.py that say most about a kernel: values and gradients of every dtype and layout,
-#: values that are not finite, runs in another order of threads. The optimizer steps and response_peak are
-#: not in the table of ops.
+#: values that are not finite, runs in another order of threads. The optimizer steps and response_peak are not in the
+#: table of ops.
 SELECTION = (
     "test_forward or test_backward or test_non_finite or test_runs_are_equal or test_step or test_centralize"
     " or test_tracks or test_targets"
