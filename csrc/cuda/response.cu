@@ -283,7 +283,8 @@ __device__ void track(const ResponseArgs<T>& args, const Upsampler<T>& upsampler
   }
 }
 
-// The 1 lets ptxas have the registers it needs: without it, it spills some in float64 to fit more warps than are needed.
+// The 1 lets ptxas have the registers it needs: without it, it spills some in float64 to fit more warps than are
+// needed.
 template <class T>
 __global__ void __launch_bounds__(kResponseThreads, 1) response_peak_kernel(ResponseArgs<T> args) {
   const Upsampler<T> upsampler(args, dynamic_shared<opmath_t<T>>());

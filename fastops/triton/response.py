@@ -77,7 +77,7 @@ def _hann_over_mean(i, n, OPMATH: tl.constexpr):
 
 @triton.jit
 def _extremes(m, size, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
-    """The greatest and the least value and the sum of a map; the greatest is infinite where a value is NaN."""
+    """The greatest and the least value of a map; the greatest is infinite where a value is NaN."""
     most = tl.full([BLOCK], float("-inf"), OPMATH)
     least = tl.full([BLOCK], float("inf"), OPMATH)
     for start in range(0, size, BLOCK):
