@@ -8,7 +8,8 @@ for the ReLU network and for the paper's (Mish + SE). All track the same frames 
 (so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
 before any figure is printed; half types may differ by more, and say by how much. Milliseconds and speed-ups are of the
 median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
-took to decode them. The last table is the price of Mish and attention: speed with them over speed without.
+took to decode them. The last table is the price of Mish and attention: speed with them over speed without, median of the
+ratios in each turn, where the two follow one another.
 
 Weights: --weights (a ReLU checkpoint), by default the published ones in ../shared where present, else random ones; the
 Mish + SE network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
@@ -17,6 +18,7 @@ Mish + SE network takes over their convolutions, its attention starts at random:
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 from pathlib import Path
@@ -99,19 +101,26 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
 
 
 def make_trackers(args: argparse.Namespace, weights: Path | None) -> dict[tuple[str, str], object]:
-    """By network and name."""
+    """By name and network."""
+    models = {kind: build_model(kind, weights) for kind in MODELS}
     trackers: dict[tuple[str, str], object] = {}
-    for kind in MODELS:
-        model = build_model(kind, weights)
-        fused = SiamFC(*MODELS[kind])
-        fused.load_state_dict(model.state_dict())
-        trackers[kind, "reference"] = ReferenceTracker(model, device=args.device)
-        if not args.no_compile:
-            trackers[kind, "compile"] = ReferenceTracker(model, device=args.device, compile=True)
-        for dtype in args.dtype:
-            name = "fastops" if dtype == "float32" else f"fastops {dtype}"
-            trackers[kind, name] = Tracker(fused.eval(), device=args.device, dtype=getattr(torch, dtype))
+    for name in ("reference", "compile")[: 1 if args.no_compile else 2]:
+        for kind, model in models.items():
+            twin = copy.deepcopy(model)
+            trackers[name, kind] = ReferenceTracker(twin, device=args.device, compile=name == "compile")
+    for dtype in args.dtype:
+        name = "fastops" if dtype == "float32" else f"fastops {dtype}"
+        for kind, model in models.items():
+            fused = SiamFC(*MODELS[kind])
+            fused.load_state_dict(model.state_dict())
+            trackers[name, kind] = Tracker(fused.eval(), device=args.device, dtype=getattr(torch, dtype))
     return trackers
+
+
+def price(plain: np.ndarray, adorned: np.ndarray) -> float:
+    """Speed of the adorned network over the plain one's, turn by turn."""
+    turns = range(0, len(plain), TURN)
+    return float(np.median([np.median(plain[t : t + TURN]) / np.median(adorned[t : t + TURN]) for t in turns]))
 
 
 def check_boxes(kind: str, name: str, overlap: np.ndarray) -> None:
@@ -148,14 +157,13 @@ def main() -> int:
     torch._dynamo.config.cache_size_limit = 64  # the networks share their code: each size of each is a graph of its own
     trackers = make_trackers(args, weights)
     seconds, boxes = measure(trackers, frames, box, args.device)
-    rows, table, medians = [], [], {}
-    for (kind, other), s in seconds.items():
-        overlap = iou(boxes[kind, other], boxes[kind, "reference"])
+    rows, table = [], []
+    for (other, kind), s in seconds.items():
+        overlap = iou(boxes[other, kind], boxes["reference", kind])
         check_boxes(kind, other, overlap)
         p50, p95, p99 = np.percentile(s, (50, 95, 99)) * 1e3
-        medians[kind, other] = p50
         fps, end_to_end = len(s) / s.sum(), len(s) / (s.sum() + per_frame * len(s))
-        ratio = np.median(seconds[kind, "reference"]) * 1e3 / p50
+        ratio = np.median(seconds["reference", kind]) * 1e3 / p50
         row = {"benchmark": "fps", "model": kind, "tracker": other, "source": name, "frames": len(s)}
         row |= {"size": f"{width}x{height}", "tracker_fps": f"{fps:.2f}", "end_to_end_fps": f"{end_to_end:.2f}"}
         row |= {"p50_ms": f"{p50:.2f}", "p95_ms": f"{p95:.2f}", "p99_ms": f"{p99:.2f}"}
@@ -176,10 +184,11 @@ def main() -> int:
     ]
     print_table(header, table)
     print()
-    first, second = MODELS
-    names = [name for kind, name in medians if kind == first]
-    prices = [[name, f"{medians[first, name] / medians[second, name]:.2f}"] for name in names]
-    print_table(["tracker", f"{second} over {first}"], prices)
+    plain, adorned = MODELS
+    names = list(dict.fromkeys(name for name, _ in seconds))
+    prices = {name: price(seconds[name, plain], seconds[name, adorned]) for name in names}
+    print_table(["tracker", f"{adorned} over {plain}"], [[name, f"{ratio:.2f}"] for name, ratio in prices.items()])
+    rows += [{**where, "benchmark": "fps price", "tracker": n, "price": f"{ratio:.3f}"} for n, ratio in prices.items()]
     if args.csv:
         append_rows(args.csv, rows)
     return 0
