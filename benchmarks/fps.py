@@ -8,8 +8,8 @@ for the ReLU network and for the paper's (Mish + SE). All track the same frames 
 (so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
 before any figure is printed; half types may differ by more, and say by how much. Milliseconds and speed-ups are of the
 median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
-took to decode them. The last table is the price of Mish and attention: speed with them over speed without, median of the
-ratios in each turn, where the two follow one another.
+took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
+median over the turns, in which the two follow one another.
 
 Weights: --weights (a ReLU checkpoint), by default the published ones in ../shared where present, else random ones; the
 Mish + SE network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
