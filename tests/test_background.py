@@ -135,7 +135,7 @@ def test_a_program_ends_with_a_reader_open():
         "print(next(reader))\n"
     )
     child = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1]
     )
     assert (child.returncode, child.stdout, child.stderr) == (0, "0\nclosed\n", "")
 

@@ -139,7 +139,7 @@ def test_packages_load_without_this_package(tmp_path):
         "print(tuple(scores.shape), f'{scores.mean():.4e}')\n"
     )
     arguments = [sys.executable, "-c", program, str(files["exemplar"]), str(files["search"])]
-    child = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    child = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     with torch.no_grad():
         expected = model(torch.full((1, 3, 127, 127), 90.0), torch.full((4, 3, 255, 255), 60.0)).mean()
     assert child.returncode == 0, child.stderr
