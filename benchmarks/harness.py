@@ -22,6 +22,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler of peak_memory te
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from tracker.files import replacing  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -166,16 +168,10 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         with path.open(newline="") as file:
             old = list(csv.DictReader(file))
     columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([*old, *rows])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*old, *rows])
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from pathlib import Path
 
 from benchmarks.harness import RESULTS
+from tracker.files import replacing
 
 COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # told apart also by the colour-blind
 DIRECTIONS = ("forward", "forward+backward")
@@ -61,14 +61,9 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     figure.suptitle(
         f"{first['dtype']}, {first['device']}, torch {first['torch']}, commit {first['commit']}", fontsize=9
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        plt.close(figure)
+    plt.close(figure)
 
 
 def main() -> int:

@@ -37,11 +37,9 @@ and 10.08 in the end): most of the error is of boxes of little overlap, whose st
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +51,7 @@ from torch import Tensor
 
 import fastops
 from benchmarks.harness import append_rows, environment, print_table
+from tracker.files import replacing
 
 FORMAT = "cxcywh"
 CENTER, AREA = 10.0, 100.0  # of the targets
@@ -192,18 +191,6 @@ def curve_rows(setup: Setup, curves: dict[str, Curves]) -> Iterator[dict[str, ob
                 levels = zip(QUANTILES, c.quantiles[iteration], strict=True)
                 row |= {f"iou_quantile_{level}": f"{value:.6g}" for level, value in levels}
             yield row
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_matplotlib() -> None:

@@ -12,7 +12,6 @@ The synthetic video is rendered and encoded first; the network's weights are ran
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from fastops.ops.winograd import winograd_tile_size
 from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
 from tracker.data.sources import open_source
 from tracker.data.synthetic import SyntheticVideo
+from tracker.files import replacing
 
 SIZES = {"VGA": (640, 480), "1080p": (1920, 1080), "4K": (3840, 2160)}
 STAGES = ("decode", "upload", "crop", "network", "xcorr", "response", "other")
@@ -224,14 +224,9 @@ def draw(rows: list[dict], path: Path) -> None:
     axis.set_xlabel("milliseconds per target and frame")
     axis.legend(fontsize=8)
     axis.set_title(f"{rows[0]['model']}, {rows[0]['device']}, torch {rows[0]['torch']}", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        plt.close(figure)
+    plt.close(figure)
 
 
 def cases(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +55,36 @@ def _raises(op: Callable, args: tuple, message: str) -> None:
 def raises_everywhere() -> Callable[[Callable, tuple, str], None]:
     """Checks that op(*args) raises RuntimeError with exactly this message, eagerly and in FakeTensorMode."""
     return _raises
+
+
+RUN_SELECTED = """
+import sys, pytest, fastops
+capability, file, selection = sys.argv[1:]
+assert fastops.build_info()["cpu_capability"] == capability, fastops.build_info()["cpu_capability"]
+sys.exit(pytest.main([file, "-q", "-x", "-p", "no:cacheprovider", "-m", "not cuda", "-k", selection]))
+"""
+
+
+def _run_with_instruction_set(capability: str, file: str, selection: str) -> None:
+    import fastops
+
+    order = ["baseline", "avx2", "avx512"]
+    here = fastops.build_info()["cpu_capability"]
+    if order.index(here) <= order.index(capability):
+        pytest.skip(f"the instruction set in use is already {here}")
+    path = Path(file).resolve()
+    environment = dict(os.environ, FASTOPS_CPU_CAPABILITY=capability, OMP_NUM_THREADS="1")
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_SELECTED, capability, str(path), selection],
+        cwd=path.parents[1], env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+@pytest.fixture
+def run_with_instruction_set() -> Callable[[str, str, str], None]:
+    """Runs the tests of a file that a selection names in a process whose CPU kernels are of a lower instruction set."""
+    return _run_with_instruction_set
 
 
 @pytest.fixture(scope="module")

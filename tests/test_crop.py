@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -584,25 +581,8 @@ def test_an_image_that_does_not_exist(index, device):
 
 # ---- instruction sets ----------------------------------------------------------------------------------------
 
-RUN_VALUES = """
-import sys, pytest, fastops
-capability, file = sys.argv[1:]
-assert fastops.build_info()["cpu_capability"] == capability, fastops.build_info()["cpu_capability"]
-sys.exit(pytest.main([file, "-q", "-x", "-p", "no:cacheprovider", "-m", "not cuda", "-k", "test_forward"]))
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_values_with_instruction_set(capability):
-    order = ["baseline", "avx2", "avx512"]
-    here = fastops.build_info()["cpu_capability"]
-    if order.index(here) <= order.index(capability):
-        pytest.skip(f"the instruction set in use is already {here}")
-    file = Path(__file__).resolve()
-    environment = dict(os.environ, FASTOPS_CPU_CAPABILITY=capability, OMP_NUM_THREADS="1")
-    run = subprocess.run(
-        [sys.executable, "-c", RUN_VALUES, capability, str(file)],
-        cwd=file.parents[1], env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+def test_values_with_instruction_set(capability, run_with_instruction_set):
+    run_with_instruction_set(capability, __file__, "test_forward")

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,8 +24,6 @@ from op_table import (
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
-
-import fastops
 
 LOW = torch.bfloat16
 
@@ -320,26 +314,8 @@ def test_compile_with_inductor(row, device):
 
 # ---- instruction sets ----------------------------------------------------------------------------------------
 
-RUN_VALUES = """
-import sys, pytest, fastops
-capability, file = sys.argv[1:]
-assert fastops.build_info()["cpu_capability"] == capability, fastops.build_info()["cpu_capability"]
-sys.exit(pytest.main([file, "-q", "-x", "-p", "no:cacheprovider", "-m", "not cuda",
-                      "-k", "test_forward or test_backward"]))
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_values_with_instruction_set(capability):
-    order = ["baseline", "avx2", "avx512"]
-    here = fastops.build_info()["cpu_capability"]
-    if order.index(here) <= order.index(capability):
-        pytest.skip(f"the instruction set in use is already {here}")
-    file = Path(__file__).resolve()
-    environment = dict(os.environ, FASTOPS_CPU_CAPABILITY=capability, OMP_NUM_THREADS="1")
-    run = subprocess.run(
-        [sys.executable, "-c", RUN_VALUES, capability, str(file)],
-        cwd=file.parents[1], env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+def test_values_with_instruction_set(capability, run_with_instruction_set):
+    run_with_instruction_set(capability, __file__, "test_forward or test_backward")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import fastops
+from tracker.files import replacing
 from tracker.model import SiamFC
 from tracker.pipeline import FusedNetwork
 
@@ -85,12 +86,5 @@ def _read() -> dict[str, str]:
 
 def _remember(key: str, dtype: str) -> None:
     """Best effort: a folder that cannot be written costs a second at the next start."""
-    path = cache_path()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), replacing(cache_path()) as temporary:
         temporary.write_text(json.dumps({**_read(), key: dtype}, indent=1))
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

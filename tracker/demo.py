@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tracker.checkpoint import save_state
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
+from tracker.files import replacing
 from tracker.reference import ReferenceTracker
 from tracker.train import TrainConfig, scale_responses, train
 
@@ -150,12 +150,8 @@ def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
     )  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 
