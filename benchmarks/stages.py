@@ -77,6 +77,7 @@ class Stopwatch:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._sync = torch.cuda.synchronize if device == "cuda" else lambda: None
         network = engine.network
+        engine._replay = engine._follow  # a captured step does not tell its stages
         engine.upload = self.timed("upload", engine.upload)
         network.features = self.timed("network", network.features)
         network.scores = self.timed("xcorr", network.scores)
@@ -133,6 +134,7 @@ def breakdown(
         total = time.perf_counter() - start
     finally:
         watch.remove()
+    assert watch.seconds["network"] > 0
     watch.seconds["other"] = total - sum(watch.seconds.values())
     return {stage: seconds / total * step for stage, seconds in watch.seconds.items()}
 

@@ -75,8 +75,9 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       " Tensor? grad_scale=None, Tensor? found_inf=None) -> ()");
   m.def(
       "adamw_gc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs,"
-      " Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] steps, int[] channels, float lr, float beta1, float beta2, float eps,"
-      " float weight_decay, bool maximize, Tensor? lr_tensor=None, Tensor? grad_scale=None, Tensor? found_inf=None)"
+      " Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] steps, int[] channels, float lr, float beta1, float beta2,"
+      " float eps, float weight_decay, bool maximize, Tensor? lr_tensor=None, Tensor? grad_scale=None,"
+      " Tensor? found_inf=None)"
       " -> ()");
 
   // response: what the tracker does after the network, for K targets: upsampling, choice of scale and place, update of

@@ -203,3 +203,8 @@ def test_relu_max_pool2d(shape, kernel_size, stride, dtype):
         assert y.is_contiguous(memory_format=layout)
     with pytest.raises(RuntimeError, match="relu_max_pool2d: x must hold a window of 17 x 17"):
         relu_max_pool2d(x.contiguous(memory_format=torch.channels_last), 17, 1)
+
+
+def test_relu_max_pool2d_kernel_is_for_channels_last(raises_everywhere):
+    message = "relu_max_pool2d: x must be channels_last"
+    raises_everywhere(ops.relu_max_pool2d.default, (torch.ones(1, 4, 5, 5), [3, 3], [2, 2], [0, 0]), message)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import gc
+import tracemalloc
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import fastops
-from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig, autotune
+from tracker import BatchTracker, SiamFC, Tracker, autotune
+from tracker import engine as engine_module
 from tracker.data.synthetic import SyntheticVideo
-from tracker.engine import FusedEngine
 from tracker.eval.metrics import iou
 from tracker.model import EagerNetwork
 from tracker.pipeline import FusedNetwork
 from tracker.reference import ReferenceTracker
-from tracker.target import Start
 
 VARIANTS = [(activation, attention) for activation in ("relu", "mish") for attention in ("none", "se")]
 
@@ -115,17 +118,28 @@ def test_parameters_are_copied(dtype):
     assert np.array_equal(_responses(network, *_crops()), before)
 
 
-def test_steps_allocate_nothing_that_grows():
-    """The crops of every frame land in the same memory."""
-    engine = FusedEngine(FusedNetwork(_trained_like("relu", "none")), TrackerConfig())
-    video = SyntheticVideo(0, 4, (320, 240))
-    image = torch.from_numpy(video.frame(0)[0])
-    engine.start(0, image, Start.of(image, tuple(video.boxes[0]), TrackerConfig()))
-    before = engine._crops.data_ptr(), engine._regions.data_ptr(), engine.state.data_ptr()
-    crops = engine._crops.clone()
-    engine.step([(torch.from_numpy(video.frame(3)[0]), slice(0, 1))])
-    assert (engine._crops.data_ptr(), engine._regions.data_ptr(), engine.state.data_ptr()) == before
-    assert not torch.equal(engine._crops, crops)
+def test_steps_keep_nothing():
+    """Crops of every frame land in the same memory, and Python holds no more after many frames than before."""
+    tracker = Tracker(_trained_like("relu", "none"))
+    video = SyntheticVideo(0, 8, (320, 240))
+    frames = [video.frame(i)[0] for i in range(8)]
+    tracker.init(frames[0], video.boxes[0])
+    engine = tracker._engine._engine
+    crops, before = engine._crops.data_ptr(), engine._crops.clone()
+    for frame in frames:
+        tracker.update(frame)
+    assert engine._crops.data_ptr() == crops and not torch.equal(engine._crops, before)
+    tracemalloc.start()
+    try:
+        held = []
+        for _ in range(2):
+            for frame in frames[1:]:
+                tracker.update(frame)
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[1] - held[0] < 4096
 
 
 def test_fastest_dtype_is_measured_once(tmp_path, monkeypatch):
@@ -154,11 +168,12 @@ def test_fastest_dtype_needs_no_cache(tmp_path, monkeypatch):
     assert autotune.fastest_dtype(_trained_like("relu", "none")) in autotune.CANDIDATES["cpu"]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_are_captured_as_cuda_graphs():
-    model, video = _trained_like("mish", "se"), SyntheticVideo(0, 8, (320, 240))
-    frames = [video.frame(i)[0] for i in range(8)]
-    captured, eager = BatchTracker(model, device="cuda"), BatchTracker(model, device="cuda")
+    model, video = _trained_like("mish", "se"), SyntheticVideo(0, 10, (320, 240))
+    frames = [video.frame(i)[0] for i in range(10)]
+    captured, eager = BatchTracker(model, device="cuda:0"), BatchTracker(model, device="cuda:0")
     eager._engine._replay = eager._engine._follow
     results = []
     for tracker in (captured, eager):
@@ -166,11 +181,37 @@ def test_steps_are_captured_as_cuda_graphs():
         second = tracker.add(torch.from_numpy(frames[0]).cuda(), (10, 10, 40, 30))
         boxes = []
         for i, frame in enumerate(frames[1:]):
-            if i == 4:
+            if i == 5:
                 tracker.drop(first)
             image = frame if i % 2 else torch.from_numpy(frame).cuda()
             boxes.append(np.stack([result.box for result in tracker.update(image).values()]))
         results.append(np.concatenate(boxes))
         assert second in tracker.targets
-    assert len(captured._engine._graphs) == 4 and not eager._engine._graphs  # two buffers, one and two targets
+    assert len(captured._engine._graphs) == 2 and all(captured._engine._graphs.values())  # of two targets, of one
+    assert not eager._engine._graphs
     assert np.array_equal(*results)
+
+
+class _HostEvent:
+    def record(self, stream) -> None: ...
+    def synchronize(self) -> None: ...
+
+
+def test_frames_of_one_call_have_buffers_of_their_own(monkeypatch):
+    """The buffers for a GPU, on the host."""
+    monkeypatch.setattr(engine_module.torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda s: None))
+    monkeypatch.setattr(
+        engine_module.torch.cuda, "current_stream", lambda device: SimpleNamespace(wait_stream=lambda s: None)
+    )
+    monkeypatch.setattr(engine_module.torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(engine_module.torch.cuda, "Event", _HostEvent)
+    empty = torch.empty
+    monkeypatch.setattr(engine_module.torch, "empty", lambda *size, pin_memory=False, **o: empty(*size, **o))
+    uploads = engine_module.Uploads(torch.device("cpu"))
+    images = [torch.full((4, 5, 3), i, dtype=torch.uint8) for i in range(4)]
+    first = [uploads(image, place) for place, image in enumerate(images)]
+    assert all(torch.equal(frame, image) for frame, image in zip(first, images, strict=True))
+    assert uploads(images[3], 0).data_ptr() == first[0].data_ptr()
+    for side in range(2 * engine_module.MAX_BUFFERS):
+        uploads(torch.zeros(2, 2 + side, 3, dtype=torch.uint8), 0)
+    assert len(uploads._buffers) == engine_module.MAX_BUFFERS

@@ -17,6 +17,7 @@ from tracker.data.otb import load_sequence
 from tracker.eager import crop_region
 from tracker.eval.metrics import precision_score, success_auc
 from tracker.reference import ReferenceTracker, crop_padded_image
+from tracker.target import Start
 
 DATA = Path(__file__).parents[2] / "shared/data"
 WEIGHTS = DATA / "weights/siamfc3s_color_pretrained_deq_alexnetv1.pth"
@@ -259,6 +260,19 @@ def test_grey_and_tensor_images():
     assert all(np.array_equal(boxes[0], other) for other in boxes[1:])
 
 
+def test_starting_on_a_large_frame_is_quick():
+    image, tracker = _noise(2160, 3840), Tracker(_small_net(), backend="eager")
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        Start.of(image, (60, 40, 30, 20), tracker.config)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.1  # the mean of NumPy takes 0.7 s
+    expected = np.rint(image.mean((0, 1)))
+    assert np.array_equal(Start.of(image, (60, 40, 30, 20), tracker.config).color, expected)
+    assert np.array_equal(Start.of(torch.from_numpy(image), (60, 40, 30, 20), tracker.config).color, expected)
+
+
 def test_track_yields_every_frame():
     frames = [np.roll(_noise(), i, axis=0) for i in range(4)]
     results = list(Tracker(_small_net(), backend="eager").track(frames, (60, 40, 30, 20)))
@@ -347,8 +361,13 @@ def test_bad_tracker_arguments():
         Tracker.from_pretrained(None, backend="eager")
     with pytest.raises(ValueError, match="Tracker: one of model and weights must be given, got both"):
         Tracker(net, weights="net.pth", backend="eager")
-    with pytest.raises(ValueError, match="Tracker: dtype must be a floating-point type, got torch.int8"):
-        Tracker(net, dtype=torch.int8, backend="eager")
+    for dtype in (torch.int8, np.float32, torch.float8_e4m3fn, "auto"):
+        with pytest.raises(ValueError, match="Tracker: dtype must be torch.float32, .*torch.float16, got "):
+            Tracker(net, dtype=dtype, backend="eager")
+    with pytest.raises(ValueError, match=r"Tracker: model must be a SiamFC, got str \(a path goes into weights\)"):
+        Tracker("siamfc.pth", backend="eager")
+    with pytest.raises(AttributeError, match='Tracker: network can be replaced with backend "eager" only'):
+        Tracker(SiamFC(width=0.25)).network = ScriptedNetwork()
     with pytest.raises(FileNotFoundError, match="load_state: path must be an existing file, got none.pth"):
         Tracker.from_pretrained("none.pth", backend="eager")
     with pytest.raises(ValueError, match="TrackerConfig: keys must be among exemplar_size, .*, got scale_count, zoom"):

@@ -89,6 +89,24 @@ def test_result_does_not_depend_on_threads():
     assert all(torch.equal(r, results[0]) for r in results)
 
 
+def test_infinity_stays_in_the_tiles_it_touches():
+    """Of a strided convolution whose last full tile has no last row: what is not there is zero, not what was there."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 3, 39, 39), torch.randn(8, 3, 11, 11)
+    x[0, :, 29, 30] = torch.inf
+    packed = winograd_pack(weight, 1, 5, 2)
+    reach = torch.zeros(15, 15, dtype=torch.bool)  # tiles of 5 outputs; number t reads rows 10 t to 10 t + 19
+    reach[5:, 10:] = True
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = winograd_conv2d(x, packed, None, 8, 11, 1, 5, stride=2)
+            assert not (~y.isfinite() & ~reach).any()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_unsupported_sizes_say_so():
     assert winograd_tile_size((7, 7), (1, 4, 20, 20)) == 0
     assert winograd_tile_size((3, 5), (1, 4, 20, 20)) == 0
@@ -115,6 +133,12 @@ def test_empty_batch():
         ({"x": torch.ones(1, 8, 2, 9)}, r"x must be at least 3 x 3, got \[1, 8, 2, 9\]"),
         ({"groups": 3}, r"groups must divide the channels \(8 and 16\), got 3"),
         ({"packed": torch.ones(5)}, "packed must come from winograd_pack for these sizes, got 5 values"),
+        ({"packed": torch.ones(2, 5)}, r"packed must be 1-D, got \[2, 5\]"),
+        ({"packed": torch.ones(5).double()}, "packed must have dtype float32, got float64"),
+        ({"kernel_size": 7}, "packed must come from winograd_pack for these sizes, got .* values"),
+        ({"stride": 2}, "packed must come from winograd_pack for these sizes, got .* values"),
+        ({"tile_size": 5}, "packed must come from winograd_pack for these sizes, got .* values"),
+        ({"bias": torch.ones(16).double()}, "bias must have dtype float32, got float64"),
         ({"bias": torch.ones(3)}, r"bias must have shape \[16\], got \[3\]"),
         ({"activation": "gelu"}, "activation must be none, relu or mish, got gelu"),
     ],
@@ -125,7 +149,7 @@ def test_errors(change, message):
     arguments |= {"groups": 1, "tile_size": tile_size, "activation": "none"} | change
     with pytest.raises(RuntimeError, match="winograd_conv2d: " + message):
         winograd_conv2d(**arguments)
-    if "packed" not in change:  # the packed size is known to the kernel alone
+    if change.get("packed", packed).numel() > 5 or "5 values" not in message:  # the size is known to the kernel alone
         with FakeTensorMode() as mode, pytest.raises(RuntimeError, match="winograd_conv2d: " + message):
             fakes = {k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
             winograd_conv2d(**fakes)

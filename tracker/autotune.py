@@ -79,12 +79,12 @@ def _measure(model: SiamFC, device: torch.device, dtype: torch.dtype) -> float:
 def _read() -> dict[str, str]:
     try:
         choices = json.loads(cache_path().read_text())
-    except (OSError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         return {}
     return choices if isinstance(choices, dict) else {}
 
 
 def _remember(key: str, dtype: str) -> None:
     """Best effort: a folder that cannot be written costs a second at the next start."""
-    with contextlib.suppress(OSError), replacing(cache_path()) as temporary:
+    with contextlib.suppress(OSError, RuntimeError), replacing(cache_path()) as temporary:
         temporary.write_text(json.dumps({**_read(), key: dtype}, indent=1))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from tracker.config import TrackerConfig
-from tracker.engine import make_engine, to_result
+from tracker.engine import is_finite, make_engine, to_result
 from tracker.model import SiamFC
 from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
 from tracker.tracker import check_dtype, find_model
@@ -21,8 +21,8 @@ class BatchTracker:
 
     A frame is read, uploaded and looked at once for all of its targets, and on a GPU all of them pass through the
     network together; on a CPU one after the other, with the results of single trackers to the last bit. Targets may be
-    added and dropped between any two frames. Memory grows with the number of targets (55 KB each at full width), not
-    with the work in flight.
+    added and dropped between any two frames. Memory grows by 55 KB for each target at full width; on a GPU also by what
+    the network needs for up to 64 of them at once.
 
     Args:
         model, weights, activation, config, device, dtype: as for `Tracker`.
@@ -54,7 +54,8 @@ class BatchTracker:
         self._engine = make_engine(model, self.config, device, dtype)
         self._targets: list[int] = []  # by row
         self._videos: list[Hashable] = []  # of each row
-        self._image_sizes: dict[Hashable, tuple[int, int]] = {}
+        self._image_sizes: dict[Hashable, tuple[int, int]] = {}  # of the videos with targets
+        self._known: set[Hashable] = set()  # videos that ever had one
         self._next = 0
 
     @classmethod
@@ -97,11 +98,21 @@ class BatchTracker:
         image = as_rgb(image, "add")
         start = Start.of(image, as_box(box, image.shape, "add"), self.config)
         self._engine.start(len(self), self._engine.upload(to_tensor(image)), start)
-        self._image_sizes.setdefault(video, start.image_size)
         self._targets.append(self._next)
         self._videos.append(video)
+        self._known.add(video)
+        self._set_image_size(video, start.image_size)
         self._next += 1
         return self._targets[-1]
+
+    def _rows(self, video: Hashable) -> list[int]:
+        return [row for row, name in enumerate(self._videos) if name == video]
+
+    def _set_image_size(self, video: Hashable, size: tuple[int, int]) -> None:
+        """Frames of a video are of this height and width from now on."""
+        if self._image_sizes.get(video, size) != size:
+            self._engine.set_image_size(self._engine.rows(self._rows(video)), size[1], size[0])
+        self._image_sizes[video] = size
 
     def drop(self, target: int) -> None:
         """Stop following a target.
@@ -112,10 +123,13 @@ class BatchTracker:
         if target not in self._targets:
             raise KeyError(f"BatchTracker: target must be one of {list(self.targets)}, got {target!r}")
         row, last = self._targets.index(target), len(self) - 1
+        video = self._videos[row]
         if row != last:  # the last one takes its row
             self._engine.move(last, row)
             self._targets[row], self._videos[row] = self._targets[last], self._videos[last]
         self._targets.pop(), self._videos.pop()
+        if video not in self._videos:
+            del self._image_sizes[video]
 
     def update(self, images: Image | Mapping[Hashable, Image]) -> dict[int, TrackResult]:
         """Find the targets in the next frame of their videos.
@@ -128,31 +142,42 @@ class BatchTracker:
             the result of each target found, by its number.
 
         Raises:
-            ValueError: when an image is not RGB uint8 [H, W, 3] or grey [H, W], or belongs to no video.
-            FloatingPointError: when the network's response is not finite.
+            ValueError: when an image is not RGB uint8 [H, W, 3] or grey [H, W], or its video never had a target.
+            FloatingPointError: when the network's response for a target is not finite; the message names the targets,
+                the attribute `results` holds the results of the others.
         """
         if not isinstance(images, Mapping):
             if any(video is not None for video in self._videos):
                 raise ValueError("update: images must be a frame by video where targets have videos, got one image")
-            images = {None: images}
+            images = {None: images} if self._known else {}
+        unknown = [video for video in images if video not in self._known]
+        if unknown:
+            raise ValueError(f"update: images must be of videos that targets were added in, got {unknown[0]!r}")
+        frames = {video: as_rgb(image, "update") for video, image in images.items()}
         groups, order = [], []
-        for video, image in images.items():
-            image = as_rgb(image, "update")
-            rows = [row for row, name in enumerate(self._videos) if name == video]
-            if not rows:
-                continue
-            if image.shape[:2] != self._image_sizes[video]:
-                self._image_sizes[video] = tuple(image.shape[:2])
-                self._engine.set_image_size(self._engine.rows(rows), image.shape[1], image.shape[0])
-            groups.append((self._engine.upload(to_tensor(image)), self._engine.rows(rows)))
-            order += rows
+        for video, image in frames.items():
+            rows = self._rows(video)
+            if rows:
+                self._set_image_size(video, tuple(image.shape[:2]))
+                groups.append((self._engine.upload(to_tensor(image), len(groups)), self._engine.rows(rows)))
+                order += rows
         if not groups:
             return {}
-        results = self._engine.step(groups).tolist()
-        return {self._targets[row]: to_result(values) for row, values in zip(order, results, strict=True)}
+        values = dict(zip((self._targets[row] for row in order), self._engine.step(groups).tolist(), strict=True))
+        results = {target: to_result(row) for target, row in values.items() if is_finite(row)}
+        if len(results) < len(values):
+            bad = ", ".join(str(target) for target in values if target not in results)
+            error = FloatingPointError(
+                f"BatchTracker: the network's response must be finite, got NaN for targets {bad}"
+            )
+            error.results = results
+            raise error
+        return results
 
-    def track(self, source: Any, boxes: Sequence[Sequence[float]]) -> Iterator[list[TrackResult]]:
-        """Yield the results of all targets for every frame of `source`; the first are the given boxes.
+    def track(self, source: Any, boxes: Iterable[Sequence[float] | np.ndarray]) -> Iterator[list[TrackResult | None]]:
+        """Yield the results of new targets for every frame of `source`; the first are the given boxes.
+
+        The targets are in a video of their own and are dropped at the end. One that is dropped before gives None.
 
         Args:
             source: a video file, image folder, camera or iterable of images; see `tracker.data.sources.open_source`.
@@ -160,10 +185,17 @@ class BatchTracker:
         """
         from tracker.data.sources import open_source
 
+        boxes, video = list(boxes), object()
+        targets: list[int] = []
         with open_source(source) as frames:
-            first = next(frames)
-            targets = [self.add(first, box) for box in boxes]
-            yield [TrackResult(np.array(box, np.float64), 1.0, False) for box in boxes]
-            for frame in frames:
-                results = self.update(frame)
-                yield [results[target] for target in targets]
+            try:
+                first = next(frames)
+                targets += [self.add(first, box, video) for box in boxes]
+                yield [TrackResult(np.array(box, np.float64), 1.0, False) for box in boxes]
+                for frame in frames:
+                    results = self.update({video: frame}) if video in self._image_sizes else {}
+                    yield [results.get(target) for target in targets]
+            finally:
+                for target in set(targets) & set(self._targets):
+                    self.drop(target)
+                self._known.discard(video)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from tracker.model import SiamFC
 from tracker.pipeline import FusedNetwork
 from tracker.target import Start, TrackResult
 
-MAX_GRAPHS = 16  # captured steps kept: one for each frame buffer and range of rows in use
+MAX_GRAPHS = 16  # captured steps kept: one for each size of frame and range of rows in use
+MAX_BUFFERS = 64  # frames kept on a GPU, one for each size and place in a call
+CAPTURE = threading.Lock()  # a capture is thrown off by another one in its process
 
 #: Targets that pass through the network together. On a CPU more of them would only leave the cache (12 crops at a time:
 #: 27 ms for each three, 3 crops: 15 ms), and one by one each gets the bits that it gets alone. On a GPU they fill it.
@@ -44,8 +48,10 @@ class FusedEngine:
         scales = cfg.scale_step ** torch.arange(-half, half + 1, dtype=torch.float64)
         self._scales = scales.float().to(self._device)
         self._chunk = CHUNK.get(self._device.type, 1)
-        self._uploads = Uploads(self._device) if self._device.type == "cuda" else None
-        self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        on_gpu = self._device.type == "cuda"
+        self._uploads = Uploads(self._device) if on_gpu else None
+        self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}  # None: seen once
+        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None  # of all graphs: one runs at a time
         self.capacity = 0
         self.state = torch.empty((0, len(State)), device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
@@ -63,13 +69,25 @@ class FusedEngine:
         }
         self._reserve(1)
 
-    def upload(self, image: Tensor) -> Tensor:
-        """The image on the device; on a GPU in a buffer that the next but one upload of this size takes over."""
-        return image.to(self._device) if self._uploads is None else self._uploads(image)
+    def upload(self, image: Tensor, place: int = 0) -> Tensor:
+        """The image on the device; on a GPU in the buffer of this size and place, so every frame of a call to `step`
+        needs a place of its own."""
+        if self._uploads is None:
+            return image.to(self._device)
+        with self._guard():
+            return self._uploads(image, place)
+
+    def _guard(self) -> AbstractContextManager:
+        """Streams and captures are those of the current device."""
+        return nullcontext() if self._uploads is None else torch.cuda.device(self._device)
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
         """Put a target into `row`: template, colour and state, from `image`, uint8 [H, W, 3] on the device."""
+        with self._guard():
+            self._start(row, image, start)
+
+    def _start(self, row: int, image: Tensor, start: Start) -> None:
         cfg = self.config
         if row >= self.capacity:
             self._reserve(max(row + 1, 2 * self.capacity))
@@ -113,10 +131,11 @@ class FusedEngine:
             [K, 6] on the device, the targets of all groups in their order, with the columns of
             `fastops.ops.response.Result`.
         """
-        if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
-            return self._replay(*groups[0])
-        results = [self._follow(image, rows) for image, rows in groups]
-        return results[0] if len(results) == 1 else torch.cat(results)
+        with self._guard():
+            if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
+                return self._replay(*groups[0])
+            results = [self._follow(image, rows) for image, rows in groups]
+            return results[0] if len(results) == 1 else torch.cat(results)
 
     def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
         state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
@@ -126,26 +145,32 @@ class FusedEngine:
         return results
 
     def _replay(self, image: Tensor, rows: slice) -> Tensor:
-        key = image.data_ptr(), tuple(image.shape), image.stride(), rows.start, rows.stop
-        if key not in self._graphs:
-            if len(self._graphs) == MAX_GRAPHS:
-                self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[key] = self._capture(image, rows)
-        graph, results = self._graphs[key]
+        """The step as a graph, from the second time on that it is taken."""
+        key = image.data_ptr(), tuple(image.shape), rows.start, rows.stop
+        known = key in self._graphs
+        captured = self._graphs.pop(key, None)
+        if known and captured is None:
+            captured = self._capture(image, rows)
+        if len(self._graphs) >= MAX_GRAPHS:
+            self._graphs.pop(next(iter(self._graphs)))  # the one not used for the longest time
+        self._graphs[key] = captured
+        if captured is None:
+            return self._follow(image, rows)
+        graph, results = captured
         graph.replay()
         return results
 
     def _capture(self, image: Tensor, rows: slice) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """The step as a graph; the state is as it was before."""
         before = self.state.clone()
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream(self._device)
+        side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(2):  # kernels are chosen and loaded outside of the capture
                 self._follow(image, rows)
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with CAPTURE, torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
             results = self._follow(image, rows)
         self.state.copy_(before)
         return graph, results
@@ -205,32 +230,29 @@ class FusedEngine:
 
 
 class Uploads:
-    """Frames to a GPU through pinned memory on a stream of their own, in turns into two buffers of each size."""
+    """Frames to a GPU through pinned memory on a stream of its own, into one buffer of each size and place."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
-        self._buffers: dict[tuple[int, ...], list[tuple[Tensor, Tensor, torch.cuda.Event]]] = {}
+        self._buffers: dict[tuple, tuple[Tensor, Tensor, torch.cuda.Event]] = {}
 
-    def __call__(self, image: Tensor) -> Tensor:
-        shape = tuple(image.shape)
-        if shape not in self._buffers:
-            self._buffers[shape] = [
-                (
-                    torch.empty(shape, dtype=torch.uint8, pin_memory=True),
-                    torch.empty(shape, dtype=torch.uint8, device=self._device),
-                    torch.cuda.Event(),
-                )
-                for _ in range(2)
-            ]
-        pinned, frame, copied = buffers = self._buffers[shape].pop(0)
-        self._buffers[shape].append(buffers)
+    def __call__(self, image: Tensor, place: int) -> Tensor:
+        key = place, *image.shape
+        buffers = self._buffers.pop(key, None)
+        if buffers is None:
+            if len(self._buffers) >= MAX_BUFFERS:
+                self._buffers.pop(next(iter(self._buffers)))  # the one not used for the longest time
+            pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
+            buffers = pinned, torch.empty(image.shape, dtype=torch.uint8, device=self._device), torch.cuda.Event()
+        self._buffers[key] = buffers
+        pinned, frame, copied = buffers
         current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)  # steps that still read the frame
         if image.is_cuda:
             frame.copy_(image)
             return frame
         copied.synchronize()  # the last copy out of this pinned memory
         pinned.copy_(image)
+        self._stream.wait_stream(current)  # steps that still read the frame
         with torch.cuda.stream(self._stream):
             frame.copy_(pinned, non_blocking=True)
             copied.record(self._stream)
@@ -246,16 +268,21 @@ def make_engine(
     return FusedEngine(FusedNetwork(model, device=device, dtype=dtype), config)
 
 
+def is_finite(values: Sequence[float]) -> bool:
+    """Was the network's response that a row of results comes from?"""
+    return values[Result.SCORE] == values[Result.SCORE]
+
+
 def to_result(values: Sequence[float]) -> TrackResult:
     """A row of results.
 
     Raises:
         FloatingPointError: where the network's response was not finite.
     """
-    score = values[Result.SCORE]
-    if score != score:
+    if not is_finite(values):
         raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
-    return TrackResult(np.array(values[: Result.HEIGHT + 1], np.float64), score, values[Result.LOST] != 0)
+    box = np.array(values[: Result.HEIGHT + 1], np.float64)
+    return TrackResult(box, values[Result.SCORE], values[Result.LOST] != 0)
 
 
 class SingleEngine:

@@ -64,11 +64,15 @@ class Start:
 
 
 def _mean_color(image: Image) -> np.ndarray:
-    if isinstance(image, Tensor):
-        mean = image.double().mean((0, 1)).cpu().numpy()
-    else:
-        mean = np.mean(image, axis=(0, 1))
-    return np.rint(mean).astype(np.uint8)
+    height, width = image.shape[:2]
+    if isinstance(image, Tensor) and image.is_cuda:
+        sums = image.sum((0, 1), dtype=torch.int64).cpu().numpy()
+    else:  # NumPy's mean takes 0.7 s of a 4K frame, OpenCV's sum 1 ms
+        array = image.numpy() if isinstance(image, Tensor) else image
+        grey = array.strides[2] == 0
+        sums = cv2.sumElems(np.ascontiguousarray(array[..., 0] if grey else array))
+        sums = np.array(sums[:1] * 3 if grey else sums[:3])
+    return np.rint(sums / (height * width)).astype(np.uint8)
 
 
 def as_rgb(image: Image, name: str) -> Image:

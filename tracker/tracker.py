@@ -117,6 +117,8 @@ class Tracker:
 
     @network.setter
     def network(self, network: Network) -> None:
+        if not isinstance(self._engine, EagerEngine):
+            raise AttributeError('Tracker: network can be replaced with backend "eager" only')
         self._engine.network = network
 
     def init(self, image: Image, box: Sequence[float] | np.ndarray) -> None:
@@ -177,14 +179,17 @@ def find_model(
         got = "neither (no trained weights are part of this package)" if model is None else "both"
         raise ValueError(f"{name}: one of model and weights must be given, got {got}")
     if model is not None:
+        if not isinstance(model, SiamFC):
+            hint = " (a path goes into weights)" if isinstance(model, (str, os.PathLike)) else ""
+            raise ValueError(f"{name}: model must be a SiamFC, got {type(model).__name__}{hint}")
         return model, device
     model = load_model(weights, activation=activation, ops=ops, out_scale=config.out_scale)
     return model, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_dtype(name: str, dtype: torch.dtype | str | None, backend: str = "fastops") -> None:
-    if isinstance(dtype, str) and (dtype != "auto" or backend != "fastops"):
-        choice = 'a floating-point type or "auto"' if backend == "fastops" else "a floating-point type"
-        raise ValueError(f"{name}: dtype must be {choice}, got {dtype!r}")
-    if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
-        raise ValueError(f"{name}: dtype must be a floating-point type, got {dtype}")
+    types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    if dtype is None or dtype in types or (backend == "fastops" and isinstance(dtype, str) and dtype == "auto"):
+        return
+    names = ", ".join(str(t) for t in types)
+    raise ValueError(f"{name}: dtype must be {names}{' or auto' if backend == 'fastops' else ''}, got {dtype}")

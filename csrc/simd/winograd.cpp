@@ -235,10 +235,10 @@ struct Winograd {
   static void gather(const T* image, const WinogradShape& s, const Plan& plan, const Tile& tile, int64_t channels,
                      float* padded) {
     const int64_t stride = plan.in_blocks * kWidth;
-    if (tile.height < kM || tile.width < kM) memset(padded, 0, size_t(kArea * stride) * sizeof(float));
-    const int64_t top = tile.y * kStride, left = tile.x * kStride;
+    const int64_t top = tile.y * kStride, left = tile.x * kStride, whole = kAlpha * kStride;
     const int64_t height = min((tile.height + kR - 1) * kStride, s.height - top);
     const int64_t width = min((tile.width + kR - 1) * kStride, s.width - left);
+    if (height < whole || width < whole) memset(padded, 0, size_t(kArea * stride) * sizeof(float));
     for (int64_t y = 0; y < height; ++y) {
       const T* pixel = image + ((top + y) * s.width + left) * s.in_channels;
       float* row = padded + y / kStride * kAlpha * stride + y % kStride * kStride * channels;

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastops.ops._checks import check
 from fastops.ops.mish_max_pool2d import _check
 
 _relu_max_pool2d = torch.ops.fastops.relu_max_pool2d.default
@@ -37,12 +38,17 @@ def relu_max_pool2d(x: Tensor, kernel_size: int, stride: int) -> Tensor:
         >>> relu_max_pool2d(torch.arange(-5.0, 4.0).view(1, 1, 3, 3), 3, 2)
         tensor([[[[3.]]]])
     """
-    if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if x.device.type == "cpu" and _is_channels_last(x):
         return _relu_max_pool2d(x, [kernel_size] * 2, [stride] * 2, [0, 0])
     return F.max_pool2d(x, kernel_size, stride).relu_()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 @torch.library.register_fake("fastops::relu_max_pool2d")
 def _(x, kernel_size, stride, padding):
     shape = _check("relu_max_pool2d", x, kernel_size, stride, padding)
+    check(_is_channels_last(x), "relu_max_pool2d: x must be channels_last")
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

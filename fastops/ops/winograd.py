@@ -119,6 +119,12 @@ def winograd_conv2d(
     return _conv2d(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, activation)
 
 
+def _is_supported(kernel_size: int, stride: int, groups: int, tile_size: int) -> bool:
+    if stride == 2:
+        return kernel_size == 11 and groups == 1 and tile_size in (3, 5)
+    return stride == 1 and kernel_size in (3, 5) and tile_size in (4, 6)
+
+
 @torch.library.register_fake("fastops::winograd_conv2d")
 def _(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, activation):
     op = "winograd_conv2d"
@@ -127,6 +133,10 @@ def _(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, act
     check(x.dtype != torch.float64, half_or_single)
     check(x.dim() == 4, f"{op}: x must be 4-D, got {list(x.shape)}")
     n, channels, h, w = x.shape
+    for name, t in (("packed", packed), ("bias", bias)):
+        if t is not None:
+            check(t.dtype == torch.float32, f"{op}: {name} must have dtype float32, got {dtype_name(t.dtype)}")
+            check(t.dim() == 1, f"{op}: {name} must be 1-D, got {list(t.shape)}")
     check(
         groups >= 1 and channels % groups == 0 and out_channels % groups == 0,
         f"{op}: groups must divide the channels ({channels} and {out_channels}), got {groups}",
@@ -136,5 +146,10 @@ def _(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, act
     if bias is not None:
         check(bias.shape == (out_channels,), f"{op}: bias must have shape [{out_channels}], got {list(bias.shape)}")
     check(activation in ("none", "relu", "mish"), f"{op}: activation must be none, relu or mish, got {activation}")
+    # How many values they must be is known to the kernel alone.
+    check(
+        _is_supported(kernel_size, stride, groups, tile_size),
+        f"{op}: packed must come from winograd_pack for these sizes, got {packed.numel()} values",
+    )
     size = (n, out_channels, (h - kernel_size) // stride + 1, (w - kernel_size) // stride + 1)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
