@@ -37,6 +37,10 @@ def per_channel(t: Tensor) -> Tensor:
     return t[:, None, None]
 
 
+def per_channel_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *parameters: function(x, *map(per_channel, parameters))
+
+
 def eager_affine_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.mish(x * per_channel(weight) + per_channel(bias))
 
@@ -171,6 +175,8 @@ def _activations() -> list[Case]:
         ("adaptive_relu", eager_adaptive_relu, fastops.adaptive_relu),
     ):
         cases.append(Case(op, "1e6", randn((1_000_000,), *[(1,)] * 4), eager, fused, "adaptive", 2, 3))
+        by_channel = randn((8, 128, 32, 32), *[(128,)] * 4)
+        cases.append(Case(op, "8x128x32x32, per channel", by_channel, per_channel_of(eager), fused, "adaptive", 2, 3))
 
     def batch_norm_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return fastops.batch_norm_mish(x, None, None, weight, bias, training=True)

@@ -69,6 +69,22 @@ def test_targets_come_and_go(model):
         tracker.drop(first)
 
 
+def test_memory_is_linear_in_the_targets(model):
+    """And on a CPU the crops in flight take the same for any number."""
+    frames, box = _frames(count=1)
+    held = {}
+    for count in (1, 8, 16):
+        tracker = BatchTracker(model, device="cpu")
+        for _ in range(count):
+            tracker.add(frames[0], box)
+        engine = tracker._engine
+        tables = engine.state, engine._colors, engine._templates
+        held[count] = sum(t.untyped_storage().nbytes() for t in tables)
+        assert engine._crops.shape[0] == 3 and engine.capacity == count  # it doubles: 1, 2, 4, 8, 16
+    assert held[16] == 2 * held[8] == 16 * held[1]
+    assert held[1] < 20_000
+
+
 def test_videos_of_different_sizes(model):
     videos = {"left": _frames(0), "right": _frames(1, (200, 160))}
     second = (50, 40, 30, 30)  # of the left video; added last, so its rows do not follow one another
