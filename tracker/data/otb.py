@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from tracker.data.sequence import Sequence
 from tracker.data.sources import images_in
 
 # First annotated frame, 1-based, as the OTB toolkit's configuration has it, where that is not the first image.
 START_FRAMES = {"BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "David": 300}
 _SEPARATOR = re.compile(r"[,\s]+")
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One target in one video: `boxes` [N, 4] are x, y, w, h, 0-based, of the first N frames (N <= len(frames)).
-
-    `frames` starts at the first annotated image, which need not be the first of the folder.
-    """
-
-    name: str
-    frames: list[Path]
-    boxes: np.ndarray
 
 
 def list_targets(folder: str | PathLike[str]) -> list[Path]:
