@@ -73,7 +73,7 @@ def load_sequence(folder: str | PathLike[str], target: int = 1, start_frame: int
 
 
 def load_target(folder: Path, target: int, problems: Problems) -> Sequence:
-    """As `load_sequence`, for training: nan or a negative size tells an absent target, and `problems` may be skipped."""
+    """As `load_sequence`, for training: nan or a negative size tells an absent target; `problems` may be skipped."""
     return _load(folder, target, None, lambda path: read_rows(path, parse_box_or_absent, problems))
 
 
