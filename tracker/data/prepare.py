@@ -57,7 +57,7 @@ def prepare_archive(
         every: take each `every`-th usable frame of a sequence only.
         min_side: see above.
         workers: threads that read, cut and encode.
-        skip_bad: leave out frames that cannot be read.
+        skip_bad: leave out frames that cannot be read; a run that stopped at one can go on so.
         progress: called with the numbers of frames done and to do, at the start and after each frame.
 
     Raises:
@@ -80,13 +80,12 @@ def prepare_archive(
     header = {
         "crop_size": crop_size,
         "quality": quality,
-        "skip_bad": skip_bad,
         "names": [sequence.name for sequence in sequences],
         "frames": _fingerprint(sequences, chosen),
     }
     path = Path(path)
     if path.exists():
-        return _complete(path, header, total, progress)
+        return _complete(path, header, total, skip_bad, progress)
 
     def encode(job: tuple[int, int]) -> tuple[np.ndarray, bytes] | ImageError:
         number, frame = job
@@ -99,6 +98,7 @@ def prepare_archive(
 
     jobs = ((number, int(frame)) for number, frames in enumerate(chosen) for frame in frames)
     with ArchiveWriter(path, header) as archive:
+        _refuse_skipped(archive, skip_bad)
         if progress is not None:
             progress(archive.done, total)
         for (number, frame), made in _in_order(encode, islice(jobs, archive.done, None), workers):
@@ -114,14 +114,22 @@ def prepare_archive(
     return Prepared(archive.done - len(archive.skipped), archive.skipped)
 
 
-def _complete(path: Path, header: dict[str, Any], total: int, progress: Callable[[int, int], None] | None) -> Prepared:
+def _complete(
+    path: Path, header: dict[str, Any], total: int, skip_bad: bool, progress: Callable[[int, int], None] | None
+) -> Prepared:
     archive = CropArchive(path)
     if header_bytes(archive.header) != header_bytes(header):
         raise ArchiveError(f"{path}: archive must be of the same sequences and settings, got one of others")
+    _refuse_skipped(archive, skip_bad)
     archive.verify()
     if progress is not None:
         progress(total, total)
     return Prepared(len(archive), archive.skipped)
+
+
+def _refuse_skipped(archive: ArchiveWriter | CropArchive, skip_bad: bool) -> None:
+    if archive.skipped and not skip_bad:
+        raise ArchiveError(f"{archive.path}: skip_bad must be set where frames were left out before, got not")
 
 
 def _fingerprint(sequences: Items[Sequence], chosen: list[np.ndarray]) -> str:
