@@ -326,6 +326,23 @@ def test_command_reports_bad_images_and_skips_them_when_asked(capsys, sequences,
     assert archive.frames.tolist() == [0, 2, 3, 5, 6, 7, 8, 0, 2, 5, 6, 1] and len(archive.skipped) == 1
 
 
+def test_command_stopped_by_ctrl_c_keeps_what_is_done(capsys, sequences, tmp_path, monkeypatch):
+    arguments = "--dataset", f"folder:{sequences[0].frames[0].parents[1]}", "--output", tmp_path / "a"
+    add = ArchiveWriter.add
+
+    def stop_at_the_fifth(self, *values):
+        if self.done == 5:
+            raise KeyboardInterrupt
+        add(self, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveWriter, "add", stop_at_the_fifth)
+        code, out, err = run(capsys, *arguments)
+    assert (code, out) == (130, "") and f"stopped; the same command goes on with {tmp_path / 'a'}.part" in err
+    assert len(record_ends(tmp_path / "a.part")) == 6
+    assert run(capsys, *arguments)[0] == 0 and len(CropArchive(tmp_path / "a")) == 13
+
+
 def test_skipped_frames_are_resumed_too(sequences, tmp_path):
     broken = [Sequence(s.name, list(s.frames), s.boxes) for s in sequences]
     broken[0].frames[3] = tmp_path / "gone.jpg"

@@ -57,17 +57,21 @@ def prepare(
             sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
         with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
             task = bar.add_task("crops")
-            made = prepare_archive(
-                sequences,
-                output,
-                crop_size=crop_size,
-                quality=quality,
-                every=every,
-                min_side=min_side,
-                workers=workers or os.cpu_count() or 1,
-                skip_bad=skip_bad,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+            try:
+                made = prepare_archive(
+                    sequences,
+                    output,
+                    crop_size=crop_size,
+                    quality=quality,
+                    every=every,
+                    min_side=min_side,
+                    workers=workers or os.cpu_count() or 1,
+                    skip_bad=skip_bad,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            except KeyboardInterrupt:
+                console.print(f"stopped; the same command goes on with {output}.part", soft_wrap=True, markup=False)
+                raise
     if quiet:
         return
     skipped += made.skipped
