@@ -128,8 +128,8 @@ def open_sequences(places: tuple[str, ...]) -> list[Sequence]:
     """
     sequences: list[Sequence] = []
     for place in places:
-        layout, colon, folder = place.partition(":")
-        if not colon or not folder:
+        layout, _, folder = place.partition(":")
+        if not layout or not folder:
             raise ValueError(f"train: sequences must be layout:folder or layout:folder:split, got {place!r}")
         folder, _, split = folder.rpartition(":") if ":" in folder[2:] else (folder, "", "")
         sequences += open_dataset(layout, folder, split or None)
