@@ -64,12 +64,13 @@ def killed(folder: Path, place: str, nth: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # The first files written and renamed are train.toml's; a write flushes its folder too, so fsyncs come in pairs.
+    # Files written: train.toml, step 2, best, step 4; each flushes its folder too, so there are two fsyncs of each.
     ("place", "nth", "newest", "left"),
     [
         ("step", 6, "step-000000004.safetensors", False),
-        ("write", 5, "step-000000002.safetensors", True),
-        ("rename", 3, "step-000000002.safetensors", True),
+        ("write", 7, "step-000000002.safetensors", True),
+        ("rename", 4, "step-000000002.safetensors", True),
+        ("rename", 3, "step-000000002.safetensors", False),
     ],
 )
 def test_a_killed_run_goes_on_to_the_bit(whole, tmp_path, place, nth, newest, left):

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tracker.data.augment import collate
-from tracker.data.datasets import open_dataset
 from tracker.data.pairs import Pair, PairDataset
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
@@ -126,6 +125,8 @@ def open_sequences(places: tuple[str, ...]) -> list[Sequence]:
     Raises:
         ValueError, OSError: for a place of another form, and what `open_dataset` raises.
     """
+    from tracker.data.datasets import open_dataset
+
     sequences: list[Sequence] = []
     for place in places:
         layout, _, folder = place.partition(":")
