@@ -45,9 +45,7 @@ def test_first_batch_again_and_again():
 def test_order_refuses_what_cannot_be():
     with pytest.raises(ValueError, match="train: pairs must fill a batch of 8, got 7 per epoch"):
         BatchOrder(7, 8, 0, range(1))
-    with pytest.raises(
-        ValueError, match="train: batch_size must be a multiple of the 3 processes, got 8"
-    ):
+    with pytest.raises(ValueError, match="train: batch_size must be a multiple of the 3 processes, got 8"):
         BatchOrder(9, 8, 0, range(1), World(0, 3))
 
 

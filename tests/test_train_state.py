@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tracker.cli as cli
-from fastops.optim import AdamWGC, SGDGC
+from fastops.optim import SGDGC, AdamWGC
 from tracker import SiamFC
 from tracker.checkpoint import load_model, load_state
 from tracker.train_log import read_metrics

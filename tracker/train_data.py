@@ -125,10 +125,10 @@ def open_sequences(places: tuple[str, ...]) -> list[Sequence]:
     Raises:
         ValueError, OSError: for a place of another form, and what `open_dataset` raises.
     """
-    from tracker.data.datasets import open_dataset
-
     sequences: list[Sequence] = []
     for place in places:
+        from tracker.data.datasets import open_dataset
+
         layout, _, folder = place.partition(":")
         if not layout or not folder:
             raise ValueError(f"train: sequences must be layout:folder or layout:folder:split, got {place!r}")
