@@ -8,7 +8,7 @@ import torch
 from tracker.data.pairs import PairDataset
 from tracker.distributed import World
 from tracker.train_config import DataConfig, TrainConfig
-from tracker.train_data import BatchOrder, make_loader, open_pairs, open_sequences, seed_of
+from tracker.train_data import BatchOrder, make_loader, open_pairs, seed_of
 
 
 def batches(steps: range, world: World | None = None, seed: int = 0, **options) -> list[list[tuple[int, int]]]:
@@ -72,9 +72,3 @@ def test_loader_reads_the_pairs_of_their_epochs_in_order(workers):
 def test_nothing_to_learn_from_is_an_error():
     with pytest.raises(ValueError, match="one of data.synthetic, data.archives and data.sequences must give pairs"):
         open_pairs(TrainConfig(data=DataConfig(synthetic=0)))
-
-
-@pytest.mark.parametrize("place", ["got10k", ":folder", "otb:"])
-def test_places_are_checked(place):
-    with pytest.raises(ValueError, match="train: sequences must be layout:folder or layout:folder:split, got"):
-        open_sequences((place,))

@@ -124,7 +124,7 @@ class PairDataset(Dataset):
         return self.pair(self.epoch, index)
 
     def pair(self, epoch: int, index: int) -> Pair:
-        """Pair `index` of an epoch, whichever epoch is chosen: a loader may read the next one while this one ends."""
+        """Pair `index` of any epoch, whichever is chosen."""
         _one_opencv_thread_per_worker()
         return self.source.pair(index, np.random.default_rng((self.seed, epoch, index)))
 
