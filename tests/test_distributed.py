@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed_run
 import pytest
 import torch
 
 import tracker.cli as cli
-import distributed_run
 from tracker.distributed import World, join
 from tracker.train_data import BatchOrder
 from tracker.train_log import read_metrics
