@@ -33,6 +33,7 @@ from tracker.arguments import (
 )
 from tracker.background import WriteBehind
 from tracker.commands.prepare import prepare
+from tracker.commands.train import train
 from tracker.data.otb import list_targets
 from tracker.data.sources import SourceError, open_images, open_source
 from tracker.draw import VideoError, VideoWriter, annotate, check_writable, write_boxes
@@ -234,6 +235,7 @@ def export(
 
 
 app.command()(prepare)
+app.command()(train)
 
 
 @app.command()
