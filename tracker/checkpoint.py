@@ -80,12 +80,26 @@ def save_state(model: SiamFC, path: str | PathLike[str]) -> None:
         raise ValueError(f"save_state: path must end in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
+    write_whole(path, save(state, metadata))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or, after a crash at any time, as it was before: on the disk, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(save(state, metadata))
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the name, too, must survive a loss of power
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:

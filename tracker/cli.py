@@ -31,6 +31,7 @@ from tracker.arguments import (
     pick_box,
 )
 from tracker.background import WriteBehind
+from tracker.commands.train import train
 from tracker.data.otb import list_targets
 from tracker.data.sources import SourceError, open_images, open_source
 from tracker.draw import VideoError, VideoWriter, annotate, check_writable, write_boxes
@@ -219,6 +220,9 @@ def export(
         files = export_model(model, output, format)
     for branch, path in files.items():
         print(f"{branch:14}{path}")
+
+
+app.command()(train)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Commands of `tracker` with a file of their own."""

@@ -1,0 +1,165 @@
+"""`tracker train`: a run in a folder, from its settings to its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from tracker.arguments import CommandError, check_device, input_errors
+from tracker.checkpoint import load_state, save_state, write_whole
+from tracker.model import SiamFC
+
+if TYPE_CHECKING:
+    from tracker.distributed import World
+    from tracker.train_config import ModelConfig, TrainConfig
+
+OVERFIT_STEPS = 200
+LOW_LOSS = 0.1  # what a batch known by heart is below; it starts near ln 2 = .69
+INTERRUPTED = 130
+
+
+def train(
+    config: Annotated[Path | None, typer.Option(help="Settings, a TOML file; the defaults where left out.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting; repeatable."),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run; made where it is missing.")] = Path(
+        "runs/train"
+    ),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --output; start it if there is none."),
+    ] = False,
+    overfit: Annotated[
+        bool, typer.Option("--overfit", help="Learn one batch by heart; fails where the loss does not get low.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU where there is one.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Train a network on synthetic videos, archives of `tracker prepare` or data set folders.
+
+    \b
+    The folder of the run:
+      train.toml              all settings
+      metrics.jsonl           a line per step and per validation
+      tensorboard/            the same for TensorBoard, where it is installed: pip install 'siamfc-fastops[train]'
+      checkpoints/            the newest states; --resume goes on from the last one, to the bit on a CPU
+      best.safetensors        the weights of the best validation
+      model.safetensors       the weights at the end
+
+    Ctrl-C ends the run after the step at hand, with a checkpoint. More than one process, on one machine or many, are
+    started by torchrun; the batch size is that of all of them together, and all must see the folder of the run.
+
+    \b
+    Examples:
+      tracker train
+      tracker train --set steps=2000 --set model.width=0.25 --output runs/small
+      tracker train --config train.toml --set 'data.sequences=["got10k:/data/got10k:train"]' --set precision=bfloat16
+      tracker train --output runs/small --resume
+      torchrun --nproc-per-node 8 -m tracker train --config train.toml --set batch_size=64
+    """
+    # Imported here: the other commands start without what only training needs.
+    from tracker.distributed import join
+    from tracker.train_config import load_config
+
+    check_device(device)
+    saved = output / "train.toml"
+    resumed = resume and saved.exists()
+    with input_errors():
+        if resumed and (config or settings or overfit):
+            raise CommandError(
+                f"--resume must come without --config, --set and --overfit: {str(saved)!r} has the run's settings"
+            )
+        if not resumed and saved.exists():
+            raise CommandError(f"--output must be a new folder, got {str(output)!r} with a run (--resume goes on)")
+        chosen = load_config(saved if resumed else config, settings or ())
+        if overfit:
+            chosen = dataclasses.replace(chosen, overfit=True, steps=chosen.steps or OVERFIT_STEPS)
+    with join() as world:
+        _run(chosen, output, torch.device(device) if device else world.device(), world, quiet or not world.is_first)
+
+
+def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, quiet: bool) -> None:
+    """Train, or go on training, in `folder`, and leave the weights there."""
+    from tracker.train import scale_responses
+    from tracker.train import train as train_model
+    from tracker.train_config import to_toml
+    from tracker.train_data import open_pairs
+    from tracker.train_log import TrainLog
+    from tracker.train_state import Checkpoints
+    from tracker.validation import validation_sequences
+
+    checkpoints = Checkpoints(folder / "checkpoints")
+    done = checkpoints.newest_step()
+    with input_errors():
+        pairs = open_pairs(config)
+        validation = validation_sequences(config.validation) if config.validation.every and not config.overfit else []
+        model = _make_model(config.model, config.seed).to(device)
+        steps = config.total_steps(len(pairs))
+        world.wait()  # until all have looked whether there is a run in the folder
+        if world.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "train.toml", to_toml(config).encode())
+    fresh = done == 0 and not config.model.weights
+    if fresh and config.model.head == "xcorr" and config.model.response_deviation:
+        scale_responses(model, config.model.response_deviation, pairs=pairs, batch_size=config.batch_size)
+    console = Console(quiet=quiet)
+    with ExitStack() as stack:
+        log = None
+        if world.is_first:
+            log = stack.enter_context(TrainLog(folder, steps=steps, done=done, quiet=quiet))
+            log.say(f"{folder}: {steps} steps of {config.batch_size} pairs, {len(pairs)} pairs per epoch, on {device}")
+        signals = stack.enter_context(Signals())
+        losses = train_model(
+            model, config, pairs=pairs, validation=validation, world=world, folder=folder, log=log, stop=signals.caught
+        )
+    if done + len(losses) < steps:
+        console.print(f"stopped after step {done + len(losses)}; --resume goes on", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+    if config.overfit and losses and not losses[-1] < LOW_LOSS:
+        raise FloatingPointError(f"--overfit: loss must get below {LOW_LOSS}, got {losses[-1]:.3f} after {steps} steps")
+    if world.is_first:
+        save_state(model, folder / "model.safetensors")
+    console.print(f"wrote {folder / 'model.safetensors'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _make_model(config: ModelConfig, seed: int) -> SiamFC:
+    torch.manual_seed(seed)
+    model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)
+    if config.weights:
+        try:
+            model.load_state_dict(load_state(config.weights))
+        except RuntimeError as error:
+            raise ValueError(f"model.weights must fit the model's settings, got {config.weights}: {error}") from error
+    return model
+
+
+class Signals:
+    """While its block runs, Ctrl-C and SIGTERM are noted, not obeyed; a second Ctrl-C is."""
+
+    def __init__(self) -> None:
+        self._caught = False
+
+    def caught(self) -> bool:
+        return self._caught
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._caught = True
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""Processes that work together, as torchrun starts them: who this one is, what it takes, what all of them found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run; by default there is this one alone, and nothing is sent anywhere.
+
+    Args:
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number of this process on its machine: the GPU it uses.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def device(self) -> torch.device:
+        """This process's GPU, or the CPU where there is none."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every size-th of `items`: those that this process works on.
+
+        Example:
+            >>> World(rank=1, size=3).share("abcdefgh")
+            'beh'
+        """
+        return items[self.rank :: self.size]
+
+    def collect(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of all processes in one dictionary, the same in each of them."""
+        if self.size == 1:
+            return values
+        parts: list[dict[str, Any]] = [{} for _ in range(self.size)]
+        dist.all_gather_object(parts, values)
+        return {key: value for part in parts for key, value in part.items()}
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over the processes; in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join() -> Iterator[World]:
+    """The processes that torchrun started with this one, connected over NCCL (GPUs) or gloo; alone without torchrun.
+
+    Example:
+        >>> with join() as world:
+        ...     world.size
+        1
+    """
+    if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:  # both are torchrun's
+        yield World()
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        dist.init_process_group("nccl", device_id=torch.device("cuda", local_rank))
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank)
+    finally:
+        dist.destroy_process_group()
