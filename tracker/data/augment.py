@@ -1,0 +1,223 @@
+"""From crops to a training batch, on the device: stretch, shift, blur, grey and colour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastops
+from tracker.data.crops import EXEMPLAR, INSTANCE
+from tracker.data.pairs import Pair
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_BLUR = (0.5, 1.2)  # standard deviation in pixels
+_TAPS = 5
+_DRAWS = 23  # random numbers per pair; always all of them, so that a step turned off changes no other
+
+
+class Batch(NamedTuple):
+    """What the network trains on: RGB, 0 to 255, channels_last.
+
+    `box` is the target's in the instance crop, x1, y1, x2, y2 in pixels: pixel i covers i to i + 1, so the
+    crop's centre is 127.5.
+    """
+
+    exemplar: Tensor  # [N, 3, 127, 127]
+    instance: Tensor  # [N, 3, 255, 255]
+    box: Tensor  # float32 [N, 4]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What `augment` does to a pair; 0 turns a step off, `AugmentConfig.none()` all of them.
+
+    Args:
+        stretch: the instance crop's scale is drawn from 1 - stretch to 1 + stretch.
+        shift: largest displacement of the instance crop along each axis, in its pixels; less where the stretch leaves
+            less room. The labels of a score map allow no more than half the network's stride, 4 px.
+        exemplar_stretch, exemplar_shift: the same of the exemplar crop.
+        blur: probability of a Gaussian blur of 0.5 to 1.2 px, of either crop by itself.
+        grey: probability that a pair becomes grey, both crops together.
+        brightness: gain from 1 - brightness to 1 + brightness, of either crop by itself, as the following.
+        contrast: factor on the distance from the crop's mean, likewise.
+        saturation: factor on the distance from grey, likewise.
+        colour: gain of each channel, likewise.
+
+    Raises:
+        ValueError: when a value is out of its range; the message names the field.
+    """
+
+    stretch: float = 0.05
+    shift: float = 4.0
+    exemplar_stretch: float = 0.0
+    exemplar_shift: float = 0.0
+    blur: float = 0.1
+    grey: float = 0.1
+    brightness: float = 0.1
+    contrast: float = 0.1
+    saturation: float = 0.2
+    colour: float = 0.05
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("shift"):
+                ok, rule = 0 <= value < math.inf, "at least 0 and finite"
+            else:
+                ok, rule = 0 <= value <= 1, "from 0 to 1"
+            if not ok:
+                raise ValueError(f"AugmentConfig: {field.name} must be {rule}, got {value!r}")
+
+    @classmethod
+    def none(cls) -> AugmentConfig:
+        """The centred crops as they are."""
+        return cls(**{field.name: 0.0 for field in fields(cls)})
+
+
+def collate(pairs: Items[Pair]) -> Pair:
+    """Stack pairs into one of tensors: uint8 [N, P, P, 3] twice and float32 [N, 4] twice.
+
+    The `collate_fn` of a `DataLoader`, whose `pin_memory` knows the result.
+    """
+    return Pair(*(torch.from_numpy(np.stack(field)) for field in zip(*pairs, strict=True)))
+
+
+@torch.no_grad()
+def augment(
+    pairs: Pair,
+    generator: torch.Generator,
+    config: AugmentConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """Cut what the network sees out of collated pairs and vary it, on `device`.
+
+    The random numbers are drawn on the CPU, so the batch is the same on every device and nothing waits for a GPU.
+    Regions are whole pixels of the pair's crops and lie inside them: nothing is padded, and the box is exact.
+
+    Args:
+        pairs: what `collate` gives, anywhere; P must be at least 255.
+        generator: on the CPU; decides everything random.
+        config: defaults to `AugmentConfig()`.
+        device: of the batch.
+        dtype: of the crops; the box is float32.
+
+    Raises:
+        ValueError: when the pairs' crops have no room for the stretch or the shift, or the generator is not on the CPU.
+
+    Example:
+        >>> from tracker.data.pairs import PairDataset
+        >>> pairs = PairDataset.synthetic(pairs=2)
+        >>> batch = augment(collate([pairs[0], pairs[1]]), torch.Generator().manual_seed(0))
+        >>> batch.exemplar.shape, batch.instance.shape, batch.box.shape
+        (torch.Size([2, 3, 127, 127]), torch.Size([2, 3, 255, 255]), torch.Size([2, 4]))
+    """
+    config, device = config or AugmentConfig(), torch.device(device)
+    if generator.device.type != "cpu":
+        raise ValueError(f"augment: generator must be on the CPU, got one on {generator.device}")
+    count = len(pairs.exemplar)
+    draws = torch.rand(count, _DRAWS, generator=generator, dtype=torch.float64)
+    grey = draws[:, 0] < config.grey
+    with torch.autocast(device.type, enabled=False):
+        exemplar, _ = _view(
+            pairs.exemplar, pairs.exemplar_box, EXEMPLAR, "exemplar_", config, grey, draws[:, 1:12], device, dtype
+        )
+        instance, box = _view(
+            pairs.search, pairs.search_box, INSTANCE, "", config, grey, draws[:, 12:23], device, dtype
+        )
+    return Batch(exemplar, instance, box)
+
+
+def _view(
+    images: Tensor,
+    boxes: Tensor,
+    size: int,
+    prefix: str,
+    config: AugmentConfig,
+    grey: Tensor,
+    draws: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """One of the two crops: [N, 3, size, size] and the boxes in it, x1, y1, x2, y2."""
+    stretch, shift = getattr(config, f"{prefix}stretch"), getattr(config, f"{prefix}shift")
+    side, corner = _regions(images.shape[1], size, prefix, stretch, shift, draws[:, :3])
+    zoom = size / side
+    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).cpu().double()
+    moved = ((corners - corner.repeat(1, 2)) * zoom).float().to(device)
+
+    # (corner + (side - 1) / 2, side) is the region that the op's rounding leaves as it is.
+    regions = torch.cat([corner + (side - 1) / 2, side], 1).to(device)
+    images = images.to(device, non_blocking=True)
+    gains, greyness, contrast = _colours(config, grey, draws[:, 3:9])
+    plain = bool((gains == 1).all() and (greyness == 0).all() and (contrast == 1).all())
+    blurred = draws[:, 9] < config.blur
+    ops = fastops if fastops.load_error is None else fastops.reference
+    if plain and not blurred.any():
+        return ops.crop_and_resize(images, regions, size, 0.0, dtype=dtype, channels_last=True), moved
+
+    crops = ops.crop_and_resize(images, regions, size, 0.0)  # as planes: what follows is faster on them
+    if blurred.any():
+        deviation = _BLUR[0] + (_BLUR[1] - _BLUR[0]) * draws[blurred, 10]
+        chosen = blurred.nonzero()[:, 0].to(device)
+        crops[chosen] = _blur(crops[chosen], deviation.float().to(device))
+    if not plain:
+        crops = _recolour(crops, images, gains.to(device), greyness.to(device), contrast.to(device))
+    return crops.to(dtype, memory_format=torch.channels_last), moved
+
+
+def _regions(crop: int, size: int, prefix: str, stretch: float, shift: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Sides [N, 1] and left top corners [N, 2] of squares in crops of side `crop`, whole numbers in float64."""
+    largest, room = round(size * (1 + stretch)), (crop - size) / 2
+    if largest > crop:
+        raise ValueError(f"augment: {prefix}stretch must keep {size} px within crops of {crop} px, got {stretch}")
+    if shift > room:
+        raise ValueError(f"augment: {prefix}shift must be at most {room:g} px in crops of {crop} px, got {shift}")
+    side = (size * (1 + stretch * (2 * draws[:, :1] - 1))).round()
+    moved = shift * (2 * draws[:, 1:] - 1) * side / size  # the target moves against the region
+    corner = ((crop - side) / 2 - moved).round()
+    return side, torch.minimum(corner.clamp(min=0), crop - side)
+
+
+def _colours(config: AugmentConfig, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gains of the channels [N, 3], how far to go to grey [N, 1] and contrasts [N, 1], float32."""
+
+    def factor(amount: float, columns: slice) -> Tensor:
+        return 1 + amount * (2 * draws[:, columns] - 1)
+
+    gains = factor(config.colour, slice(0, 3)) * factor(config.brightness, slice(3, 4))
+    greyness = torch.where(grey[:, None], 1.0, 1 - factor(config.saturation, slice(4, 5)))
+    return gains.float(), greyness.float(), factor(config.contrast, slice(5, 6)).float()
+
+
+def _recolour(crops: Tensor, images: Tensor, gains: Tensor, greyness: Tensor, contrast: Tensor) -> Tensor:
+    """y = gains x, y += greyness (grey(y) - y), y = mean + contrast (y - mean), within 0 and 255, in one expression.
+
+    The mean is the grey level of every 64th pixel of the image, which stays what it is when y goes to grey.
+    """
+    weights = gains * gains.new_tensor(LUMA)  # [N, 3]: grey(y) of x
+    mean = (images[:, ::8, ::8].float().mean((1, 2)) * weights).sum(1, keepdim=True)  # [N, 1]
+    add = ((1 - contrast) * mean)[..., None]  # [N, 1, 1]
+    toward, keep = contrast * greyness, contrast * (1 - greyness) * gains  # [N, 1], [N, 3]
+    red, green, blue = (crops[:, i] * (toward * weights[:, i : i + 1])[..., None] for i in range(3))
+    grey = red.add_(green).add_(blue).add_(add)
+    return torch.addcmul(grey[:, None], crops, keep[..., None, None]).clamp_(0, 255)
+
+
+def _blur(crops: Tensor, deviation: Tensor) -> Tensor:
+    """Gaussian of five by five pixels with the deviation [N] of each crop; the edge is repeated."""
+    reach = _TAPS // 2
+    at = torch.arange(-reach, reach + 1, device=crops.device)
+    taps = torch.exp(-0.5 * (at / deviation[:, None]) ** 2)
+    taps = taps / taps.sum(1, keepdim=True)
+    kernels = (taps[:, :, None] * taps[:, None, :]).repeat_interleave(3, 0)[:, None]  # [3 N, 1, 5, 5]
+    planes = F.pad(crops, (reach,) * 4, mode="replicate").flatten(0, 1)[None]
+    return F.conv2d(planes, kernels, groups=len(kernels)).view_as(crops)

@@ -1,0 +1,82 @@
+"""Training crops: the square around a target that holds SiamFC's search region and room for augmentation."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import torch
+
+import fastops
+from tracker.data.sequence import Sequence, read_reduced
+
+EXEMPLAR, INSTANCE, CONTEXT = 127, 255, 0.5
+#: Side of a crop. It has the scale of the instance crop, which leaves (287 - 255) / 2 = 16 px to shift it.
+CROP_SIZE = 287
+#: Targets with a shorter side than this, in pixels of the frame, show nothing to learn from.
+MIN_SIDE = 8.0
+
+
+def usable_frames(sequence: Sequence, min_side: float = MIN_SIDE) -> np.ndarray:
+    """Numbers of the frames to train on, ascending: the target is there and its sides are at least `min_side`."""
+    with np.errstate(invalid="ignore"):
+        large = sequence.boxes[:, 2:].min(axis=1, initial=math.inf) >= min_side
+    return np.flatnonzero(large & ~sequence.absent)
+
+
+def region_side(box: np.ndarray, size: int = CROP_SIZE) -> float:
+    """Side, in pixels of the frame, of the square that becomes a crop of `size`: s_z size / 127.
+
+    s_z = sqrt((w + p)(h + p)), p = (w + h) / 2, is SiamFC's exemplar with its context.
+    """
+    w, h = float(box[2]), float(box[3])
+    context = CONTEXT * (w + h)
+    return math.sqrt((w + context) * (h + context)) * size / EXEMPLAR
+
+
+def crop_target(image: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the square around a target, filled with the image's mean colour beyond its edges.
+
+    The square's side and corner are whole pixels of the image, so the target's centre lies within half a pixel of them
+    from the crop's centre; the box returned is exact.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        box: x, y, w, h in pixels of the image, 0-based.
+        size: side of the crop, S.
+
+    Returns:
+        the crop, uint8 [S, S, 3], and the box in its pixels, float32 [4].
+    """
+    x, y, w, h = (float(v) for v in box)
+    side = max(1, round(region_side(box, size)))
+    left, top = round(x + w / 2 - side / 2), round(y + h / 2 - side / 2)
+    inside = left >= 0 and top >= 0 and left + side <= image.shape[1] and top + side <= image.shape[0]
+    colour = (0, 0, 0) if inside else [round(level) for level in cv2.mean(image)[:3]]
+    # (left + (side - 1) / 2, side) is the region that the op's rounding leaves as it is.
+    region = torch.tensor([[left + (side - 1) / 2, top + (side - 1) / 2, side]], dtype=torch.float64)
+    crop = _ops().crop_and_resize(torch.from_numpy(image), region, size, colour, dtype=torch.uint8, channels_last=True)
+    zoom = size / side
+    moved = np.array([(x - left) * zoom, (y - top) * zoom, w * zoom, h * zoom], np.float32)
+    return crop[0].permute(1, 2, 0).numpy(), moved
+
+
+def read_crop(sequence: Sequence, index: int, size: int = CROP_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """`crop_target` of frame `index`; a JPEG is read at the fraction of its size that the crop needs.
+
+    Raises:
+        ImageError: names the file that cannot be read.
+    """
+    box = sequence.boxes[index]
+    if callable(sequence.frames):
+        return crop_target(sequence.image(index), box, size)
+    spare = region_side(box, size) / size  # pixels of the frame per pixel of the crop
+    wanted = next((reduce for reduce in (8, 4, 2) if reduce <= spare), 1)
+    image, reduced = read_reduced(sequence.frames[index], wanted)
+    return crop_target(image, box / reduced, size)
+
+
+def _ops():
+    """The compiled op, or the same in plain PyTorch where the library is missing."""
+    return fastops if fastops.load_error is None else fastops.reference

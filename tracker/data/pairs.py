@@ -1,0 +1,237 @@
+"""Training pairs: two crops around one target, from two frames of one video."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence as Items
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
+from tracker.data.sequence import ImageError, Sequence
+from tracker.data.synthetic import SyntheticVideo
+
+MAX_GAP = 100
+
+
+class Pair(NamedTuple):
+    """Two crops centred on one target, RGB, with room around the region that the network sees (`tracker.data.crops`).
+
+    Boxes are x, y, w, h in pixels of the crop, 0-based: pixel i covers i to i + 1. A collated batch has the same fields
+    as tensors with N in front.
+    """
+
+    exemplar: np.ndarray | Tensor  # uint8 [P, P, 3]
+    search: np.ndarray | Tensor  # uint8 [P, P, 3]
+    exemplar_box: np.ndarray | Tensor  # float32 [4]
+    search_box: np.ndarray | Tensor  # float32 [4]
+
+
+class PairSource(Protocol):
+    """Where pairs come from: `pair` is a function of the index and of what it draws from `rng`, nothing else."""
+
+    def __len__(self) -> int: ...
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair: ...
+
+
+class PairDataset(Dataset):
+    """Pairs of an epoch; pair `i` is a function of (seed, epoch, i) alone, in whichever process it is made.
+
+    Made by `synthetic`, `from_sequences`, `from_archive` and `concat`. `set_epoch` reaches the workers of a
+    `DataLoader`, persistent ones too, where it is called before the loader is iterated over.
+
+    Raises:
+        ValueError: when the seed is negative.
+
+    Example:
+        >>> pairs = PairDataset.synthetic(seed=0, pairs=8)
+        >>> pairs.set_epoch(3)
+        >>> len(pairs), pairs[7].search.shape, pairs[7].search_box.dtype
+        (8, (287, 287, 3), dtype('float32'))
+    """
+
+    def __init__(self, source: PairSource, seed: int = 0) -> None:
+        if seed < 0:
+            raise ValueError(f"PairDataset: seed must not be negative, got {seed}")
+        self.source, self.seed = source, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @classmethod
+    def synthetic(cls, seed: int = 0, pairs: int = 10_000, *, crop_size: int = CROP_SIZE) -> PairDataset:
+        """`pairs` pairs an epoch, each from a `SyntheticVideo` of its own; no video ever comes twice."""
+        return cls(_Synthetic(pairs, crop_size), seed)
+
+    @classmethod
+    def from_sequences(
+        cls,
+        sequences: Items[Sequence],
+        *,
+        seed: int = 0,
+        repeat: int = 1,
+        max_gap: int = MAX_GAP,
+        min_side: float = MIN_SIDE,
+        crop_size: int = CROP_SIZE,
+        skip_bad: bool = False,
+    ) -> PairDataset:
+        """`repeat` pairs per sequence and epoch, read from the frames themselves.
+
+        Args:
+            sequences: those without a usable frame are left out.
+            seed: decides the pairs.
+            repeat: pairs per sequence and epoch; pair i is of sequence i mod len(sequences).
+            max_gap: the two frames are less than this apart. They differ, where the sequence has two such frames.
+            min_side: a frame is used where the target is there and its sides are at least this, in pixels.
+            crop_size: P.
+            skip_bad: take other frames in place of those that cannot be read, with a warning for each.
+
+        Raises:
+            ValueError: when an argument is out of its range or no sequence has a usable frame.
+            ImageError: later, naming the image that cannot be read; with `skip_bad` where a sequence has no other.
+        """
+        return cls(_FromSequences(sequences, repeat, max_gap, min_side, crop_size, skip_bad), seed)
+
+    @classmethod
+    def concat(cls, parts: Items[PairDataset], *, seed: int | None = None) -> PairDataset:
+        """The pairs of all parts, one after the other; `seed` (None: the first part's) replaces those of the parts."""
+        if not parts:
+            raise ValueError("PairDataset: parts must be at least one, got none")
+        return cls(_Concatenated([part.source for part in parts]), parts[0].seed if seed is None else seed)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch: other pairs of the same sequences."""
+        if epoch < 0:
+            raise ValueError(f"PairDataset: epoch must not be negative, got {epoch}")
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Pair:
+        if not 0 <= index < len(self):
+            raise IndexError(f"PairDataset: index must be from 0 to {len(self) - 1}, got {index}")
+        _one_opencv_thread_per_worker()
+        return self.source.pair(index, np.random.default_rng((self.seed, self.epoch, index)))
+
+
+class _Synthetic:
+    def __init__(self, pairs: int, crop_size: int) -> None:
+        _require("pairs", pairs)
+        _require("crop_size", crop_size)
+        self._pairs, self._crop_size = pairs, crop_size
+
+    def __len__(self) -> int:
+        return self._pairs
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair:
+        video = SyntheticVideo(
+            seed=int(rng.integers(2**63)),
+            frames=64,
+            size=(288, 288),
+            target=rng.uniform(40, 72),
+            occlusions=int(rng.integers(2)),
+            distractors=int(rng.integers(1, 4)),
+            noise=float(rng.integers(6)),
+        )
+        first, second = rng.integers(0, len(video), size=2)
+        if video.visible[first] < video.visible[second]:
+            first, second = second, first  # the exemplar is the frame that shows more of the target
+        return _as_pair(*(crop_target(*video.frame(frame), self._crop_size) for frame in (first, second)))
+
+
+class _FromSequences:
+    def __init__(
+        self,
+        sequences: Items[Sequence],
+        repeat: int,
+        max_gap: int,
+        min_side: float,
+        crop_size: int,
+        skip_bad: bool,
+    ) -> None:
+        _require("repeat", repeat)
+        _require("max_gap", max_gap)
+        _require("crop_size", crop_size)
+        usable = [(sequence, usable_frames(sequence, min_side)) for sequence in sequences]
+        self._sequences = [(sequence, frames) for sequence, frames in usable if len(frames)]
+        if not self._sequences:
+            raise ValueError(
+                f"PairDataset: sequences must hold a target with sides of at least {min_side:g} px, "
+                f"got none in {len(usable)} sequences"
+            )
+        self._repeat, self._max_gap, self._crop_size, self._skip_bad = repeat, max_gap, crop_size, skip_bad
+
+    def __len__(self) -> int:
+        return self._repeat * len(self._sequences)
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair:
+        sequence, frames = self._sequences[index % len(self._sequences)]
+        while True:
+            chosen = choose_frames(frames, self._max_gap, rng)
+            crops = []
+            for frame in chosen:
+                try:
+                    crops.append(read_crop(sequence, frame, self._crop_size))
+                except ImageError as error:
+                    frames = frames[frames != frame]
+                    if not self._skip_bad or not len(frames):
+                        raise
+                    warnings.warn(f"PairDataset: skipped {error}", stacklevel=2)
+                    break
+            else:
+                return _as_pair(*crops)
+
+
+class _Concatenated:
+    def __init__(self, parts: list[PairSource]) -> None:
+        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part].pair(index - int(self._ends[part]) + len(self._parts[part]), rng)
+
+
+def choose_frames(frames: np.ndarray, max_gap: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Two of `frames`, ascending, less than `max_gap` apart: any first, then any other near it if there is one."""
+    first = int(rng.integers(len(frames)))
+    low = int(np.searchsorted(frames, frames[first] - max_gap, side="right"))
+    high = int(np.searchsorted(frames, frames[first] + max_gap, side="left"))
+    second = first
+    if high - low > 1:
+        second = low + int(rng.integers(high - low - 1))
+        second += second >= first
+    return int(frames[first]), int(frames[second])
+
+
+def _as_pair(exemplar: tuple[np.ndarray, np.ndarray], search: tuple[np.ndarray, np.ndarray]) -> Pair:
+    return Pair(exemplar[0], search[0], exemplar[1], search[1])
+
+
+def _require(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"PairDataset: {name} must be at least 1, got {value}")
+
+
+_set_in: int | None = None
+
+
+def _one_opencv_thread_per_worker() -> None:
+    """Workers are the parallelism; besides, OpenCV's threads of a parent do not live on in a forked child."""
+    global _set_in
+    if _set_in != os.getpid() and get_worker_info() is not None:
+        cv2.setNumThreads(0)
+        _set_in = os.getpid()
