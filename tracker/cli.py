@@ -31,6 +31,7 @@ from tracker.arguments import (
     pick_box,
 )
 from tracker.background import WriteBehind
+from tracker.commands.experiment import experiment
 from tracker.commands.train import train
 from tracker.data.otb import list_targets
 from tracker.data.sources import SourceError, open_images, open_source
@@ -223,6 +224,7 @@ def export(
 
 
 app.command()(train)
+app.command()(experiment)
 
 
 @app.command()
