@@ -97,6 +97,8 @@ def augment(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    part: slice = slice(None),
+    of: int | None = None,
 ) -> Batch:
     """Cut what the network sees out of collated pairs and vary it, on `device`.
 
@@ -109,6 +111,8 @@ def augment(
         config: defaults to `AugmentConfig()`.
         device: of the batch.
         dtype: of the crops; the box is float32.
+        part, of: the pairs are this slice of a batch of `of`, whose other parts are elsewhere; together they become
+            what the whole batch becomes at once.
 
     Raises:
         ValueError: when the pairs' crops have no room for the stretch or the shift, or the generator is not on the CPU.
@@ -123,8 +127,8 @@ def augment(
     config, device = config or AugmentConfig(), torch.device(device)
     if generator.device.type != "cpu":
         raise ValueError(f"augment: generator must be on the CPU, got one on {generator.device}")
-    count = len(pairs.exemplar)
-    draws = torch.rand(count, _DRAWS, generator=generator, dtype=torch.float64)
+    count = len(pairs.exemplar) if of is None else of
+    draws = torch.rand(count, _DRAWS, generator=generator, dtype=torch.float64)[part]
     grey = draws[:, 0] < config.grey
     with torch.autocast(device.type, enabled=False):
         exemplar, _ = _view(

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from tracker.data.annotations import Problems, parse_box, parse_box_or_absent, read_rows
+from tracker.data.sequence import Sequence
 from tracker.data.sources import images_in
 
 # First annotated frame, 1-based, as the OTB toolkit's configuration has it, where that is not the first image.
 START_FRAMES = {"BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "David": 300}
-_SEPARATOR = re.compile(r"[,\s]+")
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One target in one video: `boxes` [N, 4] are x, y, w, h, 0-based, of the first N frames (N <= len(frames)).
-
-    `frames` starts at the first annotated image, which need not be the first of the folder.
-    """
-
-    name: str
-    frames: list[Path]
-    boxes: np.ndarray
 
 
 def list_targets(folder: str | PathLike[str]) -> list[Path]:
@@ -56,21 +44,7 @@ def read_boxes(path: str | PathLike[str]) -> np.ndarray:
     Raises:
         ValueError: names the file and line that is not four finite numbers, or has a negative size.
     """
-    path = Path(path)
-    boxes = []
-    for number, line in enumerate(path.read_text().rstrip().splitlines(), start=1):
-        try:
-            box = [float(field) for field in _SEPARATOR.split(line.strip())]
-        except ValueError:
-            box = []
-        if len(box) != 4 or not np.isfinite(box).all():
-            raise ValueError(f"{path}:{number}: line must be four finite numbers x, y, w, h, got {line!r}")
-        if min(box[2:]) < 0:
-            raise ValueError(f"{path}:{number}: width and height must not be negative, got {line!r}")
-        boxes.append(box)
-    if not boxes:
-        raise ValueError(f"{path}:1: file must hold at least one box, got none")
-    return np.array(boxes, dtype=np.float64)
+    return read_rows(Path(path), parse_box)
 
 
 def load_sequence(folder: str | PathLike[str], target: int = 1, start_frame: int | None = None) -> Sequence:
@@ -95,14 +69,22 @@ def load_sequence(folder: str | PathLike[str], target: int = 1, start_frame: int
         >>> sequence.name, len(sequence.frames), sequence.boxes.shape  # doctest: +SKIP
         ('Jogging.2', 307, (307, 4))
     """
-    folder = Path(folder)
+    return _load(Path(folder), target, start_frame, read_boxes)
+
+
+def load_target(folder: Path, target: int, problems: Problems) -> Sequence:
+    """As `load_sequence`, for training: nan or a negative size tells an absent target; `problems` may be skipped."""
+    return _load(folder, target, None, lambda path: read_rows(path, parse_box_or_absent, problems))
+
+
+def _load(folder: Path, target: int, start_frame: int | None, read: Callable[[Path], np.ndarray]) -> Sequence:
     files = list_targets(folder)
     if not 1 <= target <= len(files):
         raise ValueError(f"load_sequence: target must be from 1 to {len(files)} in {folder}, got {target}")
     frames = images_in(folder / "img")
     if not frames:
         raise FileNotFoundError(f"load_sequence: {folder / 'img'} must hold image files, got none")
-    boxes = read_boxes(files[target - 1])
+    boxes = read(files[target - 1])
     name = folder.resolve().name
     if start_frame is None:
         start_frame = START_FRAMES.get(name, 1) if len(boxes) < len(frames) else 1

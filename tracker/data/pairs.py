@@ -121,8 +121,12 @@ class PairDataset(Dataset):
     def __getitem__(self, index: int) -> Pair:
         if not 0 <= index < len(self):
             raise IndexError(f"PairDataset: index must be from 0 to {len(self) - 1}, got {index}")
+        return self.pair(self.epoch, index)
+
+    def pair(self, epoch: int, index: int) -> Pair:
+        """Pair `index` of any epoch, whichever is chosen."""
         _one_opencv_thread_per_worker()
-        return self.source.pair(index, np.random.default_rng((self.seed, self.epoch, index)))
+        return self.source.pair(index, np.random.default_rng((self.seed, epoch, index)))
 
 
 class _Synthetic:

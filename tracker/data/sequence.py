@@ -73,7 +73,7 @@ class Sequence:
     @classmethod
     def from_video(cls, name: str, video: SyntheticVideo) -> Sequence:
         """A synthetic video; frames in which a pillar hides more than half of the target count as absent."""
-        return cls(name, lambda index: video.frame(index)[0], video.boxes, video.visible < 0.5)
+        return cls(name, video.image, video.boxes, video.visible < 0.5)
 
     def __len__(self) -> int:
         """Number of annotated frames."""

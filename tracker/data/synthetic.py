@@ -87,7 +87,11 @@ class SyntheticVideo:
 
     def images(self) -> Iterator[np.ndarray]:
         """The images without the boxes: what `open_source` and `Tracker.track` take."""
-        return (self.frame(i)[0] for i in range(len(self)))
+        return (self.image(i) for i in range(len(self)))
+
+    def image(self, index: int) -> np.ndarray:
+        """RGB uint8 image [H, W, 3] of frame `index`."""
+        return self.frame(index)[0]
 
     def frame(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB uint8 image [H, W, 3] and box [4] of frame `index`."""
