@@ -56,11 +56,10 @@ class DataConfig:
     Args:
         synthetic: pairs of synthetic videos per epoch; 0 for none.
         archives: files that `tracker prepare` wrote.
-        sequences: "layout:folder" or "layout:folder:split", read frame by frame; the layouts are those of
-            `tracker.data.datasets.open_dataset`.
+        sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
         leave_out: names of sequences that are not trained on, those of `validation` for instance.
         repeat: pairs per sequence and epoch, of `sequences`.
-        skip_bad: take other frames in place of those that cannot be read, with a warning for each.
+        skip_bad: leave out annotations and frames that cannot be read, with a warning, in place of stopping.
         workers: processes that read and cut pairs; 0 does it in the training process.
     """
 

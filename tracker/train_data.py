@@ -9,9 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tracker.data.augment import collate
-from tracker.data.datasets import open_dataset
+from tracker.data.datasets import open_place
 from tracker.data.pairs import Pair, PairDataset
-from tracker.data.sequence import Sequence
 from tracker.distributed import World
 from tracker.train_config import DataConfig, TrainConfig
 
@@ -120,22 +119,6 @@ def make_loader(pairs: PairDataset, order: BatchOrder, workers: int, device: tor
 # ---- what the configuration asks for -------------------------------------------------------------------------
 
 
-def open_sequences(places: tuple[str, ...]) -> list[Sequence]:
-    """The sequences of "layout:folder" or "layout:folder:split" places.
-
-    Raises:
-        ValueError, OSError: for a place of another form, and what `open_dataset` raises.
-    """
-    sequences: list[Sequence] = []
-    for place in places:
-        layout, colon, folder = place.partition(":")
-        if not colon or not folder:
-            raise ValueError(f"train: sequences must be layout:folder or layout:folder:split, got {place!r}")
-        folder, _, split = folder.rpartition(":") if ":" in folder[2:] else (folder, "", "")
-        sequences += open_dataset(layout, folder, split or None)
-    return sequences
-
-
 def open_pairs(config: TrainConfig) -> PairDataset:
     """All pairs that the configuration names.
 
@@ -145,7 +128,8 @@ def open_pairs(config: TrainConfig) -> PairDataset:
     data: DataConfig = config.data
     parts = [PairDataset.from_archive(path) for path in data.archives]
     if data.sequences:
-        sequences = [s for s in open_sequences(data.sequences) if s.name not in data.leave_out]
+        opened = [sequence for place in data.sequences for sequence in open_place(place, skip_bad=data.skip_bad)]
+        sequences = [sequence for sequence in opened if sequence.name not in data.leave_out]
         parts.append(PairDataset.from_sequences(sequences, repeat=data.repeat, skip_bad=data.skip_bad))
     if data.synthetic:
         parts.append(PairDataset.synthetic(pairs=data.synthetic))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tracker.data.datasets import open_place
 from tracker.data.sequence import Sequence
 from tracker.data.synthetic import SyntheticVideo
 from tracker.distributed import World
@@ -12,7 +13,6 @@ from tracker.eval.metrics import success_auc
 from tracker.model import SiamFC
 from tracker.tracker import Tracker
 from tracker.train_config import ValidationConfig
-from tracker.train_data import open_sequences
 
 #: Seeds of the synthetic validation videos, from here on. Training draws from all of [0, 2^63), so none is ever met.
 FIRST_SEED = 1_000_000
@@ -29,7 +29,7 @@ def validation_sequences(config: ValidationConfig) -> list[Sequence]:
         Sequence.from_video(f"synthetic-{i}", SyntheticVideo(FIRST_SEED + i, config.frames, SIZE, occlusions=1))
         for i in range(config.synthetic)
     ]
-    real = open_sequences(config.sequences)
+    real = [sequence for place in config.sequences for sequence in open_place(place)]
     if missing := set(config.only) - {sequence.name for sequence in real}:
         raise ValueError(f"train config: validation.only must name sequences, got {', '.join(sorted(missing))}")
     for sequence in real:

@@ -1,0 +1,74 @@
+"""The order of training pairs, and the loader that follows it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tracker.data.pairs import PairDataset
+from tracker.distributed import World
+from tracker.train_config import DataConfig, TrainConfig
+from tracker.train_data import BatchOrder, make_loader, open_pairs, seed_of
+
+
+def batches(steps: range, world: World | None = None, seed: int = 0, **options) -> list[list[tuple[int, int]]]:
+    return list(BatchOrder(10, 4, seed, steps, world, **options))
+
+
+def test_every_epoch_takes_each_pair_once_at_most():
+    for first in (0, 2):
+        keys = [key for batch in batches(range(first, first + 2)) for key in batch]
+        assert {epoch for epoch, _ in keys} == {first // 2}
+        assert len({index for _, index in keys}) == 8
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [batches(range(2)), batches(range(2, 4)), batches(range(2), seed=1)]
+    indices = [[index for batch in order for _, index in batch] for order in orders]
+    assert indices[0] != indices[1] and indices[0] != indices[2]
+
+
+def test_any_step_may_come_first():
+    assert batches(range(7))[3:] == batches(range(3, 7))
+
+
+def test_processes_share_each_batch():
+    whole = batches(range(5))
+    parts = [batches(range(5), World(rank, 2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+def test_first_batch_again_and_again():
+    assert batches(range(3, 9), repeat_first=True) == batches(range(1)) * 6
+
+
+def test_order_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="train: pairs must fill a batch of 8, got 7 per epoch"):
+        BatchOrder(7, 8, 0, range(1))
+    with pytest.raises(ValueError, match="train: batch_size must be a multiple of the 3 processes, got 8"):
+        BatchOrder(9, 8, 0, range(1), World(0, 3))
+
+
+def test_seeds_differ_in_every_number():
+    seeds = {seed_of(a, b) for a in range(50) for b in range(50)}
+    assert len(seeds) == 2500 and max(seeds) < 2**63
+    torch.Generator().manual_seed(max(seeds))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_reads_the_pairs_of_their_epochs_in_order(workers):
+    pairs = PairDataset.synthetic(seed=3, pairs=3, crop_size=255)
+    order = BatchOrder(3, 2, 0, range(3))
+    loaded = list(make_loader(pairs, order, workers, torch.device("cpu")))
+    assert [[(item.epoch, index) for index in item.indices] for item in loaded] == list(order)
+    assert [item.epoch for item in loaded] == [0, 1, 2]
+    last = loaded[2]
+    pairs.set_epoch(2)
+    for row, index in enumerate(last.indices):
+        assert (last.pairs.search[row].numpy() == pairs[index].search).all()
+        assert (last.pairs.exemplar_box[row].numpy() == pairs[index].exemplar_box).all()
+
+
+def test_nothing_to_learn_from_is_an_error():
+    with pytest.raises(ValueError, match="one of data.synthetic, data.archives and data.sequences must give pairs"):
+        open_pairs(TrainConfig(data=DataConfig(synthetic=0)))
