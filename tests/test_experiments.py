@@ -12,7 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from tracker.experiments import activations
+from tracker.box_head import BoxOutput
+from tracker.cli import main
+from tracker.data.pairs import PairDataset
+from tracker.data.synthetic import SyntheticVideo
+from tracker.experiments import activations, box_loss, tracking
 from tracker.experiments.classifiers import ACTIVATIONS, NETWORKS, PELU, FReLU, Swish
 from tracker.experiments.images import load_images
 from tracker.experiments.report import print_grid, summarise, write_csv, write_plot
@@ -169,9 +173,9 @@ def blobs(tmp_path) -> Path:
 
 def test_training_learns_and_is_repeatable(blobs):
     images = load_images(blobs)
-    plan = activations.Plan(epochs=10, width=4)
+    plan = activations.Plan(epochs=6, width=4)
     runs = [
-        activations.train_one(images, "ResNet", "Adam", "AReLU", seed, plan, torch.device("cpu")) for seed in (0, 0, 1)
+        activations.train_one(images, "AlexNet", "Adam", "AReLU", seed, plan, torch.device("cpu")) for seed in (0, 0, 1)
     ]
     for run in runs:
         run.pop("seconds")
@@ -224,3 +228,107 @@ def test_stretched_boxes_bound_the_target():
         original = plain.frame(index)[0][round(py) : round(py + ph), round(px) : round(px + pw)]
         resized = cv2.resize(original, inner.shape[1::-1]).astype(float)
         assert np.abs(inner - resized).mean() < 0.4 * np.abs(inner[:, ::-1] - resized).mean()
+
+
+# ---- papers 000 and 001 ---------------------------------------------------------------------------------------
+
+
+def test_stretched_pairs_depend_on_the_seed_and_the_index_alone():
+    pairs, again = (PairDataset(box_loss.StretchedPairs(8), seed=3) for _ in range(2))
+    again[1]
+    assert all(np.array_equal(a, b) for a, b in zip(pairs[5], again[5], strict=True))
+    assert not np.array_equal(pairs[5].search, pairs[6].search)
+    x, y, w, h = pairs[5].search_box
+    assert pairs[5].search.shape == (383, 383, 3) and (x + w / 2, y + h / 2) == pytest.approx((191.5, 191.5), abs=1)
+
+
+def test_pair_iou_of_a_network_that_knows(monkeypatch):
+    plan = box_loss.Plan(pairs=5)
+    boxes = []
+
+    class Knowing(torch.nn.Module):
+        def __init__(self, off: float) -> None:
+            super().__init__()
+            self.off, self.dummy = off, torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z, x):
+            x1, y1, x2, y2 = (boxes.pop(0) - 127.5 + self.off)[:, :, None, None].unbind(1)
+            cells = 8 * (torch.arange(17.0) - 8)
+            column, row = cells.expand(17, 17), cells[:, None].expand(17, 17)
+            ltrb = torch.stack([column - x1, row - y1, x2 - column, y2 - row], 1)
+            return BoxOutput(torch.rand(len(ltrb), 1, 17, 17), ltrb)
+
+    augment = box_loss.augment
+
+    def remember(*args, **options):
+        batch = augment(*args, **options)
+        boxes.append(batch.box)
+        return batch
+
+    monkeypatch.setattr(box_loss, "augment", remember)
+    assert box_loss._pair_iou(Knowing(0.0), plan) == pytest.approx(1, abs=1e-4)
+    assert box_loss._pair_iou(Knowing(10.0), plan) < 0.8
+
+
+@pytest.mark.slow
+def test_the_box_head_follows_aspect_ratios_where_the_score_map_cannot():
+    plan = box_loss.Plan(steps=150, pairs=32, videos=4, frames=60, workers=0)
+    scores = box_loss.evaluate(box_loss.train_one("Focal-EIoU", 0, plan, torch.device("cpu")), plan)
+    constant = []  # what any tracker gets that keeps the ratio of the first box
+    for i in range(plan.videos):
+        boxes = StretchedVideo(box_loss.HELD_OUT + i, plan.frames, (320, 240), stretch=box_loss.STRETCH).boxes
+        ratios = np.log(boxes[:, 2] / boxes[:, 3])
+        constant.append(np.abs(ratios - ratios[0]).mean())
+    assert scores["aspect_error"] < 0.75 * np.mean(constant), (scores, constant)
+    assert scores["pair_iou"] > 0.45 and scores["video_iou"] > 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file", "column", "variants", "values"),
+    [
+        ("box-loss", "box_loss", "loss", list(box_loss.LOSSES), ["pair_iou", "video_iou", "aspect_error"]),
+        ("tracking", "tracking", "variant", list(tracking.VARIANTS), ["auc"]),
+    ],
+)
+def test_quick_modes_write_their_tables(tmp_path, capsys, name, file, column, variants, values):
+    assert main(["experiment", name, "--quick", "--output", str(tmp_path / "new")]) == 0
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [f"{file}.csv", f"{file}.png", f"{file}_runs.csv"]
+    table, runs = read(tmp_path / "new" / f"{file}.csv"), read(tmp_path / "new" / f"{file}_runs.csv")
+    assert [row[column] for row in table] == variants and len(runs) == 2 * len(variants)
+    assert list(runs[0]) == [column, "seed", *values]
+    for k, row in enumerate(table):
+        for value in values:
+            numbers = [float(run[value]) for run in runs[2 * k : 2 * k + 2]]
+            assert float(row[value]) == pytest.approx(np.mean(numbers))
+            assert float(row[f"{value}_std"]) == pytest.approx(np.std(numbers, ddof=1))
+            assert 0 < float(row[value]) < 2
+    assert len({row[values[-1]] for row in runs}) == len(runs)  # no two runs were the same
+    assert all(variant in capsys.readouterr().out for variant in variants[:1])
+
+
+def test_real_sequences_are_scored_too(tmp_path):
+    video = SyntheticVideo(5, 4, (160, 120), occlusions=0)
+    (tmp_path / "data/One/img").mkdir(parents=True)
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"data/One/img/{i + 1:04d}.jpg"), video.frame(i)[0][..., ::-1])
+    np.savetxt(tmp_path / "data/One/groundtruth_rect.txt", video.boxes + [1, 1, 0, 0], delimiter=",", fmt="%.3f")
+    real = tracking.open_data(tmp_path / "data")
+    assert [s.name for s in real] == ["One"]
+    plan = tracking.Plan(steps=1, batch_size=2, width=0.125, workers=0)
+    model = tracking.train_one("all", 0, plan, torch.device("cpu"))
+    assert 0 < tracking._mean_auc(model, real) <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment", "speed"], "experiment must be one of activations, box-loss, tracking, got 'speed'"),
+        (["experiment", "box-loss", "--data", "x"], "--data must be left out: box-loss makes its own videos"),
+        (["experiment", "activations", "--data", "nowhere"], "--data must hold CIFAR-10 or CIFAR-100"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"tracker: error: {message}")
