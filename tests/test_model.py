@@ -110,7 +110,7 @@ def test_out_scale_multiplies_the_score_map():
     [
         ({"activation": "gelu"}, "SiamFC: activation must be one of relu, mish, got 'gelu'"),
         ({"attention": "cbam"}, "SiamFC: attention must be one of none, se, got 'cbam'"),
-        ({"head": "rpn"}, "SiamFC: head must be one of xcorr, got 'rpn'"),
+        ({"head": "rpn"}, "SiamFC: head must be one of xcorr, box, got 'rpn'"),
         ({"ops": "cuda"}, "SiamFC: ops must be one of fastops, reference, got 'cuda'"),
         ({"width": 0}, "SiamFC: width must be above 0 and at most 8, got 0"),
         ({"width": float("nan")}, "SiamFC: width must be above 0 and at most 8, got nan"),

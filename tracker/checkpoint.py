@@ -103,7 +103,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:
-    """Infer what the shapes tell: width and attention. They do not tell the activation, which is taken as ReLU."""
+    """Infer what keys and shapes tell: width, attention, head. They do not tell the activation, taken as ReLU."""
     try:
         channels = [state[f"backbone.conv{i}.0.weight"].shape[0] for i in range(1, 6)]
     except KeyError as error:
@@ -116,6 +116,8 @@ def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> 
     if "attention.w1" in state:
         hidden, features = state["attention.w1"].shape
         settings |= {"attention": "se", "se_reduction": features // hidden}
+    if "box_head.search.0.weight" in state:
+        settings["head"] = "box"
     return settings
 
 
@@ -133,8 +135,8 @@ def load_model(
 ) -> SiamFC:
     """Build the variant of `SiamFC` that a checkpoint holds, load it strictly and put it in eval mode.
 
-    The variant comes from the metadata that `save_state` writes; without it, width and attention come from the shapes
-    and the activation, which leaves no trace in them, is ReLU unless `activation` says otherwise.
+    The variant comes from the metadata that `save_state` writes; without it, width, attention and head come from keys
+    and shapes, and the activation, which leaves no trace in them, is ReLU unless `activation` says otherwise.
 
     Raises:
         FileNotFoundError: when there is no such file.

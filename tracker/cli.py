@@ -32,6 +32,7 @@ from tracker.arguments import (
     pick_box,
 )
 from tracker.background import WriteBehind
+from tracker.commands.experiment import experiment
 from tracker.commands.prepare import prepare
 from tracker.commands.train import train
 from tracker.data.otb import list_targets
@@ -236,6 +237,7 @@ def export(
 
 app.command()(prepare)
 app.command()(train)
+app.command()(experiment)
 
 
 @app.command()

@@ -24,6 +24,10 @@ class TrackerConfig:
         scale_lr: how far the size moves towards the best scale, 0 to 1.
         scale_penalty: factor on the response of every scale but the middle one.
         window_influence: weight of the Hann window against the response, 0 to 1.
+        box_lr: how far the size moves towards the box of a sure cell, 0 to 1; this and the next two are for networks
+            with a box head, which search one scale and use none of the five above.
+        box_penalty: weight of changes of size and aspect ratio against the score, at least 0.
+        box_window: weight of the Hann window against the score, 0 to 1.
         response_size: side of the network's score map.
         response_up: upsampling factor of the score map.
         total_stride: stride of the backbone.
@@ -49,6 +53,9 @@ class TrackerConfig:
     scale_lr: float = 0.59
     scale_penalty: float = 0.9745
     window_influence: float = 0.176
+    box_lr: float = 0.4
+    box_penalty: float = 0.1
+    box_window: float = 0.3
     response_size: int = 17
     response_up: int = 16
     total_stride: int = 8
@@ -68,9 +75,10 @@ class TrackerConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("out_scale", "min_target_size", "max_target_ratio"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "positive and finite")
-        for name in ("scale_lr", "scale_penalty", "window_influence", "lost_score"):
+        for name in ("scale_lr", "scale_penalty", "window_influence", "box_lr", "box_window", "lost_score"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        self._require("context", 0 <= self.context < float("inf"), "at least 0 and finite")
+        for name in ("context", "box_penalty"):
+            self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
         self._require("scale_step", 1 < self.scale_step < float("inf"), "greater than 1 and finite")
         self._require("scale_num", self.scale_num >= 1 and self.scale_num % 2 == 1, "odd and at least 1")
         self._require("instance_size", self.instance_size >= self.exemplar_size, "at least exemplar_size")

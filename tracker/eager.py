@@ -6,7 +6,9 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
 
+from tracker.box_update import box_update
 from tracker.config import TrackerConfig
 from tracker.target import Start, TrackResult
 
@@ -156,6 +158,44 @@ class EagerEngine:
         response /= response.sum() + 1e-16
         blended = (1 - self.config.window_influence) * response + self._window
         return divmod(int(blended.argmax()), blended.shape[1])
+
+
+class EagerBoxEngine:
+    """One target followed by a network with a box head: crops by OpenCV, the network op by op, then `box_update`.
+
+    Args:
+        network: embeds and correlates the crops; its maps are [1, 5, 17, 17], score and l, t, r, b.
+        config: settings.
+    """
+
+    def __init__(self, network: Network, config: TrackerConfig) -> None:
+        self.network, self.config = network, config
+        self._crop = np.empty((config.instance_size, config.instance_size, 3), np.uint8)
+
+    def start(self, image: np.ndarray, start: Start) -> None:
+        """Take the template from `image`, uint8 [H, W, 3]."""
+        cfg = self.config
+        self._color = start.color
+        exemplar = np.empty((cfg.exemplar_size, cfg.exemplar_size, 3), np.uint8)
+        crop_region(image, start.center, start.exemplar_size, self._color, exemplar)
+        self.network.exemplar(exemplar)
+        self._state = torch.tensor([start.row()])
+        self.step(image)  # its own contrast
+
+    def step(self, image: np.ndarray) -> TrackResult:
+        """Find the target in the next image."""
+        cfg, state = self.config, self._state
+        state[0, -2], state[0, -1] = image.shape[1], image.shape[0]
+        x, y, size = state[0, [0, 1, 4]].numpy()
+        crop_region(image, np.array([y, x]), size, self._color, self._crop)
+        maps = self.network.responses(self._crop[None])
+        expected = (1, 5, cfg.response_size, cfg.response_size)
+        if maps.shape != expected:
+            raise ValueError(f"Tracker: network must give maps {list(expected)}, got {list(maps.shape)}")
+        if not np.isfinite(maps).all():
+            raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
+        *box, score, lost = box_update(torch.from_numpy(maps), state, cfg)[0].tolist()
+        return TrackResult(np.array(box), score, bool(lost))
 
 
 def _contrast(score_map: np.ndarray) -> float:

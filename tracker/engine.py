@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 import fastops
 from fastops.ops.response import Result, State
 from tracker.autotune import fastest_dtype
+from tracker.box_update import box_update
 from tracker.config import TrackerConfig
 from tracker.model import SiamFC
 from tracker.pipeline import FusedNetwork
@@ -42,6 +45,8 @@ class FusedEngine:
     """
 
     def __init__(self, network: FusedNetwork, config: TrackerConfig) -> None:
+        if network.head == "box":  # which tells the size: one scale is enough
+            config = replace(config, scale_num=1)
         self.network, self.config = network, config
         cfg, self._device = config, network.device
         half = cfg.scale_num // 2
@@ -56,17 +61,7 @@ class FusedEngine:
         self.state = torch.empty((0, len(State)), device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
         self._templates: Tensor | None = None
-        self._settings = {
-            "up": cfg.response_up,
-            "stride": cfg.total_stride,
-            "instance_size": cfg.instance_size,
-            "scale_step": cfg.scale_step,
-            "scale_penalty": cfg.scale_penalty,
-            "scale_lr": cfg.scale_lr,
-            "window_influence": cfg.window_influence,
-            "lost_score": cfg.lost_score,
-            "lost_frames": cfg.lost_frames,
-        }
+        self._update = update_of(network.head, cfg)
         self._reserve(1)
 
     def upload(self, image: Tensor, place: int = 0) -> Tensor:
@@ -91,7 +86,7 @@ class FusedEngine:
         cfg = self.config
         if row >= self.capacity:
             self._reserve(max(row + 1, 2 * self.capacity))
-        (y, x), (h, w) = start.center.tolist(), start.size.tolist()
+        y, x = start.center.tolist()
         region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64).to(self._device)
         self._colors[row] = torch.from_numpy(start.color)
         crop = fastops.crop_and_resize(
@@ -103,12 +98,7 @@ class FusedEngine:
                 memory_format=torch.channels_last
             )
         self._templates[row] = template[0]
-        values = dict.fromkeys(State, 0.0)
-        values |= {State.CENTER_X: x, State.CENTER_Y: y, State.WIDTH: w, State.HEIGHT: h}
-        values |= {State.SEARCH_SIZE: start.search_size, State.OWN_CONTRAST: -1, State.MIN_SIDE: start.min_side}
-        values |= {State.MAX_WIDTH: start.max_size[1], State.MAX_HEIGHT: start.max_size[0]}
-        values |= {State.IMAGE_WIDTH: start.image_size[1], State.IMAGE_HEIGHT: start.image_size[0]}
-        self.state[row] = torch.tensor([float(values[column]) for column in State])
+        self.state[row] = torch.tensor(start.row())
         result = self._follow(image, slice(row, row + 1))  # its own contrast
         if not bool(result.isfinite().all()):
             raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
@@ -139,7 +129,7 @@ class FusedEngine:
 
     def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
         state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
-        results = fastops.response_peak(self._maps(image, state, colors, templates), state, **self._settings)
+        results = self._update(self._maps(image, state, colors, templates), state)
         if not isinstance(rows, slice):  # state is a copy
             self.state[rows] = state
         return results
@@ -187,7 +177,7 @@ class FusedEngine:
         self.state[rows, State.IMAGE_WIDTH], self.state[rows, State.IMAGE_HEIGHT] = width, height
 
     def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> Tensor:
-        """Score maps [K S, 1, h, w] of the targets around where they were."""
+        """Maps [K S, 1, h, w], or [K, 5, h, w] of the box head, of the targets around where they were."""
         cfg, maps = self.config, []
         for k in range(0, len(state), self._chunk):
             chunk = slice(k, k + self._chunk)
@@ -227,6 +217,24 @@ class FusedEngine:
         self._crops = torch.empty(
             shape, dtype=self.network.dtype, device=self._device, memory_format=torch.channels_last
         )
+
+
+def update_of(head: str, config: TrackerConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """What follows a network with this head: maps and state in, state changed, results out."""
+    if head == "box":
+        return partial(box_update, config=config)
+    return partial(
+        fastops.response_peak,
+        up=config.response_up,
+        stride=config.total_stride,
+        instance_size=config.instance_size,
+        scale_step=config.scale_step,
+        scale_penalty=config.scale_penalty,
+        scale_lr=config.scale_lr,
+        window_influence=config.window_influence,
+        lost_score=config.lost_score,
+        lost_frames=config.lost_frames,
+    )
 
 
 class Uploads:

@@ -73,6 +73,8 @@ def export_branches(model: SiamFC) -> dict[str, ExportedProgram]:
         >>> branches["search"].module()(template, torch.zeros(5, 3, 255, 255)).shape
         torch.Size([5, 1, 17, 17])
     """
+    if model.head != "xcorr":
+        raise ValueError(f"export: model must have the score-map head, got head {model.head!r}")
     features = _Features(model).cpu()
     config = TrackerConfig()
     crop = torch.zeros(1, 3, config.exemplar_size, config.exemplar_size)
@@ -119,12 +121,12 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
     """Write both branches of a model and return their files, which appear whole or not at all.
 
     Args:
-        model: of any variant; it is not changed.
+        model: of any variant with the score-map head; it is not changed.
         path: see `branch_paths`.
         format: "torch" for `torch.export.load`, "onnx" for ONNX graphs (opset 20), checked by ONNX's own checker.
 
     Raises:
-        ValueError, ImportError: as `branch_paths`.
+        ValueError, ImportError: as `branch_paths`; ValueError also for a model with a box head.
         OSError: the files cannot be written.
 
     Example:

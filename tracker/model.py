@@ -1,4 +1,4 @@
-"""SiamFC: AlexNet backbone, optional channel attention, cross-correlation head."""
+"""SiamFC: AlexNet backbone, optional channel attention, cross-correlation or box head."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracker.box_head import BoxHead, BoxOutput
+
 BASE_CHANNELS = (96, 256, 384, 384, 256)
 ACTIVATIONS = ("relu", "mish")
 ATTENTIONS = ("none", "se")
-HEADS = ("xcorr",)
+HEADS = ("xcorr", "box")
 OPS = ("fastops", "reference")
 CHANNEL_MULTIPLE = 16  # two groups of eight: every grouped convolution keeps whole SIMD vectors at any width
 
@@ -42,6 +44,24 @@ def grouped_xcorr(z: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
     per_template = x.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2)  # [S, N*C, H, W]
     out = F.conv2d(per_template, z, groups=n)  # [S, N, H', W']
     return out.transpose(0, 1).flatten(0, 1).unsqueeze(1) * scale
+
+
+def depthwise_xcorr(z: Tensor, x: Tensor) -> Tensor:
+    """Cross-correlate channel by channel by one grouped `F.conv2d`.
+
+    Args:
+        z: templates [N, C, h, w].
+        x: searches [N*S, C, H, W]; x[n*S + s] belongs to z[n].
+
+    Returns:
+        [N*S, C, H-h+1, W-w+1].
+    """
+    n, c = z.shape[:2]
+    if x.shape[0] % n or x.shape[1] != c:
+        raise ValueError(f"depthwise_xcorr: x must be [k*{n}, {c}, H, W], got {tuple(x.shape)}")
+    per_template = x.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2)  # [S, N*C, H, W]
+    out = F.conv2d(per_template, z.flatten(0, 1)[:, None], groups=n * c)  # [S, N*C, H', W']
+    return out.unflatten(1, (n, c)).transpose(0, 1).flatten(0, 1)
 
 
 class ReferenceSEAttention(nn.Module):
@@ -94,15 +114,17 @@ class SiamFC(nn.Module):
     """Fully-convolutional Siamese network: score map = out_scale * (features(z) cross-correlated with features(x)).
 
     Images are RGB, float, 0 to 255, NCHW. The ReLU variant without attention has the state-dict keys
-    ``backbone.conv{1..5}.{0,1}.*`` of the well-known PyTorch SiamFC; attention adds ``attention.{w1,b1,w2,b2}``.
+    ``backbone.conv{1..5}.{0,1}.*`` of the well-known PyTorch SiamFC; attention adds
+    ``attention.{w1,b1,w2,b2}``, the box head ``box_head.*``.
 
     Args:
         activation: "relu" or "mish".
         attention: "none", or "se" for squeeze-and-excitation after the backbone, on both branches.
-        head: "xcorr", the score map alone.
+        head: "xcorr", the score map alone; or "box", which gives a score and a box in every cell, so that the tracker
+            follows the target's aspect ratio (see `tracker.box_head`).
         width: factor on the channel counts 96, 256, 384, 384, 256, rounded to multiples of 16.
         se_reduction: channels over hidden units of the attention.
-        out_scale: factor on the score map.
+        out_scale: factor on the score map of "xcorr".
         ops: "fastops" for the fused ops, "reference" for stock PyTorch only; parameters and keys are the same.
 
     Raises:
@@ -152,9 +174,12 @@ class SiamFC(nn.Module):
             import fastops.nn
 
             mish, attention_block, self._xcorr = fastops.nn.Mish, fastops.nn.SEAttention, fastops.xcorr
+            depthwise = fastops.xcorr_depthwise
         else:
             mish, attention_block, self._xcorr = nn.Mish, ReferenceSEAttention, grouped_xcorr
-        self.backbone = Backbone(channels, mish if activation == "mish" else partial(nn.ReLU, inplace=True))
+            depthwise = depthwise_xcorr
+        make_activation = mish if activation == "mish" else partial(nn.ReLU, inplace=True)
+        self.backbone = Backbone(channels, make_activation)
         if attention == "se":
             self.attention = attention_block(channels[-1], se_reduction)
         else:
@@ -163,6 +188,7 @@ class SiamFC(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        self.box_head = BoxHead(channels[-1], make_activation, depthwise) if head == "box" else None
 
     def settings(self) -> dict[str, str | float | int]:
         """Return the arguments that decide the parameters' shapes and meaning: `SiamFC(**net.settings())`."""
@@ -178,12 +204,14 @@ class SiamFC(nn.Module):
         """Embed images [N, 3, H, W] as [N, C, H', W']: 127 -> 6, 255 -> 22."""
         return self.attention(self.backbone(x))
 
-    def score(self, z: Tensor, x: Tensor) -> Tensor:
-        """Correlate template features [N, C, h, w] with search features [N*S, C, H, W]: [N*S, 1, H-h+1, W-w+1]."""
-        return self._xcorr(z, x, self.out_scale)
+    def score(self, z: Tensor, x: Tensor) -> Tensor | BoxOutput:
+        """Correlate template features [N, C, h, w] with search features [N*S, C, H, W]: [N*S, 1, H-h+1, W-w+1], or
+        what the box head gives for them."""
+        return self._xcorr(z, x, self.out_scale) if self.box_head is None else self.box_head(z, x)
 
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """Score search images [N*S, 3, 255, 255] against exemplars [N, 3, 127, 127]: [N*S, 1, 17, 17]."""
+    def forward(self, z: Tensor, x: Tensor) -> Tensor | BoxOutput:
+        """Score search images [N*S, 3, 255, 255] against exemplars [N, 3, 127, 127]: [N*S, 1, 17, 17], or the
+        `tracker.box_head.BoxOutput` of the box head."""
         return self.score(self.features(z), self.features(x))
 
 
@@ -211,8 +239,10 @@ class EagerNetwork:
 
     @torch.inference_mode()
     def responses(self, crops: np.ndarray) -> np.ndarray:
-        """Return the score maps, float32 [S, 17, 17], of search crops, uint8 [S, 255, 255, 3]."""
+        """Return the score maps, float32 [S, 17, 17], of search crops, uint8 [S, 255, 255, 3]; of the box head
+        [S, 5, 17, 17], score and l, t, r, b."""
         if self._template is None:
             raise RuntimeError("EagerNetwork: exemplar must be called before responses, got no template")
-        scores = self.model.score(self._template, self.model.features(self._to_input(crops)))
-        return scores[:, 0].float().cpu().numpy()
+        output = self.model.score(self._template, self.model.features(self._to_input(crops)))
+        maps = torch.cat(output, 1) if isinstance(output, BoxOutput) else output[:, 0]
+        return maps.float().cpu().numpy()

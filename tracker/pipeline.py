@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import fastops
 from fastops.nn import FrozenConv2d
 from fastops.ops.relu_max_pool2d import relu_max_pool2d
+from tracker.box_head import BoxHead, correlate, distances
 from tracker.model import SiamFC
 
 
@@ -32,7 +33,7 @@ class FusedNetwork:
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
         model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
-        self.out_scale = model.out_scale
+        self.head, self.out_scale = model.head, model.out_scale
         self._activation = model.activation
         options = {"device": self.device, "dtype": self.dtype}
         blocks = [getattr(model.backbone, f"conv{i}") for i in range(1, 6)]
@@ -49,6 +50,8 @@ class FusedNetwork:
             parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
             self._attention = tuple(t.detach().to(self.device, wide, copy=True) for t in parameters)
         self._wide = wide
+        if model.box_head is not None:
+            self._box_head = FrozenBoxHead(model.box_head, model.activation, device=self.device, dtype=wide)
 
     def features(self, crops: Tensor) -> Tensor:
         """Embed crops [N, 3, H, W] of the network's dtype, grey levels 0 to 255, as [N, C, H', W'] (float32, or
@@ -62,5 +65,29 @@ class FusedNetwork:
         return x if self._attention is None else fastops.se_attention(x, *self._attention)
 
     def scores(self, templates: Tensor, features: Tensor) -> Tensor:
-        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W']."""
+        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or
+        [K S, 5, H', W'], score and l, t, r, b, of the box head."""
+        if self.head == "box":
+            return self._box_head(templates, features)
         return fastops.xcorr(templates, features, self.out_scale)
+
+
+class FrozenBoxHead:
+    """`BoxHead` for inference."""
+
+    def __init__(self, head: BoxHead, activation: str, **options) -> None:
+        def frozen(block: nn.Module, activation: str) -> FrozenConv2d:
+            if isinstance(block, nn.Conv2d):
+                return FrozenConv2d(block, **options)
+            return FrozenConv2d(block[0], block[1], activation, **options)
+
+        self._template, self._search = frozen(head.template, "none"), frozen(head.search, "none")
+        self._score, self._box = ([frozen(block, activation) for block in tower] for tower in (head.score, head.box))
+
+    def __call__(self, templates: Tensor, features: Tensor) -> Tensor:
+        score = box = correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))
+        for conv in self._score:
+            score = conv(score)
+        for conv in self._box:
+            box = conv(box)
+        return torch.cat([score, distances(box)], 1)

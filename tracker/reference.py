@@ -35,8 +35,8 @@ class ReferenceTracker:
     NumPy. `Tracker` must give the same boxes; this class says what "the same" and "faster" are measured against.
 
     Args:
-        model: a `SiamFC(ops="reference")`, moved to `device` and put into eval mode; or `weights`, the path of a
-            checkpoint.
+        model: a `SiamFC(ops="reference")` with the score-map head, moved to `device` and put into eval mode; or
+            `weights`, the path of a checkpoint.
         config: settings; the limits and the lost signal of `TrackerConfig` do not apply here.
         device: where the network runs; None keeps the model's own.
         compile: wrap the network, correlation included, in `torch.compile`.
@@ -66,6 +66,8 @@ class ReferenceTracker:
             model = load_model(weights, ops="reference", out_scale=self.config.out_scale)
         if model.ops != "reference":
             raise ValueError(f'ReferenceTracker: model must have ops="reference", got {model.ops!r}')
+        if model.head != "xcorr":
+            raise ValueError(f'ReferenceTracker: model must have head="xcorr", got {model.head!r}')
         if fused := [name for name, module in model.named_modules() if type(module).__module__.startswith("fastops.")]:
             raise ValueError(
                 f"ReferenceTracker: model must not be accelerated (fastops.restore undoes it), got fused {fused[0]}"

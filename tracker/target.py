@@ -62,6 +62,13 @@ class Start:
             image_size=image_size,
         )
 
+    def row(self) -> list[float]:
+        """The target as a row of `fastops.ops.response.State`; a contrast below 0 says that it is not yet known."""
+        (y, x), (h, w) = self.center.tolist(), self.size.tolist()
+        (max_h, max_w), (image_h, image_w) = self.max_size.tolist(), self.image_size
+        unknown, misses = -1.0, 0.0
+        return [x, y, w, h, self.search_size, unknown, misses, self.min_side, max_w, max_h, image_w, image_h]
+
 
 def _mean_color(image: Image) -> np.ndarray:
     height, width = image.shape[:2]

@@ -1,0 +1,156 @@
+"""Results of an experiment: a row per run, a table of means over the seeds as CSV and on the screen, a plot."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tracker.checkpoint import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+
+def summarise(runs: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
+    """A row for each combination of the columns `by`, in the order they first come: the number of runs and, of each of
+    `values`, the mean and the standard deviation over the runs (n - 1 below the sum of squares; NaN for one run).
+
+    Example:
+        >>> runs = [{"net": "a", "score": 1.0}, {"net": "a", "score": 3.0}, {"net": "b", "score": 5.0}]
+        >>> summarise(runs[:2], ["net"], ["score"])
+        [{'net': 'a', 'runs': 2, 'score': 2.0, 'score_std': 1.4142135623730951}]
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in by), []).append(run)
+    rows = []
+    for key, members in groups.items():
+        row = dict(zip(by, key, strict=True)) | {"runs": len(members)}
+        for value in values:
+            numbers = np.array([member[value] for member in members], np.float64)
+            row[value] = float(numbers.mean())
+            row[f"{value}_std"] = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
+        rows.append(row)
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows of one set of columns; the file appears whole or not at all."""
+    lines: list[str] = []
+
+    class Lines:
+        write = staticmethod(lines.append)
+
+    writer = csv.DictWriter(Lines(), rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, "".join(lines).encode())
+
+
+def print_table(console: Console, title: str, rows: Sequence[Row], digits: int = 3) -> None:
+    """Print rows of `summarise`, each value as mean ± standard deviation."""
+    table = Table(title=title)
+    columns = [column for column in rows[0] if not column.endswith("_std")]
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(row, column, digits) for column in columns))
+    console.print(table)
+
+
+def print_grid(console: Console, title: str, rows: Sequence[Row], down: str, across: str, value: str) -> None:
+    """Print one value of rows of `summarise` as a grid of two of their columns."""
+    table = Table(title=title)
+    columns = list(dict.fromkeys(row[across] for row in rows))
+    cells = {(row[down], row[across]): _cell(row, value, 3) for row in rows}
+    table.add_column(down)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(row[down] for row in rows):
+        table.add_row(name, *(cells[name, column] for column in columns))
+    console.print(table)
+
+
+def _cell(row: Row, column: str, digits: int) -> str:
+    value, deviation = row[column], row.get(f"{column}_std")
+    if not isinstance(value, float):
+        return str(value)
+    if deviation is None or math.isnan(deviation):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def write_plot(path: Path, draw: Callable[[Figure], None], size: tuple[float, float] = (9, 4)) -> bool:
+    """Write what `draw` draws as PNG; False, and no file, where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot: no global state, no display
+    draw(figure)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
+    try:
+        figure.savefig(temporary, dpi=120)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def report(
+    console: Console,
+    folder: Path,
+    name: str,
+    runs: Sequence[Row],
+    by: Sequence[str],
+    values: Sequence[str],
+    draw: Callable[[Figure, Sequence[Row]], None],
+    size: tuple[float, float] = (9, 4),
+    show: bool = True,
+) -> list[Row]:
+    """Print the table of an experiment and leave `<name>.csv`, `<name>_runs.csv` and `<name>.png` in `folder`.
+
+    Args:
+        runs: a row per run.
+        by: the columns that tell variants apart.
+        values: the columns that are averaged over the seeds.
+        draw: draws the rows of the table on a figure.
+        size: of the figure, in inches.
+        show: print the table.
+
+    Returns:
+        the rows of the table.
+    """
+    rows = summarise(runs, by, values)
+    write_csv(folder / f"{name}_runs.csv", runs)
+    write_csv(folder / f"{name}.csv", rows)
+    if show:
+        print_table(console, name, rows)
+    files = [f"{name}.csv", f"{name}_runs.csv"]
+    if write_plot(folder / f"{name}.png", lambda figure: draw(figure, rows), size):
+        files.append(f"{name}.png")
+    else:
+        console.print("no plot: matplotlib is missing, pip install 'siamfc-fastops[plot]'", markup=False)
+    console.print(f"wrote {', '.join(str(folder / file) for file in files)}", soft_wrap=True, markup=False)
+    return rows
+
+
+def draw_bars(figure: Figure, rows: Sequence[Row], label: str, value: str, title: str) -> None:
+    """A bar per row with its standard deviation as the whisker."""
+    axes = figure.add_subplot()
+    deviations = [0.0 if math.isnan(row[f"{value}_std"]) else row[f"{value}_std"] for row in rows]
+    axes.bar([row[label] for row in rows], [row[value] for row in rows], yerr=deviations, capsize=4, color="tab:green")
+    axes.set(ylabel=value.replace("_", " "), title=title)
+    axes.grid(axis="y", alpha=0.3)
