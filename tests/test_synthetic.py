@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tracker.data.synthetic import EXEMPLAR, INSTANCE, SyntheticVideo, pair
+from tracker.data.synthetic import SyntheticVideo
 
 
 def test_frames_depend_on_seed_and_index_alone():
@@ -68,23 +68,6 @@ def test_pillar_covers_the_part_that_visible_says():
     changed = (covered[rows, columns] != free[rows, columns]).any(axis=2).mean()
     assert len(pillars) == 1
     assert changed == pytest.approx(1 - with_pillar.visible[index], abs=0.05)
-
-
-def test_pairs_are_centered_on_the_target_and_reproducible():
-    z, x = pair(np.random.default_rng(7))
-    assert z.shape == (EXEMPLAR, EXEMPLAR, 3) and x.shape == (INSTANCE, INSTANCE, 3)
-    assert z.dtype == x.dtype == np.uint8
-    again = pair(np.random.default_rng(7))
-    assert np.array_equal(z, again[0]) and np.array_equal(x, again[1])
-    rng = np.random.default_rng(0)
-    middle = slice(INSTANCE // 2 - 16, INSTANCE // 2 + 17)
-    here, elsewhere = [], []
-    for _ in range(30):
-        z, x = (crop.astype(np.float64) for crop in pair(rng))
-        target = z[EXEMPLAR // 2 - 16 : EXEMPLAR // 2 + 17, EXEMPLAR // 2 - 16 : EXEMPLAR // 2 + 17]
-        here.append(abs(x[middle, middle] - target).mean())
-        elsewhere.append(abs(x[middle, 40:73] - target).mean())
-    assert np.median(here) < 0.7 * np.median(elsewhere)
 
 
 @pytest.mark.parametrize(("frames", "size"), [(0, (64, 64)), (5, (31, 64))])

@@ -8,7 +8,6 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-EXEMPLAR, INSTANCE, CONTEXT = 127, 255, 0.5
 NOISE_MEAN = 128.0  # the noise is kept as uint8 around this level, so one saturating addWeighted adds it
 
 
@@ -182,44 +181,6 @@ class _Pillar:
         start, stop = max(left, 0), min(left + self._width, image.shape[1])
         if start < stop:
             image[:, start:stop] = self._strip[:, start - left : stop - left]
-
-
-def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One training pair from two frames of a random video: exemplar [127, 127, 3] and instance [255, 255, 3], uint8.
-
-    Both are centred on the target with SiamFC's context: a square of side sqrt((w + p)(h + p)), p = (w + h) / 2, of
-    the frame becomes the exemplar, and one 255/127 times as large becomes the instance.
-    """
-    video = SyntheticVideo(
-        seed=int(rng.integers(2**63)),
-        frames=64,
-        size=(288, 288),
-        target=rng.uniform(40, 72),
-        occlusions=int(rng.integers(2)),
-        distractors=int(rng.integers(1, 4)),
-        noise=float(rng.integers(6)),
-    )
-    first, second = rng.integers(0, len(video), size=2)
-    if video.visible[first] < video.visible[second]:
-        first, second = second, first  # the exemplar is the frame that shows more of the target
-    return (
-        _crop(*video.frame(first), EXEMPLAR, 1.0),
-        _crop(*video.frame(second), INSTANCE, float(rng.uniform(0.95, 1.05))),
-    )
-
-
-def _crop(image: np.ndarray, box: np.ndarray, out_size: int, stretch: float) -> np.ndarray:
-    x, y, w, h = box
-    context = CONTEXT * (w + h)
-    side = np.sqrt((w + context) * (h + context)) * out_size / EXEMPLAR * stretch
-    zoom = out_size / side
-    center = np.array([x + (w - 1) / 2, y + (h - 1) / 2])
-    shift = (out_size - 1) / 2 - zoom * center
-    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
-    return cv2.warpAffine(
-        image, matrix, (out_size, out_size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-        borderValue=cv2.mean(image)[:3],
-    )  # fmt: skip
 
 
 def _smooth_path(rng: np.random.Generator, frames: int, dims: int, speed: float | np.ndarray) -> np.ndarray:
