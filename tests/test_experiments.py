@@ -173,7 +173,7 @@ def blobs(tmp_path) -> Path:
 
 def test_training_learns_and_is_repeatable(blobs):
     images = load_images(blobs)
-    plan = activations.Plan(epochs=6, width=4)
+    plan = activations.Plan(epochs=15, width=8)
     runs = [
         activations.train_one(images, "AlexNet", "Adam", "AReLU", seed, plan, torch.device("cpu")) for seed in (0, 0, 1)
     ]
