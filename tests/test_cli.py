@@ -93,7 +93,7 @@ def test_help_without_a_command(capsys, arguments):
     assert (code, err) == (0, "")
     assert out.startswith("Usage: tracker")
     names = re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE)
-    assert names == "track demo export prepare info".split()
+    assert names == "track demo export prepare train experiment info".split()
 
 
 def test_sequence_folder_needs_no_box_and_reports_overlap(capsys, sequence, weights):

@@ -244,8 +244,9 @@ def sequence(frames: int) -> np.ndarray:
 
 
 def state_of(tracker: Tracker) -> Tensor:
-    (cy, cx), (h, w), (max_h, max_w) = tracker._center, tracker._size, tracker._max_size
-    values = [cx, cy, w, h, tracker._search_size, -1, 0, tracker._min_side, max_w, max_h, 160, 120]
+    engine = tracker._engine
+    (cy, cx), (h, w), (max_h, max_w) = engine._center, engine._size, engine._max_size
+    values = [cx, cy, w, h, engine._search_size, -1, 0, engine._min_side, max_w, max_h, 160, 120]
     return torch.tensor([[float(v) for v in values]])
 
 
