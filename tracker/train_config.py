@@ -55,6 +55,7 @@ class DataConfig:
 
     Args:
         synthetic: pairs of synthetic videos per epoch; 0 for none.
+        pictures: folders or patterns of pictures that those videos show; see `tracker.data.pictures`.
         archives: files that `tracker prepare` wrote.
         sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
         leave_out: names of sequences that are not trained on, those of `validation` for instance.
@@ -64,6 +65,7 @@ class DataConfig:
     """
 
     synthetic: int = 4096
+    pictures: tuple[str, ...] = ()
     archives: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tracker.data.augment import collate
 from tracker.data.datasets import open_place
 from tracker.data.pairs import Pair, PairDataset
+from tracker.data.pictures import Pictures
 from tracker.distributed import World
 from tracker.train_config import DataConfig, TrainConfig
 
@@ -132,7 +133,8 @@ def open_pairs(config: TrainConfig) -> PairDataset:
         sequences = [sequence for sequence in opened if sequence.name not in data.leave_out]
         parts.append(PairDataset.from_sequences(sequences, repeat=data.repeat, skip_bad=data.skip_bad))
     if data.synthetic:
-        parts.append(PairDataset.synthetic(pairs=data.synthetic))
+        pictures = Pictures(data.pictures) if data.pictures else None
+        parts.append(PairDataset.synthetic(pairs=data.synthetic, pictures=pictures))
     if not parts:
         raise ValueError("train config: one of data.synthetic, data.archives and data.sequences must give pairs")
     return PairDataset.concat(parts, seed=config.seed)

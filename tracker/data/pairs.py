@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from tracker.data.archive import CropArchive
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
+from tracker.data.pictures import Pictures
 from tracker.data.sequence import ImageError, Sequence
 from tracker.data.synthetic import SyntheticVideo
 
@@ -66,9 +67,11 @@ class PairDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @classmethod
-    def synthetic(cls, seed: int = 0, pairs: int = 10_000, *, crop_size: int = CROP_SIZE) -> PairDataset:
-        """`pairs` pairs an epoch, each from a `SyntheticVideo` of its own; no video ever comes twice."""
-        return cls(_Synthetic(pairs, crop_size), seed)
+    def synthetic(
+        cls, seed: int = 0, pairs: int = 10_000, *, crop_size: int = CROP_SIZE, pictures: Pictures | None = None
+    ) -> PairDataset:
+        """`pairs` pairs an epoch, each from a `SyntheticVideo` of its own, with `pictures`; no video ever comes twice."""
+        return cls(_Synthetic(pairs, crop_size, pictures), seed)
 
     @classmethod
     def from_sequences(
@@ -155,10 +158,10 @@ class PairDataset(Dataset):
 
 
 class _Synthetic:
-    def __init__(self, pairs: int, crop_size: int) -> None:
+    def __init__(self, pairs: int, crop_size: int, pictures: Pictures | None) -> None:
         _require("pairs", pairs)
         _require("crop_size", crop_size)
-        self._pairs, self._crop_size = pairs, crop_size
+        self._pairs, self._crop_size, self._pictures = pairs, crop_size, pictures
 
     def __len__(self) -> int:
         return self._pairs
@@ -172,6 +175,7 @@ class _Synthetic:
             occlusions=int(rng.integers(2)),
             distractors=int(rng.integers(1, 4)),
             noise=float(rng.integers(6)),
+            pictures=self._pictures,
         )
         first, second = rng.integers(0, len(video), size=2)
         if video.visible[first] < video.visible[second]:

@@ -8,14 +8,18 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from tracker.data.pictures import Pictures
+
 NOISE_MEAN = 128.0  # the noise is kept as uint8 around this level, so one saturating addWeighted adds it
+CUTOUTS, SCENES = 0.6, 0.8  # how many of the objects are cut-outs, and of the surfaces are of scenes, given pictures
 
 
 class SyntheticVideo:
     """A deterministic video of a moving, scaling, slightly rotating, sometimes hidden target.
 
     The target and everything around it are drawn from one family of random textures, so nothing but its own look
-    tells the target from the rest. `frame(i)` depends on the arguments and `i` alone: any order, any subset.
+    tells the target from the rest; with `pictures`, most of them are cut from those. `frame(i)` depends on the arguments
+    and `i` alone: any order, any subset.
 
     Args:
         seed: the same seed gives the same video.
@@ -26,6 +30,7 @@ class SyntheticVideo:
         occlusions: how many times a pillar passes in front of the target.
         distractors: how many other objects of the same kind move about behind the target.
         noise: standard deviation of the sensor noise, in grey levels.
+        pictures: of real things, for what is seen in the video: parts of scenes and cut-outs.
 
     Attributes:
         boxes: float64 [N, 4], x, y, w, h (0-based pixels) of the whole target, the hidden part included.
@@ -52,6 +57,7 @@ class SyntheticVideo:
         occlusions: int = 2,
         distractors: int = 2,
         noise: float = 3.0,
+        pictures: Pictures | None = None,
     ) -> None:
         if frames < 1 or min(size) < 32:
             raise ValueError(
@@ -60,18 +66,20 @@ class SyntheticVideo:
         rng = np.random.default_rng(seed)
         width, height = self.size = (int(size[0]), int(size[1]))
         side = float(target or (width + height) / 12)
-        self._target = _Object(rng, frames, self.size, side, speed)
+        self._target = _Object(rng, frames, self.size, side, speed, pictures)
         self._others = [
-            _Object(rng, frames, self.size, side * rng.uniform(0.6, 1.4), speed) for _ in range(distractors)
+            _Object(rng, frames, self.size, side * rng.uniform(0.6, 1.4), speed, pictures) for _ in range(distractors)
         ]
         self.boxes = self._target.boxes
         slack = np.array([width, height]) * 0.15
-        self._background = _texture(rng, (int(width + slack[0]), int(height + slack[1])), side * rng.uniform(0.5, 2))
+        whole = int(width + slack[0]), int(height + slack[1])
+        self._background = _surface(rng, whole, side * rng.uniform(0.5, 2), pictures)
         top_left = slack / 2 * (1 + _smooth_path(rng, frames, 2, 0.01))
         self._view = top_left + (np.array([width, height]) - 1) / 2  # centre of the frame on the background
         self._gain = 1 + 0.12 * _smooth_path(rng, frames, 1, 0.03)[:, 0]
         self._pillars = [
-            _Pillar(rng, self.boxes, frames * (k + 1) // (occlusions + 1), self.size) for k in range(occlusions)
+            _Pillar(rng, self.boxes, frames * (k + 1) // (occlusions + 1), self.size, pictures)
+            for k in range(occlusions)
         ]
         hidden = [pillar.overlap(self.boxes) for pillar in self._pillars]
         self.visible = 1 - np.max(hidden, axis=0) if hidden else np.ones(frames)
@@ -107,30 +115,50 @@ class SyntheticVideo:
 
 
 class _Object:
-    """A textured ellipse or rectangle on a smooth path; `boxes` bounds its rotated outline exactly."""
+    """A textured ellipse or rectangle, or a cut-out, on a smooth path; `boxes` bounds its rotated outline exactly."""
 
-    def __init__(self, rng: np.random.Generator, frames: int, size: tuple[int, int], side: float, speed: float) -> None:
-        aspect = np.sqrt(rng.uniform(0.65, 1.5))
-        half = np.array([side * aspect, side / aspect]) / 2
-        self._round = bool(rng.integers(2))
-        self._patch_center = np.ceil(half) + 2
-        patch = (2 * self._patch_center + 1).astype(int)
-        texture = _texture(rng, (int(patch[0]), int(patch[1])), side * rng.uniform(0.25, 0.6))
-        self._patch = np.dstack([texture, self._mask(patch, half)])
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        frames: int,
+        size: tuple[int, int],
+        side: float,
+        speed: float,
+        pictures: Pictures | None,
+    ) -> None:
+        outline = None
+        if pictures is not None and pictures.cutouts and rng.random() < CUTOUTS:
+            self._patch = pictures.cutout(rng, side * side)
+            self._patch_center = (np.array(self._patch.shape[1::-1]) - 1) / 2
+            outline = _corners(self._patch[:, :, 3]) - self._patch_center
+        else:
+            aspect = np.sqrt(rng.uniform(0.65, 1.5))
+            half = np.array([side * aspect, side / aspect]) / 2
+            self._round = bool(rng.integers(2))
+            self._patch_center = np.ceil(half) + 2
+            patch = (2 * self._patch_center + 1).astype(int)
+            texture = _surface(rng, (int(patch[0]), int(patch[1])), side * rng.uniform(0.25, 0.6), pictures)
+            self._patch = np.dstack([texture, self._mask(patch, half)])
         wobble = _smooth_path(rng, frames, 2, 0.03)
         self._scale = np.exp(0.3 * wobble[:, 0])
         self._angle = np.deg2rad(12) * wobble[:, 1]
         cos, sin = np.cos(self._angle), np.sin(self._angle)
-        if self._round:
-            extent = np.hypot(half[0] * cos, half[1] * sin), np.hypot(half[0] * sin, half[1] * cos)
+        if outline is not None:
+            x, y = outline.T
+            turned = np.stack([cos[:, None] * x - sin[:, None] * y, sin[:, None] * x + cos[:, None] * y], axis=1)
+            low, high = turned.min(axis=2) * self._scale[:, None], turned.max(axis=2) * self._scale[:, None]
         else:
-            extent = half[0] * cos + half[1] * abs(sin), half[0] * abs(sin) + half[1] * cos
-        extent = np.stack(extent, axis=1) * self._scale[:, None]
-        room = np.maximum((np.array(size) - 1) / 2 - extent.max(axis=0), 0)
+            if self._round:
+                extent = np.hypot(half[0] * cos, half[1] * sin), np.hypot(half[0] * sin, half[1] * cos)
+            else:
+                extent = half[0] * cos + half[1] * abs(sin), half[0] * abs(sin) + half[1] * cos
+            high = np.stack(extent, axis=1) * self._scale[:, None]
+            low = -high
+        room = np.maximum((np.array(size) - 1) / 2 - np.maximum(high, -low).max(axis=0), 0)
         path = _smooth_path(rng, frames, 2, speed * side / np.maximum(room, 1))
         self._center = (np.array(size) - 1) / 2 + room * path
         # Pixel i covers [i - 1/2, i + 1/2]; a box x, w covers the pixels x .. x + w - 1.
-        self.boxes = np.hstack([self._center - extent + 0.5, 2 * extent])
+        self.boxes = np.hstack([self._center + low + 0.5, high - low])
 
     def _mask(self, patch: np.ndarray, half: np.ndarray) -> np.ndarray:
         x, y = (np.arange(n) - c for n, c in zip(patch, self._patch_center, strict=True))
@@ -159,10 +187,17 @@ class _Object:
 class _Pillar:
     """A textured pillar, as high as the frame, that crosses the target at frame `middle` against its motion."""
 
-    def __init__(self, rng: np.random.Generator, boxes: np.ndarray, middle: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        boxes: np.ndarray,
+        middle: int,
+        size: tuple[int, int],
+        pictures: Pictures | None,
+    ) -> None:
         box = boxes[middle]
         self._width = max(2, round(box[2] * rng.uniform(0.4, 0.55)))
-        self._strip = _texture(rng, (self._width, size[1]), self._width)
+        self._strip = _surface(rng, (self._width, size[1]), self._width, pictures)
         start = box[0] + (box[2] - self._width) / 2
         drift = boxes[min(middle + 1, len(boxes) - 1), 0] - boxes[max(middle - 1, 0), 0]
         # Fast enough to be off the target in frame 0: a tracker must start on the whole of it.
@@ -192,6 +227,22 @@ def _smooth_path(rng: np.random.Generator, frames: int, dims: int, speed: float 
     phase = rng.uniform(0, 2 * np.pi, size=(3, dims))
     time = np.arange(frames)[:, None, None]
     return (amplitude * np.sin(frequency * time + phase)).sum(axis=1)
+
+
+def _corners(alpha: np.ndarray) -> np.ndarray:
+    """Corners [N, 2] of the pixels on the convex hull of what is opaque: pixel i covers i - 1/2 to i + 1/2."""
+    rows, columns = np.nonzero(alpha >= 128)
+    hull = cv2.convexHull(np.stack([columns, rows], axis=1).astype(np.int32))[:, 0]
+    return np.concatenate([hull + (dx, dy) for dx in (-0.5, 0.5) for dy in (-0.5, 0.5)])
+
+
+def _surface(
+    rng: np.random.Generator, size: tuple[int, int], cell: float, pictures: Pictures | None
+) -> np.ndarray:
+    """RGB uint8 of `size`: a part of a picture's scene, if there are some, or now and then a texture."""
+    if pictures is not None and pictures.scenes and rng.random() < SCENES:
+        return pictures.scene(rng, size)
+    return _texture(rng, size, cell)
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
