@@ -157,6 +157,19 @@ def test_without_the_library_the_batch_is_the_same(synthetic, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(augment(synthetic, generator()), fused, strict=True))
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_batch(synthetic):
+    expected, config = augment(synthetic, generator()), AugmentConfig(blur=0.5)
+    got = augment(synthetic, generator(), device="cuda")
+    assert torch.equal(got.box.cpu(), expected.box)
+    blurred = augment(synthetic, generator(), config, device="cuda"), augment(synthetic, generator(), config)
+    for one, other in ((got, expected), blurred):
+        assert one.instance.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(one.instance.cpu(), other.instance, atol=1e-2)
+        assert torch.allclose(one.exemplar.cpu(), other.exemplar, atol=1e-2)
+
+
 # ---- colours and blur ----------------------------------------------------------------------------------------
 
 

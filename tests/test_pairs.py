@@ -216,7 +216,7 @@ def test_synthetic_pairs_show_one_target():
             assert (w + (w + h) / 2) * (h + (w + h) / 2) == pytest.approx(127**2, rel=0.03)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_give_the_same_pairs_and_know_the_epoch(start):
     video = Sequence.from_video("video", SyntheticVideo(3, 9, (320, 240)))
     parts = [PairDataset.synthetic(0, pairs=4), PairDataset.from_sequences([video], repeat=3)]

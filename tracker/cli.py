@@ -31,6 +31,7 @@ from tracker.arguments import (
     pick_box,
 )
 from tracker.background import WriteBehind
+from tracker.commands.prepare import prepare
 from tracker.commands.train import train
 from tracker.data.otb import list_targets
 from tracker.data.sources import SourceError, open_images, open_source
@@ -222,6 +223,7 @@ def export(
         print(f"{branch:14}{path}")
 
 
+app.command()(prepare)
 app.command()(train)
 
 

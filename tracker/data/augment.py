@@ -111,8 +111,8 @@ def augment(
         config: defaults to `AugmentConfig()`.
         device: of the batch.
         dtype: of the crops; the box is float32.
-        part, of: the pairs are this slice of a batch of `of`, whose other parts are elsewhere; together they become
-            what the whole batch becomes at once.
+        part, of: the pairs are this part of a batch of `of` pairs, whose other parts other processes have: each pair
+            is varied as it is where one process has them all.
 
     Raises:
         ValueError: when the pairs' crops have no room for the stretch or the shift, or the generator is not on the CPU.

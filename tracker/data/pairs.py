@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence as Items
+from os import PathLike
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from tracker.data.archive import CropArchive
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
 from tracker.data.sequence import ImageError, Sequence
 from tracker.data.synthetic import SyntheticVideo
@@ -98,6 +100,29 @@ class PairDataset(Dataset):
         return cls(_FromSequences(sequences, repeat, max_gap, min_side, crop_size, skip_bad), seed)
 
     @classmethod
+    def from_archive(
+        cls,
+        path: str | PathLike[str],
+        *,
+        seed: int = 0,
+        repeat: int = 1,
+        max_gap: int = MAX_GAP,
+        leave_out: Items[str] = (),
+    ) -> PairDataset:
+        """`repeat` pairs per sequence and epoch, read from an archive that `tracker prepare` wrote.
+
+        Args:
+            path: of the archive, which decides P and the frames there are.
+            seed, repeat, max_gap: as in `from_sequences`.
+            leave_out: names of sequences that give no pairs.
+
+        Raises:
+            ValueError: when an argument is out of its range, a name is not there or no sequence is left.
+            ArchiveError: when the file is no archive, not whole or damaged; later, naming a crop that is damaged.
+        """
+        return cls(_FromArchive(CropArchive(path), repeat, max_gap, leave_out), seed)
+
+    @classmethod
     def concat(cls, parts: Items[PairDataset], *, seed: int | None = None) -> PairDataset:
         """The pairs of all parts, one after the other; `seed` (None: the first part's) replaces those of the parts."""
         if not parts:
@@ -124,7 +149,7 @@ class PairDataset(Dataset):
         return self.pair(self.epoch, index)
 
     def pair(self, epoch: int, index: int) -> Pair:
-        """Pair `index` of any epoch, whichever is chosen."""
+        """Pair `index` of an epoch, whichever epoch is chosen: a loader may read the next one while this one ends."""
         _one_opencv_thread_per_worker()
         return self.source.pair(index, np.random.default_rng((self.seed, epoch, index)))
 
@@ -195,6 +220,28 @@ class _FromSequences:
                     break
             else:
                 return _as_pair(*crops)
+
+
+class _FromArchive:
+    def __init__(self, archive: CropArchive, repeat: int, max_gap: int, leave_out: Items[str]) -> None:
+        _require("repeat", repeat)
+        _require("max_gap", max_gap)
+        names = {name for name, *_ in archive.sequences}
+        if unknown := sorted(set(leave_out) - names):
+            raise ValueError(f"PairDataset: leave_out must name sequences of {archive.path}, got {', '.join(unknown)}")
+        self._spans = [span for name, *span in archive.sequences if name not in leave_out]
+        if not self._spans:
+            raise ValueError(f"PairDataset: archive must hold sequences to take, got none in {archive.path}")
+        self._archive, self._repeat, self._max_gap = archive, repeat, max_gap
+
+    def __len__(self) -> int:
+        return self._repeat * len(self._spans)
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair:
+        start, stop = self._spans[index % len(self._spans)]
+        frames = self._archive.frames[start:stop]
+        numbers = [start + int(np.searchsorted(frames, f)) for f in choose_frames(frames, self._max_gap, rng)]
+        return _as_pair(*((self._archive.crop(number), self._archive.boxes[number].copy()) for number in numbers))
 
 
 class _Concatenated:
