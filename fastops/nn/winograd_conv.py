@@ -14,9 +14,8 @@ from torch.autograd.function import once_differentiable
 from fastops.ops._transforms import in_transform
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
-#: Inputs of fewer output pixels than this in the batch do not repay the packing of the weights, which every step brings.
+#: Batches with fewer pixels in the output than this do not repay the packing of the weights, which each call brings.
 MIN_PIXELS = 4096
-_CACHE = ("_packed", "_packed_from")  # packed weights by use and tile size, and what they were made from
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -40,12 +39,12 @@ class WinogradConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        tile_size = self._tile_size(x)
+        tile_size = self.tile_size(x)
         if tile_size == 0:
             return super().forward(x)
         return _Convolution.apply(x, self.weight, self.bias, self, tile_size)
 
-    def _tile_size(self, x: Tensor) -> int:
+    def tile_size(self, x: Tensor) -> int:
         """Winograd's tile size for this input; 0: torch's convolution."""
         size, stride = self.kernel_size[0], self.stride[0]
         if (*self.kernel_size, *self.stride) not in ((5, 5, 1, 1), (11, 11, 2, 2)):
@@ -60,25 +59,6 @@ class WinogradConv2d(nn.Conv2d):
         if pixels < MIN_PIXELS or (stride == 2 and x.requires_grad):
             return 0
         return winograd_tile_size(self.kernel_size, tuple(x.shape), stride, self.groups)
-
-    def packed(self, what: str, tile_size: int) -> Tensor:
-        """The weight packed for "forward" or "backward"; made once for all calls between two changes of the weight."""
-        weight, groups = self.weight.detach(), self.groups
-        # By data and version, not by the parameter: it is the same one after every step of an optimizer.
-        made_from = (weight.data_ptr(), self.weight._version)
-        packed = vars(self).setdefault("_packed", {})
-        if vars(self).get("_packed_from") != made_from:
-            packed.clear()
-            self._packed_from = made_from
-        if (what, tile_size) not in packed:
-            if what == "backward":  # [O, I/g, K, K] -> [I, O/g, K, K], turned by 180 degrees
-                weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
-            packed[what, tile_size] = winograd_pack(weight, groups, tile_size, self.stride[0])
-        return packed[what, tile_size]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Packed weights belong to this process: they are left out of pickles and copies and made anew."""
-        return {key: value for key, value in super().__getstate__().items() if key not in _CACHE}
 
 
 @contextmanager
@@ -103,36 +83,33 @@ def winograd_convolutions(model: nn.Module) -> Iterator[None]:
     finally:
         for module in convolutions:
             module.__class__ = nn.Conv2d
-            for name in _CACHE:
-                vars(module).pop(name, None)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: WinogradConv2d, tile: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, tile: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.conv = conv
-        size, stride = conv.kernel_size[0], conv.stride[0]
-        return winograd_conv2d(
-            x, conv.packed("forward", tile), bias, conv.out_channels, size, conv.groups, tile, "none", stride
-        )
+        return _winograd(x, weight, bias, tile, conv.groups, conv.stride[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        conv: WinogradConv2d = ctx.conv
-        grad_x = None
+        conv, grad_x = ctx.conv, None
         if ctx.needs_input_grad[0]:
-            edge = conv.kernel_size[0] - 1
-            padded = F.pad(grad, (edge, edge, edge, edge))
+            # A convolution of the padded gradient by the kernels turned, [O, I/g, K, K] -> [I, O/g, K, K].
+            turned = weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+            padded = F.pad(grad, 4 * (conv.kernel_size[0] - 1,))
             tile = winograd_tile_size(conv.kernel_size, tuple(padded.shape), 1, conv.groups)
-            grad_x = winograd_conv2d(
-                padded, conv.packed("backward", tile), None, conv.in_channels, edge + 1, conv.groups, tile
-            )
+            grad_x = _winograd(padded, turned, None, tile, conv.groups, 1)
         mask = [False, *ctx.needs_input_grad[1:3]]
         _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, x, weight, [conv.out_channels], conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups,
-            mask,
-        )  # fmt: skip
+            grad, x, weight, [len(weight)], conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups, mask
+        )
         return grad_x, grad_weight, grad_bias, None, None
+
+
+def _winograd(x: Tensor, weight: Tensor, bias: Tensor | None, tile: int, groups: int, stride: int) -> Tensor:
+    packed = winograd_pack(weight, groups, tile, stride)
+    return winograd_conv2d(x, packed, bias, len(weight), weight.shape[2], groups, tile, "none", stride)
