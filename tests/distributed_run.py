@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tracker import SiamFC
 from tracker.data.pairs import PairDataset
 from tracker.distributed import World, join
-from tracker.sync_batch_norm import synchronise
+from tracker.sync_batch_norm import synchronised
 from tracker.train import scale_responses, train
 from tracker.train_config import DataConfig, TrainConfig, ValidationConfig
 from tracker.train_log import TrainLog
@@ -29,10 +29,10 @@ def batch_norm(world: World) -> dict[str, Tensor]:
     x, weight = torch.randn(8, 3, 5, 4, dtype=torch.float64) * 2 + 7, torch.randn(8, 3, 5, 4, dtype=torch.float64)
     norm = nn.Sequential(nn.BatchNorm2d(3, momentum=0.05)).double()
     nn.init.normal_(norm[0].weight)
-    synchronise(norm)
     rows = slice(world.rank * (8 // world.size), (world.rank + 1) * (8 // world.size))
     part = x[rows].requires_grad_()
-    y = norm(part)
+    with synchronised(norm):
+        y = norm(part)
     (y.square() * weight[rows]).sum().backward()
     grads = torch.stack([norm[0].weight.grad, norm[0].bias.grad])
     result = {"y": y.detach(), "x": part.grad, "grads": world.mean(grads) * world.size, **norm.state_dict()}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastops
-from benchmarks import accelerate, fps, hard_cases, harness, ops, stages
+from benchmarks import accelerate, fps, hard_cases, harness, ops, stages, train
 from benchmarks.cases import Case, cases
 from tracker import SiamFC
 
@@ -41,6 +41,26 @@ def test_ops_refuses_to_time_a_wrong_result(monkeypatch):
     monkeypatch.setattr(ops, "cases", lambda: [wrong])
     with pytest.raises(SystemExit, match="se_scale .* forward: fastops is off by"):
         _run(ops.main, monkeypatch, "--budget", "0.01")
+
+
+SMALL_STEP = ["--width", "0.125", "--batch-size", "2", "--budget", "0.01", "--threads", "1", "--workers", "0"]
+
+
+def test_train_times_the_phases_of_a_step(monkeypatch, capsys, tmp_path):
+    results = tmp_path / "results.csv"
+    _run(train.main, monkeypatch, *SMALL_STEP, "--steps", "2", "--csv", str(results))
+    rows = _rows(results)
+    assert [row["competitor"] for row in rows] == ["reference", "fastops", "tracker.train"]
+    assert all(float(row[f"{phase}_ms"]) > 0 for row in rows[:2] for phase in (*train.PHASES, "step"))
+    assert 0 <= float(rows[2]["data_wait_percent"]) <= 100
+    printed = capsys.readouterr().out
+    assert "over reference" in printed and "0 workers" in printed
+
+
+def test_train_refuses_to_time_another_step(monkeypatch):
+    monkeypatch.setattr(train, "centralize_loop", lambda params: None)
+    with pytest.raises(SystemExit, match="fastops: the first step is off by"):
+        _run(train.main, monkeypatch, *SMALL_STEP)
 
 
 def test_accelerate_compares_whole_networks(monkeypatch, capsys, tmp_path):

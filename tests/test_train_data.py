@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from tracker.data.datasets import open_place
 from tracker.data.pairs import PairDataset
+from tracker.data.prepare import prepare_archive
 from tracker.distributed import World
 from tracker.train_config import DataConfig, TrainConfig
 from tracker.train_data import BatchOrder, make_loader, open_pairs, seed_of
@@ -72,3 +76,39 @@ def test_loader_reads_the_pairs_of_their_epochs_in_order(workers):
 def test_nothing_to_learn_from_is_an_error():
     with pytest.raises(ValueError, match="one of data.synthetic, data.archives and data.sequences must give pairs"):
         open_pairs(TrainConfig(data=DataConfig(synthetic=0)))
+
+
+@pytest.fixture
+def videos(tmp_path) -> str:
+    """A folder of three sequences, as a place."""
+    for name in ("Car", "Deer", "Dog"):
+        (tmp_path / name / "img").mkdir(parents=True)
+        for index in (1, 2):
+            image = np.random.default_rng(index).integers(0, 256, (64, 96, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / name / "img" / f"{index:04d}.png"), image)
+        (tmp_path / name / "groundtruth_rect.txt").write_text("30,20,24,16\n31,21,24,16\n")
+    return f"otb:{tmp_path}"
+
+
+def test_pairs_of_all_places_together(videos):
+    data = DataConfig(synthetic=5, sequences=(videos,), leave_out=("Deer",), repeat=3)
+    pairs = open_pairs(TrainConfig(seed=4, data=data), held=["Deer", "synthetic-0"])
+    assert len(pairs) == 5 + 2 * 3 and pairs.seed == 4
+    assert open_pairs(TrainConfig(data=data)).pair(0, 0).search.shape == (287, 287, 3)
+
+
+def test_archives_leave_the_same_sequences_out(videos, tmp_path):
+    path = str(tmp_path / "all.crops")
+    prepare_archive(open_place(videos), path)
+    data = DataConfig(synthetic=0, archives=(path,), sequences=(videos,), leave_out=("Deer",))
+    assert len(open_pairs(TrainConfig(data=data), held=["Deer"])) == 2 + 2
+    with pytest.raises(ValueError, match="got none of Deer$"):
+        open_pairs(TrainConfig(data=DataConfig(synthetic=0, archives=(path,))), held=["Deer"])
+
+
+def test_sequences_of_the_validation_are_not_trained_on(videos):
+    config = TrainConfig(data=DataConfig(sequences=(videos,), leave_out=("Dog",)))
+    with pytest.raises(ValueError, match="must name the sequences of the validation that are .*, got none of Car, Deer$"):
+        open_pairs(config, held=["Car", "Dog", "Deer"])
+    with pytest.raises(ValueError, match="train config: data.leave_out must name sequences, got Cat$"):
+        open_pairs(TrainConfig(data=DataConfig(sequences=(videos,), leave_out=("Dog", "Cat"))))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastops.nn import FrozenConv2d
+from fastops.nn import FrozenConv2d, WinogradConv2d, winograd_convolutions
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
 ACTIVATIONS = {"none": lambda y: y, "relu": F.relu, "mish": F.mish}
@@ -293,3 +293,101 @@ def test_result_is_not_a_view():
     frozen, x = _frozen()
     with torch.no_grad():
         assert not frozen(x)._is_view()
+
+
+# ---- WinogradConv2d: training --------------------------------------------------------------------------------
+
+
+TRAINED = [
+    (3, 16, 24, 2, 5, 45, 41),
+    (8, 96, 256, 2, 5, 29, 29),
+    (1, 5, 7, 1, 5, 68, 70),
+    (2, 3, 16, 1, 11, 127, 101),
+]
+
+
+def _step(conv, x, upstream):
+    y = conv(x)
+    y.backward(upstream)
+    return y.detach()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", TRAINED, ids=lambda s: "x".join(map(str, s)))
+def test_training_step_against_float64(shape, bias, layout):
+    n, i, o, groups, size, h, w = shape
+    torch.manual_seed(0)
+    conv = WinogradConv2d(i, o, size, _stride(size), groups=groups, bias=bias).to(memory_format=layout)
+    wide = nn.Conv2d(i, o, size, _stride(size), groups=groups, bias=bias).double()
+    wide.load_state_dict(conv.state_dict())
+    x = torch.randn(n, i, h, w).contiguous(memory_format=layout).requires_grad_(size == 5)
+    x64 = x.detach().double().requires_grad_(size == 5)
+    assert conv.tile_size(x) > 0
+    upstream = torch.randn(wide(x64).shape)
+    y, y64 = _step(conv, x, upstream), _step(wide, x64, upstream.double())
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    pairs = [(y, y64), *((a.grad, b.grad) for a, b in zip(conv.parameters(), wide.parameters(), strict=True))]
+    if size == 5:
+        pairs.append((x.grad, x64.grad))
+    for actual, expected in pairs:
+        assert (actual - expected).norm() < 5e-5 * expected.norm()
+
+
+def test_gradients_that_nobody_wants_are_not_computed():
+    conv = WinogradConv2d(8, 8, 5)
+    conv.bias.requires_grad_(False)
+    x = torch.randn(1, 8, 70, 70)
+    conv(x).sum().backward()
+    assert conv.weight.grad is not None and conv.bias.grad is None and x.grad is None
+    conv.weight.requires_grad_(False)
+    x.requires_grad_()
+    conv(x).sum().backward()
+    expected = torch.autograd.grad(F.conv2d(x, conv.weight, conv.bias).sum(), x)[0]
+    torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-4)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)[0].sum(), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"kernel_size": 3}, (1, 4, 90, 90)),
+        ({"kernel_size": 5, "stride": 2}, (1, 4, 190, 190)),
+        ({"kernel_size": 5, "padding": 2}, (1, 4, 90, 90)),
+        ({"kernel_size": 5, "dilation": 2}, (1, 4, 90, 90)),
+        ({"kernel_size": 5, "padding_mode": "circular", "padding": 2}, (1, 4, 90, 90)),
+        ({"kernel_size": 5}, (1, 4, 40, 40)),
+        ({"kernel_size": 5}, (4, 90, 90)),
+        ({"kernel_size": 11, "stride": 2, "groups": 2}, (1, 4, 190, 190)),
+    ],
+)
+def test_everything_else_is_torch_s_convolution(options, shape):
+    conv = WinogradConv2d(4, 4, **options)
+    plain = nn.Conv2d(4, 4, **options)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(shape)
+    assert torch.equal(conv(x), plain(x))
+
+
+def test_other_dtypes_autocast_and_transforms_run_torch_s_convolution():
+    conv, x = WinogradConv2d(4, 4, 5), torch.randn(1, 4, 70, 70)
+    assert conv.tile_size(x) > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    assert torch.func.vmap(conv)(x[None]).shape == (1, 1, 4, 66, 66)
+    first = WinogradConv2d(3, 4, 11, 2)
+    assert first.tile_size(torch.randn(1, 3, 141, 141, requires_grad=True)) == 0
+    conv.double()
+    assert torch.equal(conv(x.double()), F.conv2d(x.double(), conv.weight, conv.bias))
+
+
+def test_convolutions_of_a_model_for_a_while():
+    class Own(nn.Conv2d):
+        pass
+
+    model = nn.Sequential(nn.Conv2d(4, 4, 5), nn.Sequential(nn.Conv2d(4, 4, 3)), Own(4, 4, 5))
+    with pytest.raises(ZeroDivisionError), winograd_convolutions(model):
+        assert [type(m) for m in (model[0], model[1][0], model[2])] == [WinogradConv2d, WinogradConv2d, Own]
+        raise ZeroDivisionError
+    assert [type(m) for m in (model[0], model[1][0], model[2])] == [nn.Conv2d, nn.Conv2d, Own]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,15 +62,15 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift[:, None, None].to(x.dtype), x, scale[:, None, None].to(x.dtype))
 
 
-def synchronise(model: nn.Module) -> None:
-    """Make every ``nn.BatchNorm2d`` of the model a :class:`SyncBatchNorm2d`, in place; parameters and keys stay."""
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncBatchNorm2d
-
-
-def restore(model: nn.Module) -> None:
-    """Undo :func:`synchronise`."""
-    for module in model.modules():
-        if type(module) is SyncBatchNorm2d:
+@contextmanager
+def synchronised(model: nn.Module) -> Iterator[None]:
+    """For a ``with`` block, make every ``nn.BatchNorm2d`` of the model a :class:`SyncBatchNorm2d`, the same module
+    otherwise."""
+    norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
+    for module in norms:
+        module.__class__ = SyncBatchNorm2d
+    try:
+        yield
+    finally:
+        for module in norms:
             module.__class__ = nn.BatchNorm2d

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import fastops
+import fastops.nn
 import fastops.optim
-from tracker import sync_batch_norm
 from tracker.checkpoint import save_state
 from tracker.data.augment import AugmentConfig, Batch, augment, collate
 from tracker.data.pairs import PairDataset
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
 from tracker.model import SiamFC
+from tracker.sync_batch_norm import synchronised
 from tracker.train_config import TrainConfig
 from tracker.train_data import BatchOrder, Loaded, make_loader, seed_of
 from tracker.train_log import TrainLog
@@ -155,23 +156,21 @@ def training_form(model: nn.Module, config: TrainConfig, world: World) -> Iterat
 
     The parameters stay those of `model`, which has its own modules back, in eval mode, when the block ends.
     """
-    synchronised = world.size > 1 and config.sync_batch_norm
-    if synchronised:
-        sync_batch_norm.synchronise(model)
-    if getattr(model, "ops", None) == "fastops":
-        fastops.accelerate(model, verbose=False)
-    network = model.train()
-    if config.compile:
-        network = torch.compile(network)
-    if world.size > 1:
-        network = nn.parallel.DistributedDataParallel(network)
-    try:
+    with ExitStack() as undo:
+        undo.callback(model.eval)
+        if world.size > 1 and config.sync_batch_norm:
+            undo.enter_context(synchronised(model))
+        if getattr(model, "ops", None) == "fastops":
+            fastops.accelerate(model, verbose=False)
+            undo.callback(fastops.restore, model)
+            if config.winograd:
+                undo.enter_context(fastops.nn.winograd_convolutions(model))
+        network = model.train()
+        if config.compile:
+            network = torch.compile(network)
+        if world.size > 1:
+            network = nn.parallel.DistributedDataParallel(network)
         yield network
-    finally:
-        fastops.restore(model)
-        if synchronised:
-            sync_batch_norm.restore(model)
-        model.eval()
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

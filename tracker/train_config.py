@@ -58,8 +58,8 @@ class DataConfig:
         pictures: folders or patterns of pictures that those videos show; see `tracker.data.pictures`.
         archives: files that `tracker prepare` wrote.
         sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
-        leave_out: names of sequences that are not trained on, those of `validation` for instance.
-        repeat: pairs per sequence and epoch, of `sequences`.
+        leave_out: names of sequences of these places that are not trained on; those of `validation` must be.
+        repeat: pairs per sequence and epoch.
         skip_bad: leave out annotations and frames that cannot be read, with a warning, in place of stopping.
         workers: processes that read and cut pairs; 0 does it in the training process.
     """
@@ -120,6 +120,8 @@ class TrainConfig:
         precision: "float32", or "bfloat16" or "float16" for torch.autocast (the latter with a GradScaler).
         box_loss: of head "box".
         sync_batch_norm: statistics of batch norms over the batches of all processes, not of each one's own.
+        winograd: on a CPU in float32, compute the large convolutions by Winograd's minimal filtering, which rounds less
+            exactly (1e-5); see `fastops.nn.WinogradConv2d`.
         compile: run the network through torch.compile.
         overfit: train on the first batch again and again, at a constant learning rate: a test of the whole loop.
         checkpoint_every: steps between checkpoints.
@@ -150,6 +152,7 @@ class TrainConfig:
     precision: str = "float32"
     box_loss: str = "focal_eiou"
     sync_batch_norm: bool = True
+    winograd: bool = True
     compile: bool = False
     overfit: bool = False
     checkpoint_every: int = 500

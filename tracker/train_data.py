@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from tracker.data.archive import CropArchive
 from tracker.data.augment import collate
 from tracker.data.datasets import open_place
 from tracker.data.pairs import Pair, PairDataset
 from tracker.data.pictures import Pictures
 from tracker.distributed import World
-from tracker.train_config import DataConfig, TrainConfig
+from tracker.train_config import TrainConfig
 
 
 class Loaded(NamedTuple):
@@ -120,18 +121,36 @@ def make_loader(pairs: PairDataset, order: BatchOrder, workers: int, device: tor
 # ---- what the configuration asks for -------------------------------------------------------------------------
 
 
-def open_pairs(config: TrainConfig) -> PairDataset:
+def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
     """All pairs that the configuration names.
 
+    Args:
+        config: of the run.
+        held: names of the sequences of the validation, which must not be trained on.
+
     Raises:
-        ValueError, OSError: for places that are not what they should be, or when there are no pairs at all.
+        ValueError, OSError: for places that are not what they should be, when there are no pairs at all, when a name
+            to leave out is nowhere, or one of `held` is trained on.
     """
-    data: DataConfig = config.data
-    parts = [PairDataset.from_archive(path) for path in data.archives]
+    data, parts, names = config.data, [], set()
+    for path in data.archives:
+        in_archive = {name for name, *_ in CropArchive(path).sequences}
+        names |= in_archive
+        left_out = in_archive.intersection(data.leave_out)
+        if left_out != in_archive:
+            parts.append(PairDataset.from_archive(path, repeat=data.repeat, leave_out=sorted(left_out)))
     if data.sequences:
         opened = [sequence for place in data.sequences for sequence in open_place(place, skip_bad=data.skip_bad)]
+        names |= {sequence.name for sequence in opened}
         sequences = [sequence for sequence in opened if sequence.name not in data.leave_out]
         parts.append(PairDataset.from_sequences(sequences, repeat=data.repeat, skip_bad=data.skip_bad))
+    if unknown := set(data.leave_out) - names:
+        raise ValueError(f"train config: data.leave_out must name sequences, got {', '.join(sorted(unknown))}")
+    if both := names.intersection(held) - set(data.leave_out):
+        raise ValueError(
+            "train config: data.leave_out must name the sequences of the validation that are in the data, "
+            f"got none of {', '.join(sorted(both))}"
+        )
     if data.synthetic:
         pictures = Pictures(data.pictures) if data.pictures else None
         parts.append(PairDataset.synthetic(pairs=data.synthetic, pictures=pictures))

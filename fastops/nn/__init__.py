@@ -17,6 +17,7 @@ from fastops.nn.correlation import CrossCorrelation
 from fastops.nn.frozen_conv import FrozenConv2d
 from fastops.nn.logistic_loss import BalancedLogisticLoss
 from fastops.nn.mish_max_pool2d import MishMaxPool2d
+from fastops.nn.winograd_conv import WinogradConv2d, winograd_convolutions
 
 __all__ = [
     "AReLU",
@@ -40,4 +41,6 @@ __all__ = [
     "MishMaxPool2d",
     "SEAttention",
     "SEScale",
+    "WinogradConv2d",
+    "winograd_convolutions",
 ]

@@ -101,8 +101,8 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     checkpoints = Checkpoints(folder / "checkpoints")
     done = checkpoints.newest_step()
     with input_errors():
-        pairs = open_pairs(config)
         validation = validation_sequences(config.validation) if config.validation.every and not config.overfit else []
+        pairs = open_pairs(config, held=[sequence.name for sequence in validation])
         model = _make_model(config.model, config.seed).to(device)
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder
