@@ -14,11 +14,7 @@ import torch
 
 from tracker.data.otb import Sequence, list_targets, load_sequence
 from tracker.draw import check_writable
-
-NO_WEIGHTS = (
-    "--weights must be given: no trained weights are part of this package; pass a SiamFC .pth or .safetensors file, "
-    "or run `tracker demo`, which trains a small network and writes demo/weights.safetensors"
-)
+from tracker.pretrained import find_weights
 
 
 class CommandError(Exception):
@@ -56,10 +52,8 @@ def parse_dtype(name: str, backend: str) -> torch.dtype | str:
 
 
 def check_weights(path: Path | None) -> Path:
-    """Return the --weights, which must be given."""
-    if path is None:
-        raise CommandError(NO_WEIGHTS)
-    return path
+    """Return the file of the --weights."""
+    return find_weights(path)
 
 
 def check_device(name: str | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from tracker.config import TrackerConfig
 from tracker.engine import is_finite, make_engine, to_result
 from tracker.model import SiamFC
+from tracker.pretrained import find_weights
 from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
 from tracker.tracker import check_dtype, find_model
 
@@ -61,20 +62,25 @@ class BatchTracker:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | os.PathLike[str] | None,
+        path: str | os.PathLike[str] | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         activation: str | None = None,
         **overrides: Any,
     ) -> BatchTracker:
-        """Build a tracker from a checkpoint; `overrides` replace defaults of `TrackerConfig`.
+        """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
+
+        Args:
+            path: a checkpoint, or the name of weights in the package, see `tracker.pretrained`; None: the default ones.
+            device, dtype, activation: as for `BatchTracker`.
 
         Example:
-            >>> BatchTracker.from_pretrained("siamfc.safetensors", scale_num=5)  # doctest: +SKIP
+            >>> BatchTracker.from_pretrained(scale_num=5).config.scale_num
+            5
         """
         config = TrackerConfig.from_dict(overrides)
-        return cls(weights=path, activation=activation, config=config, device=device, dtype=dtype)
+        return cls(weights=find_weights(path), activation=activation, config=config, device=device, dtype=dtype)
 
     def __len__(self) -> int:
         return len(self._targets)

@@ -13,6 +13,7 @@ from tracker.checkpoint import load_model
 from tracker.config import TrackerConfig
 from tracker.eager import EagerBoxEngine, EagerEngine, Network
 from tracker.model import EagerNetwork, SiamFC
+from tracker.pretrained import find_weights
 from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_array, to_tensor
 
 BACKENDS = ("fastops", "eager")
@@ -98,7 +99,7 @@ class Tracker:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | os.PathLike[str] | None,
+        path: str | os.PathLike[str] | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -106,13 +107,25 @@ class Tracker:
         activation: str | None = None,
         **overrides: Any,
     ) -> Tracker:
-        """Build a tracker from a checkpoint; `overrides` replace defaults of `TrackerConfig`.
+        """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
+
+        Args:
+            path: a checkpoint, or the name of weights in the package, see `tracker.pretrained`; None: the default ones.
+            device, dtype, backend, activation: as for `Tracker`.
 
         Example:
-            >>> Tracker.from_pretrained("siamfc.safetensors", scale_num=5)  # doctest: +SKIP
+            >>> Tracker.from_pretrained(scale_num=5).config.scale_num
+            5
         """
         config = TrackerConfig.from_dict(overrides)
-        return cls(weights=path, activation=activation, config=config, device=device, dtype=dtype, backend=backend)
+        return cls(
+            weights=find_weights(path),
+            activation=activation,
+            config=config,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+        )
 
     @property
     def network(self) -> Network:
@@ -180,7 +193,7 @@ def find_model(
 ) -> tuple[SiamFC, torch.device | str | None]:
     """The model given, or the one of the weights, and the device to run it on."""
     if (model is None) == (weights is None):
-        got = "neither (no trained weights are part of this package)" if model is None else "both"
+        got = "neither (from_pretrained() takes those of the package)" if model is None else "both"
         raise ValueError(f"{name}: one of model and weights must be given, got {got}")
     if model is not None:
         if not isinstance(model, SiamFC):

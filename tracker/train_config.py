@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from tracker.box_head import LOSSES
 from tracker.data.augment import AugmentConfig
 
 if sys.version_info >= (3, 11):
@@ -23,7 +24,6 @@ else:
 
 OPTIMIZERS = ("sgd_gc", "adamw_gc", "sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16", "float16")
-BOX_LOSSES = ("focal_eiou", "eiou", "ciou", "giou", "iou")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class TrainConfig:
             _require(self, name, 0 < getattr(self, name) < math.inf, "positive")
         for name in ("seed", "steps", "momentum", "weight_decay", "clip"):
             _require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
-        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("box_loss", BOX_LOSSES)):
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("box_loss", LOSSES)):
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
     def total_steps(self, pairs: int) -> int:

@@ -18,8 +18,8 @@ class SyntheticVideo:
     """A deterministic video of a moving, scaling, slightly rotating, sometimes hidden target.
 
     The target and everything around it are drawn from one family of random textures, so nothing but its own look
-    tells the target from the rest; with `pictures`, most of them are cut from those. `frame(i)` depends on the arguments
-    and `i` alone: any order, any subset.
+    tells the target from the rest; given `pictures`, most of them are cut from those. `frame(i)` depends on the
+    arguments and `i` alone: any order, any subset.
 
     Args:
         seed: the same seed gives the same video.
@@ -236,9 +236,7 @@ def _corners(alpha: np.ndarray) -> np.ndarray:
     return np.concatenate([hull + (dx, dy) for dx in (-0.5, 0.5) for dy in (-0.5, 0.5)])
 
 
-def _surface(
-    rng: np.random.Generator, size: tuple[int, int], cell: float, pictures: Pictures | None
-) -> np.ndarray:
+def _surface(rng: np.random.Generator, size: tuple[int, int], cell: float, pictures: Pictures | None) -> np.ndarray:
     """RGB uint8 of `size`: a part of a picture's scene, if there are some, or now and then a texture."""
     if pictures is not None and pictures.scenes and rng.random() < SCENES:
         return pictures.scene(rng, size)
