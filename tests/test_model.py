@@ -164,6 +164,20 @@ def test_saved_model_comes_back(tmp_path, arguments):
         assert torch.equal(net(z, x), loaded(z, x))
 
 
+def test_half_precision_is_for_the_file_alone(tmp_path):
+    net, path = SiamFC(**SMALL).eval(), tmp_path / "net.safetensors"
+    save_state(net, path, torch.float16)
+    assert {value.dtype for key, value in load_state(path).items() if "num_batches" not in key} == {torch.float16}
+    loaded = load_model(path, ops="reference")
+    for wide, narrow in zip(net.parameters(), loaded.parameters(), strict=True):
+        assert narrow.dtype == torch.float32 and torch.equal(narrow, wide.half().float())
+    net.backbone.conv1[0].bias.data[3] = 1e5
+    with pytest.raises(
+        ValueError, match="dtype must hold all weights, got torch.float16, in which backbone.conv1.0.bias"
+    ):
+        save_state(net, path, torch.float16)
+
+
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.3, 0.5, 1.0, 1.7])
 def test_variant_is_inferred_from_bare_keys(tmp_path, width):
     net = SiamFC("mish", "se", width=width, se_reduction=5, ops="reference")

@@ -62,11 +62,17 @@ def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
     return _read(path)[0]
 
 
-def save_state(model: SiamFC, path: str | PathLike[str]) -> None:
+def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
     """Write the model's weights and settings as safetensors; the file appears whole or not at all.
 
+    Args:
+        model: stays as it is.
+        path: of the file.
+        dtype: what floating-point weights are rounded to, such as torch.float16; None keeps theirs. `load_model`
+            gives a float32 network of either.
+
     Raises:
-        ValueError: when the name does not end in .safetensors.
+        ValueError: when the name does not end in .safetensors, or a weight overflows in `dtype`.
 
     Example:
         >>> import tempfile
@@ -79,6 +85,10 @@ def save_state(model: SiamFC, path: str | PathLike[str]) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"save_state: path must end in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if dtype is not None:
+        wide, state = state, {key: v.to(dtype) if v.is_floating_point() else v for key, v in state.items()}
+        if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
+            raise ValueError(f"save_state: dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
     write_whole(path, save(state, metadata))
 

@@ -118,14 +118,8 @@ class Tracker:
             5
         """
         config = TrackerConfig.from_dict(overrides)
-        return cls(
-            weights=find_weights(path),
-            activation=activation,
-            config=config,
-            device=device,
-            dtype=dtype,
-            backend=backend,
-        )
+        weights = find_weights(path)
+        return cls(weights=weights, activation=activation, config=config, device=device, dtype=dtype, backend=backend)
 
     @property
     def network(self) -> Network:

@@ -70,7 +70,7 @@ class PairDataset(Dataset):
     def synthetic(
         cls, seed: int = 0, pairs: int = 10_000, *, crop_size: int = CROP_SIZE, pictures: Pictures | None = None
     ) -> PairDataset:
-        """`pairs` pairs an epoch, each from a `SyntheticVideo` of its own (of `pictures`); no video ever comes twice."""
+        """`pairs` pairs an epoch, each of a `SyntheticVideo` of its own (of `pictures`); no video ever comes twice."""
         return cls(_Synthetic(pairs, crop_size, pictures), seed)
 
     @classmethod
