@@ -172,9 +172,7 @@ def test_half_precision_is_for_the_file_alone(tmp_path):
     for wide, narrow in zip(net.parameters(), loaded.parameters(), strict=True):
         assert narrow.dtype == torch.float32 and torch.equal(narrow, wide.half().float())
     net.backbone.conv1[0].bias.data[3] = 1e5
-    with pytest.raises(
-        ValueError, match="got torch.float16, in which backbone.conv1.0.bias overflow"
-    ):
+    with pytest.raises(ValueError, match="got torch.float16, in which backbone.conv1.0.bias overflow"):
         save_state(net, path, torch.float16)
 
 

@@ -53,6 +53,7 @@ def test_settings_replace_those_of_the_file(tmp_path):
         ("optimizer=lion", "TrainConfig: optimizer must be one of sgd_gc, adamw_gc, sgd, adamw, got 'lion'"),
         ("precision=int8", "TrainConfig: precision must be one of float32, bfloat16, float16, got 'int8'"),
         ("data.workers=-1", "DataConfig: workers must be at least 0, got -1"),
+        ("data.crop_size=254", "DataConfig: crop_size must be at least 255, got 254"),
         ("data.repeat=0", "DataConfig: repeat must be at least 1, got 0"),
         ("validation.frames=1", "ValidationConfig: frames must be at least 2, got 1"),
         ("model.response_deviation=-1", "ModelConfig: response_deviation must be at least 0, got -1.0"),
@@ -62,6 +63,17 @@ def test_settings_replace_those_of_the_file(tmp_path):
 def test_mistakes_are_named(setting, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         load_config(settings=[setting])
+
+
+def test_a_box_head_has_defaults_of_its_own(tmp_path):
+    config = load_config(settings=["model.head=box", "augment.shift=20"])
+    assert config.data.crop_size == 383 and config.augment == AugmentConfig(stretch=0.25, shift=20.0)
+    assert load_config(settings=["model.head=xcorr"]) == TrainConfig()
+    path = tmp_path / "train.toml"
+    path.write_text(to_toml(config))
+    assert load_config(path) == config
+    with pytest.raises(ValueError, match="train config: augment must be a table, got 3"):
+        load_config(settings=["model.head=box", "augment=3"])
 
 
 def test_a_table_within_a_value_is_refused(tmp_path):

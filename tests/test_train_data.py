@@ -106,6 +106,24 @@ def test_archives_leave_the_same_sequences_out(videos, tmp_path):
         open_pairs(TrainConfig(data=DataConfig(synthetic=0, archives=(path,))), held=["Deer"])
 
 
+def test_crops_have_one_size(videos, tmp_path):
+    path = str(tmp_path / "all.crops")
+    prepare_archive(open_place(videos), path, crop_size=300)
+    data = DataConfig(synthetic=2, archives=(path,), sequences=(videos,), crop_size=300)
+    pairs = open_pairs(TrainConfig(data=data))
+    assert {pairs.pair(0, index).search.shape for index in range(len(pairs))} == {(300, 300, 3)}
+    with pytest.raises(ValueError, match="data.crop_size must be that of the archive .*all.crops, 300, got 287"):
+        open_pairs(TrainConfig(data=DataConfig(archives=(path,))))
+
+
+def test_pictures_are_what_the_synthetic_videos_show(tmp_path):
+    cv2.imwrite(str(tmp_path / "scene.png"), np.full((300, 400, 3), (30, 20, 10), np.uint8))
+    data = DataConfig(synthetic=4, pictures=(str(tmp_path),))
+    pairs = open_pairs(TrainConfig(data=data))
+    plain = open_pairs(TrainConfig(data=DataConfig(synthetic=4)))
+    assert any(not np.array_equal(pairs[i].search, plain[i].search) for i in range(4))
+
+
 def test_sequences_of_the_validation_are_not_trained_on(videos):
     config = TrainConfig(data=DataConfig(sequences=(videos,), leave_out=("Dog",)))
     with pytest.raises(ValueError, match="the sequences of the validation that are .*, got none of Car, Deer$"):

@@ -16,6 +16,7 @@ from typing import Any
 
 from tracker.box_head import LOSSES
 from tracker.data.augment import AugmentConfig
+from tracker.data.crops import CROP_SIZE, INSTANCE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +25,9 @@ else:
 
 OPTIMIZERS = ("sgd_gc", "adamw_gc", "sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16", "float16")
+#: What `load_config` takes for head "box" where nothing else is said: a box head must see targets off the middle, and
+#: of other sizes than the tracker's last guess. Crops of 383 px have the room for it.
+BOX_HEAD = {"data": {"crop_size": 383}, "augment": {"stretch": 0.25, "shift": 48.0}}
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class DataConfig:
         sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
         leave_out: names of sequences of these places that are not trained on; those of `validation` must be.
         repeat: pairs per sequence and epoch.
+        crop_size: side of the crops that are cut of the frames, in pixels; what `augment` shifts and stretches must fit
+            into them. Archives have theirs, which must be the same.
         skip_bad: leave out annotations and frames that cannot be read, with a warning, in place of stopping.
         workers: processes that read and cut pairs; 0 does it in the training process.
     """
@@ -70,6 +76,7 @@ class DataConfig:
     sequences: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
     repeat: int = 1
+    crop_size: int = CROP_SIZE
     skip_bad: bool = False
     workers: int = 2
 
@@ -77,6 +84,7 @@ class DataConfig:
         for name in ("synthetic", "workers"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "repeat", self.repeat >= 1, "at least 1")
+        _require(self, "crop_size", self.crop_size >= INSTANCE, f"at least {INSTANCE}")
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
     """Read the settings of a TOML file and put those of `settings`, "key=value" each, in their place.
 
     Keys of tables are written with a dot: "model.width=0.5". A value is read as TOML, or as a string where it is none:
-    "model.activation=relu" needs no quotes.
+    "model.activation=relu" needs no quotes. With model.head = "box" the defaults of `BOX_HEAD` hold.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -220,6 +228,10 @@ def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
             if not isinstance(table, dict):
                 raise ValueError(f"load_config: {part} must be a table to hold {key.strip()}, got {table!r}")
         table[name] = _parse(text.strip())
+    if isinstance(values.get("model"), dict) and values["model"].get("head") == "box":
+        for name, defaults in BOX_HEAD.items():
+            if isinstance(values.setdefault(name, {}), dict):
+                values[name] = defaults | values[name]
     return from_dict(TrainConfig, values)
 
 

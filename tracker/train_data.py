@@ -134,7 +134,12 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
     """
     data, parts, names = config.data, [], set()
     for path in data.archives:
-        in_archive = {name for name, *_ in CropArchive(path).sequences}
+        archive = CropArchive(path)
+        if (size := archive.header["crop_size"]) != data.crop_size:
+            raise ValueError(
+                f"train config: data.crop_size must be that of the archive {path}, {size}, got {data.crop_size}"
+            )
+        in_archive = {name for name, *_ in archive.sequences}
         names |= in_archive
         left_out = in_archive.intersection(data.leave_out)
         if left_out != in_archive:
@@ -143,7 +148,9 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
         opened = [sequence for place in data.sequences for sequence in open_place(place, skip_bad=data.skip_bad)]
         names |= {sequence.name for sequence in opened}
         sequences = [sequence for sequence in opened if sequence.name not in data.leave_out]
-        parts.append(PairDataset.from_sequences(sequences, repeat=data.repeat, skip_bad=data.skip_bad))
+        parts.append(
+            PairDataset.from_sequences(sequences, repeat=data.repeat, crop_size=data.crop_size, skip_bad=data.skip_bad)
+        )
     if unknown := set(data.leave_out) - names:
         raise ValueError(f"train config: data.leave_out must name sequences, got {', '.join(sorted(unknown))}")
     if both := names.intersection(held) - set(data.leave_out):
@@ -153,7 +160,7 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
         )
     if data.synthetic:
         pictures = Pictures(data.pictures) if data.pictures else None
-        parts.append(PairDataset.synthetic(pairs=data.synthetic, pictures=pictures))
+        parts.append(PairDataset.synthetic(pairs=data.synthetic, crop_size=data.crop_size, pictures=pictures))
     if not parts:
         raise ValueError("train config: one of data.synthetic, data.archives and data.sequences must give pairs")
     return PairDataset.concat(parts, seed=config.seed)
