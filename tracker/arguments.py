@@ -7,14 +7,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-import torch
+# NumPy, OpenCV and torch are imported where they are needed: help and the shell's completion come without them.
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
-from tracker.data.otb import Sequence, list_targets, load_sequence
-from tracker.draw import check_writable
+    from tracker.data.sequence import Sequence
 
+INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 NO_WEIGHTS = (
     "--weights must be given: no trained weights are part of this package; pass a SiamFC .pth or .safetensors file, "
     "or run `tracker demo`, which trains a small network and writes demo/weights.safetensors"
@@ -36,6 +38,8 @@ def input_errors() -> Iterator[None]:
 
 def parse_box(text: str) -> np.ndarray:
     """Return x, y, w, h of a --box."""
+    import numpy as np
+
     try:
         box = np.array([float(part) for part in text.split(",")])
     except ValueError:
@@ -47,6 +51,8 @@ def parse_box(text: str) -> np.ndarray:
 
 def parse_dtype(name: str, backend: str) -> torch.dtype | str:
     """Return the type of a --dtype, or "auto"."""
+    import torch
+
     names = ("float32", "bfloat16", "float16", "auto")
     if name not in names:
         raise CommandError(f"--dtype must be {', '.join(names[:-1])} or {names[-1]}, got {name!r}")
@@ -64,6 +70,8 @@ def check_weights(path: Path | None) -> Path:
 
 def check_device(name: str | None) -> None:
     """Refuse a --device that is unknown or not in this machine."""
+    import torch
+
     try:
         device = torch.device(name or "cpu")
     except RuntimeError:
@@ -76,6 +84,8 @@ def check_device(name: str | None) -> None:
 
 def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
     """Refuse outputs that cannot be written, or would replace an input or each other."""
+    from tracker.draw import check_writable
+
     taken = list(inputs)
     for option, path in outputs.items():
         if path is None:
@@ -90,6 +100,8 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
 
 def find_sequence(source: str, target: int | None) -> Sequence | None:
     """The OTB sequence where `source` is the folder of one, else None."""
+    from tracker.data.otb import list_targets, load_sequence
+
     try:
         list_targets(source)
     except FileNotFoundError:
@@ -101,6 +113,9 @@ def find_sequence(source: str, target: int | None) -> Sequence | None:
 
 def pick_box(image: np.ndarray) -> np.ndarray:
     """Let the user drag a box around the target in a window."""
+    import cv2
+    import numpy as np
+
     # Where there is no display some GUI builds of OpenCV end the whole process, so it is looked for first.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise CommandError("--box must be given: there is no display to pick the target on")
