@@ -27,6 +27,7 @@ from tracker.data.otb import load_sequence, read_boxes
 from tracker.data.sources import open_source
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, write_boxes
+from tracker.run import Run
 
 ROOT = Path(__file__).parents[1]
 VIDEO = SyntheticVideo(0, 12, (160, 120), occlusions=0)
@@ -93,7 +94,7 @@ def test_help_without_a_command(capsys, arguments):
     assert (code, err) == (0, "")
     assert out.startswith("Usage: tracker")
     names = re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE)
-    assert names == "track demo export prepare train experiment info".split()
+    assert names == "track demo prepare train export experiment info".split()
 
 
 def test_sequence_folder_needs_no_box_and_reports_overlap(capsys, sequence, weights):
@@ -175,7 +176,7 @@ def test_outputs_never_replace_inputs(capsys, tmp_path, sequence, weights):
 
 
 def test_outputs_are_checked_before_the_run(capsys, monkeypatch, tmp_path, sequence, weights):
-    monkeypatch.setattr(cli.Run, "step", lambda *_: pytest.fail("tracking began"))
+    monkeypatch.setattr(Run, "step", lambda *_: pytest.fail("tracking began"))
 
     def track(*more):
         return run(capsys, "track", sequence, "--weights", weights, "--backend", "eager", *more)
@@ -196,7 +197,7 @@ def test_boxes_that_cannot_be_written_are_one_line(capsys, monkeypatch, tmp_path
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli, "write_boxes", full)
+    monkeypatch.setattr(draw, "write_boxes", full)
     arguments = ("--weights", weights, "--backend", "eager", "--max-frames", 2, "--results", tmp_path / "b.txt")
     assert_one_line(run(capsys, "track", sequence, *arguments), "No space left on device")
 
@@ -252,7 +253,10 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
         return run(capsys, "track", source, "--weights", weights, "--backend", "eager", *more)
 
     assert_one_line(track("nope.mp4"), "must be an existing file, folder, pattern or camera, got 'nope.mp4'")
-    assert_one_line(track(weights=tmp_path / "no.pth"), "must be an existing file, got .*no.pth")
+    assert_one_line(
+        track(weights=tmp_path / "no.pth"),
+        "--weights must be an existing file, siamfc-mish-se or siamfc-relu, got .*no.pth",
+    )
     (tmp_path / "text.pth").write_text("not weights")
     assert_one_line(track(weights=tmp_path / "text.pth"), "must be a file of plain weights")
     assert_one_line(track(sequence, "--box", "500,500,10,10"), "box must overlap the image of 160 x 120 px")
@@ -281,17 +285,17 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
 
 def test_box_is_picked_where_there_is_a_display(capsys, monkeypatch, sequence, weights):
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(cli.cv2, "selectROI", lambda *_: (20, 20, 30, 30))
-    monkeypatch.setattr(cli.cv2, "destroyWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "selectROI", lambda *_: (20, 20, 30, 30))
+    monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
     arguments = ("track", sequence / "img", "--weights", weights, "--backend", "eager", "--max-frames", 2, "--quiet")
     assert run(capsys, *arguments)[0] == 0
-    monkeypatch.setattr(cli.cv2, "selectROI", lambda *_: (0, 0, 0, 0))
+    monkeypatch.setattr(cv2, "selectROI", lambda *_: (0, 0, 0, 0))
     assert_one_line(run(capsys, *arguments), "--box must be given or picked, got no selection")
 
     def headless(*_):
         raise cv2.error("The function is not implemented")
 
-    monkeypatch.setattr(cli.cv2, "selectROI", headless)
+    monkeypatch.setattr(cv2, "selectROI", headless)
     remedy = "pip uninstall opencv-python-headless && pip install opencv-python"
     assert_one_line(run(capsys, *arguments), f"--box must be given: this OpenCV has no windows .*{remedy}")
 
@@ -311,13 +315,13 @@ def test_damaged_frame_ends_the_run_and_keeps_what_was_tracked(capsys, tmp_path,
 def test_ctrl_c_leaves_valid_files(tmp_path, sequence, weights):
     """A slow source in a child process; the signal comes while frames are being tracked."""
     program = (
-        "import sys, time, tracker.cli as cli\n"
-        "real = cli.annotate\n"
+        "import sys, time, tracker.cli as cli, tracker.draw as draw\n"
+        "real = draw.annotate\n"
         "def slow(*a, **k):\n"
         "    print(k['frame'], flush=True)\n"
         "    time.sleep(0.3)\n"
         "    return real(*a, **k)\n"
-        "cli.annotate = slow\n"
+        "draw.annotate = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     output, results = tmp_path / "out.avi", tmp_path / "boxes.txt"
@@ -349,7 +353,7 @@ def test_the_video_is_drawn_from_the_frames_as_they_were(capsys, monkeypatch, tm
         return annotate(image, box, **labels)
 
     annotate = draw.annotate
-    monkeypatch.setattr(cli, "annotate", slow)
+    monkeypatch.setattr(draw, "annotate", slow)
     results = tmp_path / "boxes.txt"
     arguments = ("--weights", weights, "--backend", "eager", "-q", "-o", tmp_path / "a.avi", "--results", results)
     assert run(capsys, "track", sequence, *arguments) == (0, "", "")

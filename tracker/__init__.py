@@ -6,22 +6,30 @@
 ...     print(result.box, result.score, result.lost)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from tracker.config import TrackerConfig
-from tracker.model import SiamFC
-from tracker.target import TrackResult
-from tracker.tracker import Tracker
 
 if TYPE_CHECKING:
     from tracker.batch import BatchTracker
+    from tracker.config import TrackerConfig
+    from tracker.model import SiamFC
+    from tracker.target import TrackResult
+    from tracker.tracker import Tracker
+
+# Imported when asked for: `tracker --help` comes without torch, all but BatchTracker without the compiled library.
+_MODULES = {
+    "BatchTracker": "tracker.batch",
+    "SiamFC": "tracker.model",
+    "TrackResult": "tracker.target",
+    "Tracker": "tracker.tracker",
+    "TrackerConfig": "tracker.config",
+}
 
 __all__ = ["BatchTracker", "SiamFC", "TrackResult", "Tracker", "TrackerConfig"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BatchTracker":  # imported when asked for: the others must work without the compiled library
-        from tracker.batch import BatchTracker
-
-        return BatchTracker
-    raise AttributeError(f"module 'tracker' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'tracker' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value

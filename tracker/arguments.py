@@ -7,14 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-import torch
+from tracker.pretrained import PRETRAINED, find_weights
 
-from tracker.data.otb import Sequence, list_targets, load_sequence
-from tracker.draw import check_writable
-from tracker.pretrained import find_weights
+# NumPy, OpenCV and torch are imported where they are needed: help and the shell's completion come without them.
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from tracker.data.sequence import Sequence
+
+INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
 
 
 class CommandError(Exception):
@@ -32,6 +36,8 @@ def input_errors() -> Iterator[None]:
 
 def parse_box(text: str) -> np.ndarray:
     """Return x, y, w, h of a --box."""
+    import numpy as np
+
     try:
         box = np.array([float(part) for part in text.split(",")])
     except ValueError:
@@ -43,6 +49,8 @@ def parse_box(text: str) -> np.ndarray:
 
 def parse_dtype(name: str, backend: str) -> torch.dtype | str:
     """Return the type of a --dtype, or "auto"."""
+    import torch
+
     names = ("float32", "bfloat16", "float16", "auto")
     if name not in names:
         raise CommandError(f"--dtype must be {', '.join(names[:-1])} or {names[-1]}, got {name!r}")
@@ -52,12 +60,17 @@ def parse_dtype(name: str, backend: str) -> torch.dtype | str:
 
 
 def check_weights(path: Path | None) -> Path:
-    """Return the file of the --weights."""
-    return find_weights(path)
+    """Return the file of the --weights: what was given, or those of the package."""
+    found = find_weights(path)
+    if not found.is_file():
+        raise CommandError(f"--weights must be an existing file, {' or '.join(PRETRAINED)}, got {str(path)!r}")
+    return found
 
 
 def check_device(name: str | None) -> None:
     """Refuse a --device that is unknown or not in this machine."""
+    import torch
+
     try:
         device = torch.device(name or "cpu")
     except RuntimeError:
@@ -70,6 +83,8 @@ def check_device(name: str | None) -> None:
 
 def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
     """Refuse outputs that cannot be written, or would replace an input or each other."""
+    from tracker.draw import check_writable
+
     taken = list(inputs)
     for option, path in outputs.items():
         if path is None:
@@ -84,6 +99,8 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
 
 def find_sequence(source: str, target: int | None) -> Sequence | None:
     """The OTB sequence where `source` is the folder of one, else None."""
+    from tracker.data.otb import list_targets, load_sequence
+
     try:
         list_targets(source)
     except FileNotFoundError:
@@ -95,6 +112,9 @@ def find_sequence(source: str, target: int | None) -> Sequence | None:
 
 def pick_box(image: np.ndarray) -> np.ndarray:
     """Let the user drag a box around the target in a window."""
+    import cv2
+    import numpy as np
+
     # Where there is no display some GUI builds of OpenCV end the whole process, so it is looked for first.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise CommandError("--box must be given: there is no display to pick the target on")

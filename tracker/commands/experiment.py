@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tracker.arguments import CommandError, input_errors
-from tracker.draw import check_writable
 
 EXPERIMENTS = {"activations": "activations", "box-loss": "box_loss", "tracking": "tracking"}
 
@@ -46,6 +44,11 @@ def experiment(
       tracker experiment box-loss
       tracker experiment tracking --data otb
     """
+    # Imported here: the other commands start without them.
+    from rich.console import Console
+
+    from tracker.draw import check_writable
+
     if name not in EXPERIMENTS:
         raise CommandError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     if name == "box-loss" and data is not None:

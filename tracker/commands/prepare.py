@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tracker.arguments import input_errors
-from tracker.draw import check_writable
+from tracker.commands.options import Quiet
+from tracker.commands.output import progress_bar
 
 MOST_LINES = 20  # of what was skipped, on the terminal
 
@@ -31,7 +30,7 @@ def prepare(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out what is malformed, missing or unreadable, and list it.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Cut the crops of data sets once, into one file that training reads.
 
@@ -46,16 +45,15 @@ def prepare(
     # Imported here: the other commands start without them.
     from tracker.data.datasets import open_place
     from tracker.data.prepare import prepare_archive
+    from tracker.draw import check_writable
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     skipped: list[str] = []
     with input_errors():
         check_writable(output, "--output")
         sequences = []
         for place in dataset:
             sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
-        with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        with progress_bar(quiet) as bar:
             task = bar.add_task("crops")
             try:
                 made = prepare_archive(
@@ -70,7 +68,7 @@ def prepare(
                     progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
             except KeyboardInterrupt:
-                console.print(f"stopped; the same command goes on with {output}.part", soft_wrap=True, markup=False)
+                bar.console.print(f"stopped; the same command goes on with {output}.part", soft_wrap=True, markup=False)
                 raise
     if quiet:
         return

@@ -9,21 +9,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.console import Console
 
-from tracker.arguments import CommandError, check_device, input_errors
-from tracker.checkpoint import load_state, save_state, write_whole
-from tracker.model import SiamFC
+from tracker.arguments import INTERRUPTED, CommandError, check_device, input_errors
+from tracker.commands.options import Device, Quiet
 
 if TYPE_CHECKING:
+    import torch
+
     from tracker.distributed import World
+    from tracker.model import SiamFC
     from tracker.train_config import ModelConfig, TrainConfig
 
 OVERFIT_STEPS = 200
 LOW_LOSS = 0.1  # what a batch known by heart is below; it starts near ln 2 = .69
-INTERRUPTED = 130
 
 
 def train(
@@ -42,8 +41,8 @@ def train(
     overfit: Annotated[
         bool, typer.Option("--overfit", help="Learn one batch by heart; fails where the loss does not get low.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU where there is one.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    device: Device = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train a network on synthetic videos, archives of `tracker prepare` or data set folders.
 
@@ -68,6 +67,8 @@ def train(
       torchrun --nproc-per-node 8 -m tracker train --config train.toml --set batch_size=64
     """
     # Imported here: the other commands start without what only training needs.
+    import torch
+
     from tracker.distributed import join
     from tracker.train_config import load_config
 
@@ -90,6 +91,9 @@ def train(
 
 def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, quiet: bool) -> None:
     """Train, or go on training, in `folder`, and leave the weights there."""
+    from rich.console import Console
+
+    from tracker.checkpoint import save_state, write_whole
     from tracker.train import scale_responses
     from tracker.train import train as train_model
     from tracker.train_config import to_toml
@@ -133,6 +137,11 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
 
 
 def _make_model(config: ModelConfig, seed: int) -> SiamFC:
+    import torch
+
+    from tracker.checkpoint import load_state
+    from tracker.model import SiamFC
+
     torch.manual_seed(seed)
     model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)
     if config.weights:

@@ -1,0 +1,34 @@
+"""`tracker info`: what is installed, what it runs on."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+
+def info() -> None:
+    """Print versions, devices and what the fused ops were built with."""
+    # Imported here: the other commands start without them.
+    import cv2
+    import numpy as np
+    import torch
+
+    import fastops
+
+    try:
+        package = version("siamfc-fastops")
+    except PackageNotFoundError:  # run from a source folder
+        package = f"{fastops.__version__} (not installed)"
+    rows: dict[str, Any] = {
+        "siamfc-fastops": package,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+        "cpu threads": torch.get_num_threads(),
+        "cuda devices": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
+    }
+    rows |= {f"fastops {key}": value for key, value in fastops.build_info().items()}
+    for key, value in rows.items():
+        print(f"{key:28} {value}")

@@ -1,0 +1,37 @@
+"""Options that several commands have: the same names, the same words of help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="SiamFC weights, .pth or .safetensors, or those of the package: siamfc-mish-se (the default) or "
+        "siamfc-relu. Width and attention come from the file; where it does not tell the activation, as no .pth file "
+        "does, ReLU is assumed.",
+    ),
+]
+Activation = Annotated[
+    str | None,
+    typer.Option(metavar="relu|mish", help="What the weights were trained with, in place of what they tell."),
+]
+Box = Annotated[
+    str | None, typer.Option(metavar="X,Y,W,H", help="Target in the first frame: pixels, 0-based left top corner.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where the network runs: a GPU where there is one.")
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="float32|bfloat16|float16|auto",
+        help="Floating-point type of the network; auto measures once which is the fastest here.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only, and what --json asks for.")]
