@@ -23,7 +23,7 @@ FASTOPS_BUILD=cuda timeout "$(left)" "$python" setup.py build_ext --inplace > "$
 
 step "tests on CUDA (C++ kernels) and Triton"
 timeout "$(left)" "$python" -m pytest -q -x -m cuda \
-  tests/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,box_loss,centralize,crop,response,optim,backends,pipeline,batch_tracker}.py
+  tests/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,box_loss,centralize,crop,response,optim,backends,pipeline,batch_tracker,augment,train}.py
 timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py tests/test_triton_{centralize,crop,response}.py
 
 step "compute-sanitizer memcheck and racecheck over the sample table"
@@ -44,7 +44,11 @@ step "fps"
 if "$python" -c 'import cv2' 2> /dev/null; then
   timeout "$(left)" "$python" -m benchmarks.fps --device cuda --dtype float32 bfloat16 float16 --csv "$results"
   timeout "$(left)" "$python" -m benchmarks.stages --device cuda --dtype float16 float32 --csv "$results"
+  step "train"
+  for precision in float32 bfloat16; do
+    timeout "$(left)" "$python" -m benchmarks.train --device cuda --precision $precision --budget 10 --csv "$results"
+  done
 else
-  echo "OpenCV is not installed: the fps benchmark is left out (pip install opencv-python-headless)"
+  echo "OpenCV is not installed: fps, stages and train are left out (pip install opencv-python-headless)"
 fi
 step "done: $results"

@@ -255,7 +255,7 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
     assert_one_line(track("nope.mp4"), "must be an existing file, folder, pattern or camera, got 'nope.mp4'")
     assert_one_line(
         track(weights=tmp_path / "no.pth"),
-        "--weights must be an existing file, siamfc-mish-se or siamfc-relu, got .*no.pth",
+        "must be an existing file, siamfc-mish-se or siamfc-relu, got .*no.pth",
     )
     (tmp_path / "text.pth").write_text("not weights")
     assert_one_line(track(weights=tmp_path / "text.pth"), "must be a file of plain weights")
