@@ -1,4 +1,4 @@
-"""The demonstration: a synthetic video with known boxes, a network trained for seconds, and what fused ops gain."""
+"""The demonstration: a synthetic video with known boxes, tracked by the weights of the package, and what fused ops gain."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from rich.table import Table
 
 from tracker import SiamFC, Tracker
 from tracker.background import WriteBehind
-from tracker.checkpoint import save_state
+from tracker.checkpoint import load_model
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
 from tracker.files import replacing
+from tracker.pretrained import PRETRAINED, find_weights
 from tracker.reference import ReferenceTracker
-from tracker.train import TrainConfig, scale_responses, train
 
 FPS = 30.0
 SIZE = (640, 480)
-STEPS, QUICK_STEPS = 200, 20
-# Short training starts higher and ends higher than the full schedule: 200 steps leave no time for a slow start.
-TRAINING = {"lr": 5e-2, "final_lr": 3e-3, "batch_size": 8}
+QUICK_FRAMES, QUICK_COMPARED, COMPARED = 90, 6, 40
+NETWORKS = {"siamfc-relu": "ReLU", "siamfc-mish-se": "Mish + SE"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Comparison:
 def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
     """Run the demonstration and leave its videos, plot, boxes and weights in the existing folder `output_dir`."""
     if quick:
-        frames = min(frames, 90)
+        frames = min(frames, QUICK_FRAMES)
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
@@ -51,56 +50,33 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
     say(f"[bold]1[/]  a synthetic video: {frames} frames of {SIZE[0]}x{SIZE[1]}, seed {seed}")
     video = SyntheticVideo(seed, frames, SIZE, occlusions=max(1, frames // 120))
 
-    steps = QUICK_STEPS if quick else STEPS
-    say(
-        f"[bold]2[/]  no trained weights are part of this package: training a quarter-width Mish + SE network on other "
-        f"synthetic videos ({steps} steps)"
-    )
-    model = train_small(steps, seed, console)
-    save_state(model, output_dir / "weights.safetensors")
-
-    say("[bold]3[/]  tracking it with fused ops")
-    boxes = track_video(model, video, output_dir)
+    say("[bold]2[/]  tracking it with fused ops and the weights of the package")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = {name: load_model(find_weights(name)).to(device) for name in NETWORKS}
+    boxes = track_video(models[PRETRAINED[0]], video, output_dir)
     write_boxes(output_dir / "boxes.txt", boxes)
     overlap = iou(boxes, video.boxes)
     hidden = int((video.visible < 0.75).sum())
     say(f"   mean overlap {overlap.mean():.3f}; in {hidden} frames more than a quarter of the target is hidden")
-    names = ["video.mp4", "tracked.mp4", "boxes.txt", "weights.safetensors"]
+    names = ["video.mp4", "tracked.mp4", "boxes.txt"]
     if plot_overlap(output_dir / "overlap.png", overlap, video.visible):
         names.insert(2, "overlap.png")
     else:
         say("   no plot: matplotlib is missing, pip install matplotlib")
 
-    say("[bold]4[/]  the same tracker in stock PyTorch and with fused ops, frame by frame in turn")
-    torch.manual_seed(seed)
-    full = SiamFC("mish", "se").eval()
-    comparisons = [
-        compare("quarter width, trained", model, video, min(frames, 20 if quick else 100)),
-        compare("full size, random", full, video, min(frames, 5 if quick else 25)),
-    ]
-    console.print(_table(comparisons, str(next(model.parameters()).device)))
-    say(f"wrote {escape(', '.join(str(output_dir / name) for name in names))}")
-    source, weights, again = (
-        shlex.quote(str(output_dir / n)) for n in ("video.mp4", "weights.safetensors", "again.mp4")
+    say("[bold]3[/]  the same trackers in stock PyTorch and with fused ops, frame by frame in turn")
+    compared = min(frames, QUICK_COMPARED if quick else COMPARED)
+    comparisons = [compare(NETWORKS[name], model, video, compared) for name, model in models.items()]
+    console.print(_table(comparisons, device))
+    relu, paper = comparisons
+    say(
+        f"   Mish and attention keep {paper.reference_fps / relu.reference_fps:.0%} of the speed in stock PyTorch, "
+        f"{paper.fastops_fps / relu.fastops_fps:.0%} with fused ops"
     )
+    say(f"wrote {escape(', '.join(str(output_dir / name) for name in names))}")
+    source, again = (shlex.quote(str(output_dir / n)) for n in ("video.mp4", "again.mp4"))
     box = ",".join(f"{value:.1f}" for value in video.boxes[0])
-    say(f"try it: {escape(f'tracker track {source} --box {box} --weights {weights} -o {again}')}")
-
-
-def train_small(steps: int, seed: int, console: Console) -> SiamFC:
-    """Train a quarter-width Mish + SE network on synthetic pairs and report the loss every 20 steps."""
-    torch.manual_seed(seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = SiamFC("mish", "se", width=0.25).to(device)
-    scale_responses(model, seed=seed)
-    began = time.perf_counter()
-
-    def progress(step: int, loss: float) -> None:
-        if step == 1 or step % 20 == 0:
-            console.print(f"   step {step:4d}   loss {loss:.3f}   {time.perf_counter() - began:5.1f} s")
-
-    train(model, TrainConfig(steps=steps, seed=seed, **TRAINING), progress=progress)
-    return model
+    say(f"try it: {escape(f'tracker track {source} --box {box} -o {again}')}")
 
 
 def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarray:
@@ -179,9 +155,8 @@ def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Com
 def _table(comparisons: list[Comparison], device: str) -> Table:
     table = Table(
         title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame",
-        caption="the random weights of the full-size network serve the timing only",
     )
-    table.add_column("Mish + SE network", no_wrap=True)
+    table.add_column("network", no_wrap=True)
     for heading in ("reference fps", "fastops fps", "ratio", "equal boxes (IoU)"):
         table.add_column(heading, justify="right")
     for row in comparisons:

@@ -14,12 +14,12 @@ def demo(
     output_dir: Annotated[Path, typer.Option(help="Folder for the results; made where it is missing.")] = Path("demo"),
     frames: Annotated[int, typer.Option(min=2, help="Length of the video in frames.")] = 300,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of the video in seconds of 30 frames.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the video and the training.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A short video and little training.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the video.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A short video, and a few frames to compare.")] = False,
 ) -> None:
-    """Make a synthetic video, train a small network for it, track, and compare with reference PyTorch.
+    """Make a synthetic video, track it with the weights of the package, and compare with reference PyTorch.
 
-    Needs no download. Writes video.mp4, tracked.mp4, overlap.png, boxes.txt and weights.safetensors.
+    Needs no download. Writes video.mp4, tracked.mp4, overlap.png and boxes.txt.
 
     \b
     Examples:
