@@ -1,4 +1,4 @@
-"""The demonstration: a synthetic video with known boxes, tracked by the weights of the package, and what fused ops gain."""
+"""The demonstration: a synthetic video with known boxes, tracked by the packaged weights, and what the ops gain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
-    """Run the demonstration and leave its videos, plot, boxes and weights in the existing folder `output_dir`."""
+    """Run the demonstration and leave its videos, plot and boxes in the existing folder `output_dir`."""
     if quick:
         frames = min(frames, QUICK_FRAMES)
 
