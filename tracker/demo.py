@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tracker import SiamFC, Tracker
 from tracker.background import WriteBehind
 from tracker.checkpoint import save_state
+from tracker.comparison import compare, comparison_table
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
 from tracker.files import replacing
-from tracker.reference import ReferenceTracker
 from tracker.train import TrainConfig, scale_responses, train
 
 FPS = 30.0
@@ -28,16 +27,6 @@ SIZE = (640, 480)
 STEPS, QUICK_STEPS = 200, 20
 # Short training starts higher and ends higher than the full schedule: 200 steps leave no time for a slow start.
 TRAINING = {"lr": 5e-2, "final_lr": 3e-3, "batch_size": 8}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two trackers on the same frames: frames per second of each (median) and mean overlap between their boxes."""
-
-    network: str
-    reference_fps: float
-    fastops_fps: float
-    agreement: float
 
 
 def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
@@ -75,10 +64,14 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
     torch.manual_seed(seed)
     full = SiamFC("mish", "se").eval()
     comparisons = [
-        compare("quarter width, trained", model, video, min(frames, 20 if quick else 100)),
-        compare("full size, random", full, video, min(frames, 5 if quick else 25)),
+        compare(name, network, islice(video.images(), count), video.boxes[0])
+        for name, network, count in (
+            ("quarter width, trained", model, 20 if quick else 100),
+            ("full size, random", full, 5 if quick else 25),
+        )
     ]
-    console.print(_table(comparisons, str(next(model.parameters()).device)))
+    caption = "Mish + SE networks; the random weights of the full-size one serve the timing only"
+    console.print(comparison_table(comparisons, next(model.parameters()).device, caption))
     say(f"wrote {escape(', '.join(str(output_dir / name) for name in names))}")
     source, weights, again = (
         shlex.quote(str(output_dir / n)) for n in ("video.mp4", "weights.safetensors", "again.mp4")
@@ -153,40 +146,3 @@ def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return True
-
-
-def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Comparison:
-    """Give each frame to the reference tracker and to the fused one and time both; they take turns at going first."""
-    twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
-    twin.load_state_dict(model.state_dict())
-    trackers = [ReferenceTracker(twin, device=next(model.parameters()).device), Tracker(model)]
-    seconds: list[list[float]] = [[], []]
-    boxes: list[list[np.ndarray]] = [[], []]
-    image, box = video.frame(0)
-    for tracker in trackers:
-        tracker.init(image, box)
-    for index in range(1, frames):
-        image, _ = video.frame(index)
-        for side in (0, 1) if index % 2 else (1, 0):  # whoever goes second finds the frame in the cache
-            began = time.perf_counter()
-            result = trackers[side].update(image)  # the box is on the CPU: nothing is left running on the device
-            seconds[side].append(time.perf_counter() - began)
-            boxes[side].append(result.box)
-    reference_fps, fastops_fps = (1 / float(np.median(times)) for times in seconds)
-    return Comparison(name, reference_fps, fastops_fps, float(iou(boxes[0], boxes[1]).mean()))
-
-
-def _table(comparisons: list[Comparison], device: str) -> Table:
-    table = Table(
-        title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame",
-        caption="the random weights of the full-size network serve the timing only",
-    )
-    table.add_column("Mish + SE network", no_wrap=True)
-    for heading in ("reference fps", "fastops fps", "ratio", "equal boxes (IoU)"):
-        table.add_column(heading, justify="right")
-    for row in comparisons:
-        ratio = row.fastops_fps / row.reference_fps
-        table.add_row(
-            row.network, f"{row.reference_fps:.1f}", f"{row.fastops_fps:.1f}", f"{ratio:.2f}x", f"{row.agreement:.4f}"
-        )
-    return table
