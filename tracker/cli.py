@@ -8,6 +8,7 @@ import sys
 import typer
 
 from tracker.arguments import INTERRUPTED, CommandError
+from tracker.commands.bench import bench
 from tracker.commands.demo import demo
 from tracker.commands.experiment import experiment
 from tracker.commands.export import export
@@ -35,6 +36,7 @@ app.command()(track)
 app.command()(demo)
 app.command()(prepare)
 app.command()(train)
+app.command()(bench)
 app.command()(export)
 app.command()(experiment)
 app.command()(info)

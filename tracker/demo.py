@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tracker import SiamFC, Tracker
 from tracker.background import WriteBehind
 from tracker.checkpoint import load_model
+from tracker.comparison import compare, comparison_table
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
 from tracker.files import replacing
-from tracker.pretrained import PRETRAINED, find_weights
-from tracker.reference import ReferenceTracker
+from tracker.pretrained import DEFAULT, PRETRAINED, find_weights
 
 FPS = 30.0
 SIZE = (640, 480)
 QUICK_FRAMES, QUICK_COMPARED, COMPARED = 90, 6, 40
-NETWORKS = {"siamfc-relu": "ReLU", "siamfc-mish-se": "Mish + SE"}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two trackers on the same frames: frames per second of each (median) and mean overlap between their boxes."""
-
-    network: str
-    reference_fps: float
-    fastops_fps: float
-    agreement: float
 
 
 def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
@@ -52,8 +40,8 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
 
     say("[bold]2[/]  tracking it with fused ops and the weights of the package")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = {name: load_model(find_weights(name)).to(device) for name in NETWORKS}
-    boxes = track_video(models[PRETRAINED[0]], video, output_dir)
+    models = {name: load_model(find_weights(name)).to(device) for name in PRETRAINED}
+    boxes = track_video(models[DEFAULT], video, output_dir)
     write_boxes(output_dir / "boxes.txt", boxes)
     overlap = iou(boxes, video.boxes)
     hidden = int((video.visible < 0.75).sum())
@@ -65,14 +53,10 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
         say("   no plot: matplotlib is missing, pip install matplotlib")
 
     say("[bold]3[/]  the same trackers in stock PyTorch and with fused ops, frame by frame in turn")
-    compared = min(frames, QUICK_COMPARED if quick else COMPARED)
-    comparisons = [compare(NETWORKS[name], model, video, compared) for name, model in models.items()]
-    console.print(_table(comparisons, device))
-    relu, paper = comparisons
-    say(
-        f"   Mish and attention keep {paper.reference_fps / relu.reference_fps:.0%} of the speed in stock PyTorch, "
-        f"{paper.fastops_fps / relu.fastops_fps:.0%} with fused ops"
-    )
+    count = QUICK_COMPARED if quick else COMPARED
+    networks = {PRETRAINED[name]: model for name, model in models.items()}
+    comparisons = compare(networks, islice(video.images(), count), video.boxes[0])
+    console.print(comparison_table(comparisons, device))
     say(f"wrote {escape(', '.join(str(output_dir / name) for name in names))}")
     source, again = (shlex.quote(str(output_dir / n)) for n in ("video.mp4", "again.mp4"))
     box = ",".join(f"{value:.1f}" for value in video.boxes[0])
@@ -129,39 +113,3 @@ def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return True
-
-
-def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Comparison:
-    """Give each frame to the reference tracker and to the fused one and time both; they take turns at going first."""
-    twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
-    twin.load_state_dict(model.state_dict())
-    trackers = [ReferenceTracker(twin, device=next(model.parameters()).device), Tracker(model)]
-    seconds: list[list[float]] = [[], []]
-    boxes: list[list[np.ndarray]] = [[], []]
-    image, box = video.frame(0)
-    for tracker in trackers:
-        tracker.init(image, box)
-    for index in range(1, frames):
-        image, _ = video.frame(index)
-        for side in (0, 1) if index % 2 else (1, 0):  # whoever goes second finds the frame in the cache
-            began = time.perf_counter()
-            result = trackers[side].update(image)  # the box is on the CPU: nothing is left running on the device
-            seconds[side].append(time.perf_counter() - began)
-            boxes[side].append(result.box)
-    reference_fps, fastops_fps = (1 / float(np.median(times)) for times in seconds)
-    return Comparison(name, reference_fps, fastops_fps, float(iou(boxes[0], boxes[1]).mean()))
-
-
-def _table(comparisons: list[Comparison], device: str) -> Table:
-    table = Table(
-        title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame",
-    )
-    table.add_column("network", no_wrap=True)
-    for heading in ("reference fps", "fastops fps", "ratio", "equal boxes (IoU)"):
-        table.add_column(heading, justify="right")
-    for row in comparisons:
-        ratio = row.fastops_fps / row.reference_fps
-        table.add_row(
-            row.network, f"{row.reference_fps:.1f}", f"{row.fastops_fps:.1f}", f"{ratio:.2f}x", f"{row.agreement:.4f}"
-        )
-    return table

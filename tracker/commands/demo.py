@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from tracker.arguments import input_errors
+from tracker.commands.options import Quiet
 
 
 def demo(
-    output_dir: Annotated[Path, typer.Option(help="Folder for the results; made where it is missing.")] = Path("demo"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results; made where it is missing.")
+    ] = Path("demo"),
     frames: Annotated[int, typer.Option(min=2, help="Length of the video in frames.")] = 300,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of the video in seconds of 30 frames.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the video.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A short video, and a few frames to compare.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a synthetic video, track it with the weights of the package, and compare with reference PyTorch.
 
@@ -24,7 +28,7 @@ def demo(
     \b
     Examples:
       tracker demo
-      tracker demo --output-dir /tmp/demo --seconds 5 --seed 3
+      tracker demo --output results --seconds 5 --seed 3
     """
     # Imported here: the other commands start without them.
     from rich.console import Console
@@ -35,6 +39,6 @@ def demo(
     if seconds is not None:
         frames = max(2, round(seconds * FPS))
     with input_errors():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        check_writable(output_dir / "video.mp4", "--output-dir")
-    run_demo(output_dir, frames=frames, seed=seed, quick=quick, console=Console())
+        output.mkdir(parents=True, exist_ok=True)
+        check_writable(output / "video.mp4", "--output")
+    run_demo(output, frames=frames, seed=seed, quick=quick, console=Console(quiet=quiet))

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from tracker.arguments import CommandError, input_errors
+from tracker.commands.options import Json, Quiet
+from tracker.commands.output import print_json
 
 EXPERIMENTS = {"activations": "activations", "box-loss": "box_loss", "tracking": "tracking"}
 
@@ -26,6 +28,8 @@ def experiment(
             "folder of OTB sequences to score as well."
         ),
     ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the papers from several seeds; print its table and leave it as CSV and PNG.
 
@@ -58,4 +62,6 @@ def experiment(
         output.mkdir(parents=True, exist_ok=True)
         check_writable(output / f"{EXPERIMENTS[name]}.csv", "--output")
         opened = module.open_data(data)
-    module.run(output, Console(), opened, quick=quick)
+    rows = module.run(output, Console(quiet=quiet or as_json), opened, quick=quick)
+    if as_json:
+        print_json({"experiment": name, "output": output, "rows": rows})

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tracker.arguments import check_weights, input_errors
-from tracker.commands.options import Activation, Weights
+from tracker.commands.options import Activation, Json, Quiet, Weights
+from tracker.commands.output import print_json
 
 
 def export(
@@ -16,6 +17,8 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.onnx or FILE.pt2: stands for two files, below.")],
     weights: Weights = None,
     activation: Activation = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the network for programs without this package: stock operations, batch norm folded, float32.
 
@@ -44,5 +47,8 @@ def export(
             check_writable(path, "--output")
         model = load_model(weights, activation=activation, ops="reference")
         files = export_model(model, output, format)
-    for branch, path in files.items():
-        print(f"{branch:14}{path}")
+    if as_json:
+        print_json({"format": format, **files})
+    elif not quiet:
+        for branch, path in files.items():
+            print(f"{branch:14}{path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,5 +22,13 @@ def progress_bar(quiet: bool) -> Progress:
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print a result as one line; paths become text."""
-    print(json.dumps(result, default=str))
+    """Print a result as one line; paths become text, and numbers that are not finite null, for JSON has none."""
+    print(json.dumps(_finite(result), default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
