@@ -113,10 +113,9 @@ def _reference(model: SiamFC, device: torch.device | str | None) -> Tracker | Re
     device = device or next(model.parameters()).device
     twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
     twin.load_state_dict(model.state_dict())
-    # `ReferenceTracker` knows the score map alone.
-    return (
-        Tracker(twin, device=device, backend="eager") if model.head == "box" else ReferenceTracker(twin, device=device)
-    )
+    if model.head == "box":  # `ReferenceTracker` knows the score map alone
+        return Tracker(twin, device=device, backend="eager")
+    return ReferenceTracker(twin, device=device)
 
 
 def _dtype(model: SiamFC) -> torch.dtype:
@@ -130,7 +129,7 @@ def comparison_table(comparisons: Sequence[Comparison], device: torch.device | s
         first, second = comparisons
         kept = [np.median(getattr(first, side)) / np.median(getattr(second, side)) for side in ("reference", "fastops")]
         caption = (
-            f"{second.network} keeps {kept[0]:.0%} of {first.network}'s speed in stock PyTorch, {kept[1]:.0%} here"
+            f"{second.network} over {first.network}: {kept[0]:.0%} of the fps in stock PyTorch, {kept[1]:.0%} fused"
         )
     table = Table(
         title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame", caption=caption
