@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import typer
 
@@ -13,6 +12,7 @@ from tracker.commands.demo import demo
 from tracker.commands.experiment import experiment
 from tracker.commands.export import export
 from tracker.commands.info import info
+from tracker.commands.output import print_error
 from tracker.commands.prepare import prepare
 from tracker.commands.track import track
 from tracker.commands.train import train
@@ -73,5 +73,5 @@ def _mistake(error: Exception) -> str | None:
 
 
 def _report(message: str, code: int) -> int:
-    print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
+    print_error(message)
     return code

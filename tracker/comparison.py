@@ -128,9 +128,7 @@ def comparison_table(comparisons: Sequence[Comparison], device: torch.device | s
     if len(comparisons) == 2:
         first, second = comparisons
         kept = [np.median(getattr(first, side)) / np.median(getattr(second, side)) for side in ("reference", "fastops")]
-        caption = (
-            f"{second.network} over {first.network}: {kept[0]:.0%} of the fps in stock PyTorch, {kept[1]:.0%} fused"
-        )
+        caption = f"{second.network} over {first.network}: {kept[0]:.0%} of the fps in PyTorch, {kept[1]:.0%} fused"
     table = Table(
         title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame", caption=caption
     )

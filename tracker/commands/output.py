@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ def progress_bar(quiet: bool) -> Progress:
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr, whatever the message."""
+    print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def print_json(result: Mapping[str, Any]) -> None:
