@@ -22,7 +22,7 @@ from tracker.arguments import (
     parse_dtype,
     pick_box,
 )
-from tracker.commands.options import Activation, Box, Device, Dtype, Json, Quiet, Weights
+from tracker.commands.options import Activation, Box, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_json, progress_bar
 
 SAME_TARGET = 0.5  # a --box that overlaps the true box more than this (IoU) marks the same target
@@ -45,7 +45,9 @@ def track(
     activation: Activation = None,
     device: Device = None,
     dtype: Dtype = "float32",
-    backend: Annotated[str, typer.Option(help="fastops (fused) or eager (plain PyTorch).")] = "fastops",
+    backend: Annotated[
+        str, typer.Option(**choices("fastops|eager"), help="fastops (fused) or eager (plain PyTorch).")
+    ] = "fastops",
     as_json: Json = False,
     quiet: Quiet = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
