@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -43,8 +45,15 @@ def test_every_tracker_gets_every_frame_and_another_goes_first(monkeypatch):
     assert results[1].reference.shape == results[1].fastops.shape == (4,)
 
 
-def test_one_network_really():
-    (result,) = compare({"box": SiamFC(head="box", width=0.125)}, VIDEO.images(), VIDEO.boxes[0])
+def test_examples_run():
+    result = doctest.testmod(comparison)
+    assert result.failed == 0 and result.attempted > 2
+
+
+def test_a_box_head_and_half_precision():
+    network = {"box": SiamFC(head="box", width=0.125)}
+    (result,) = compare(network, VIDEO.images(), VIDEO.boxes[0], dtype=torch.bfloat16)
+    assert result.dtypes == ("float32", "bfloat16") and len(result.reference) == len(result.fastops) == 4
     fps = [result.summary()[side]["fps"] for side in ("reference", "fastops")]
     assert result.agreement > 0.9 and result.ratio == pytest.approx(fps[1] / fps[0])
     with pytest.raises(ValueError, match="compare: images must be at least two, one to start on and one to time"):
@@ -57,5 +66,7 @@ def test_table_tells_the_price(capsys):
     Console(width=120).print(comparison_table(comparisons, "cpu"))
     out = capsys.readouterr().out
     assert "Mish over ReLU: 50% of the fps in PyTorch, 100% fused" in out and "2.20x" in out and "4.40x" in out
-    Console(width=120).print(comparison_table(comparisons[:1], "cpu"))
-    assert "over ReLU" not in capsys.readouterr().out
+    half = Comparison("ReLU", *times, 1.0, ("float32", "bfloat16"))
+    Console(width=120).print(comparison_table([half], "cpu"))
+    out = capsys.readouterr().out
+    assert "over ReLU" not in out and "reference float32 fps" in out and "fastops bfloat16 fps" in out

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import input_errors
+from tracker.arguments import input_errors, make_folder
 from tracker.commands.options import Quiet
 
 
@@ -34,11 +34,9 @@ def demo(
     from rich.console import Console
 
     from tracker.demo import FPS, run_demo
-    from tracker.draw import check_writable
 
     if seconds is not None:
         frames = max(2, round(seconds * FPS))
     with input_errors():
-        output.mkdir(parents=True, exist_ok=True)
-        check_writable(output / "video.mp4", "--output")
+        make_folder(output, "--output")
     run_demo(output, frames=frames, seed=seed, quick=quick, console=Console(quiet=quiet))

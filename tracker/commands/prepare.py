@@ -53,7 +53,8 @@ def prepare(
         check_writable(output, "--output")
         sequences = []
         for place in dataset:
-            sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
+            with input_errors(f"--dataset {place}: "):
+                sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
         with progress_bar(quiet) as bar:
             task = bar.add_task("crops")
             try:

@@ -24,7 +24,7 @@ from tracker.arguments import (
     parse_dtype,
     pick_box,
 )
-from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights
+from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_error, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def track(
     activation: Activation = None,
     device: Device = None,
     dtype: Dtype = "float32",
-    backend: Annotated[str, typer.Option(help="fastops (fused) or eager (plain PyTorch).")] = "fastops",
+    backend: Annotated[
+        str, typer.Option(**choices("fastops|eager"), help="fastops (fused) or eager (plain PyTorch).")
+    ] = "fastops",
     as_json: Json = False,
     quiet: Quiet = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.arguments import INTERRUPTED, CommandError, check_device, input_errors
+from tracker.arguments import INTERRUPTED, CommandError, check_device, input_errors, make_folder
 from tracker.commands.options import Device, Json, Quiet
 from tracker.commands.output import print_json
 
@@ -114,7 +114,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder
         if world.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, "--output")
             write_whole(folder / "train.toml", to_toml(config).encode())
     fresh = done == 0 and not config.model.weights
     if fresh and config.model.head == "xcorr" and config.model.response_deviation:
