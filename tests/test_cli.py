@@ -94,7 +94,7 @@ def test_help_without_a_command(capsys, arguments):
     assert (code, err) == (0, "")
     assert out.startswith("Usage: tracker")
     names = re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE)
-    assert names == "track demo prepare train export experiment info".split()
+    assert names == "track demo prepare train eval export experiment info".split()
 
 
 def test_sequence_folder_needs_no_box_and_reports_overlap(capsys, sequence, weights):
