@@ -13,6 +13,7 @@ from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Wei
 from tracker.commands.output import print_json, progress_bar
 
 if TYPE_CHECKING:
+    from tracker.distributed import World
     from tracker.eval.runner import Build, Job
 
 BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
@@ -33,7 +34,7 @@ def evaluate(
         typer.Option(
             "-o",
             "--output",
-            help="Results go to OUTPUT/<data set>/<name>; 'results' by default. With --results: folder for the report.",
+            help="Results go to OUTPUT/<data set>/<name>, 'results' by default. With --results: folder of the report.",
         ),
     ] = None,
     name: Annotated[
@@ -105,7 +106,7 @@ def evaluate(
     if withheld:
         if not quiet:
             print(
-                f"{results}: results of {len(sequences)} sequences; their ground truth is withheld, nothing is scored"
+                f"{results}: results of {len(sequences)} sequences; their ground truth is withheld, so nothing is scored"
             )
         return
     with input_errors():
@@ -115,7 +116,7 @@ def evaluate(
     if as_json:
         print_json({"benchmark": benchmark, "trackers": [one.as_dict() for one in scores], "files": files})
     elif not quiet:
-        print_scores(Console(), scores)
+        print_scores(Console(width=None if sys.stdout.isatty() else 160), scores)
         if files and not any(path.suffix == ".png" for path in files):
             print("no plot: matplotlib is missing, pip install 'siamfc-fastops[plot]'")
         for path in files:
@@ -143,7 +144,7 @@ def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
             raise
 
 
-def _device_of(world) -> str | None:
+def _device_of(world: World) -> str | None:
     """A GPU of its own for each process of a machine."""
     import torch
 

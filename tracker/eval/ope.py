@@ -32,8 +32,8 @@ def score_ope(layout: str, sequences: list[Sequence], folder: Path, name: str) -
     - precision: part of the frames whose centre is off by at most 20 px;
     - normalized_precision: the same, by at most .2 of the target's sides.
 
-    The first frame counts, with the true box. Frames without the target are left out, but for LaSOT: there they count as
-    misses, as in its authors' toolkit, and for OTB, where only a ground truth that is no box is left out, as in the
+    The first frame counts, with the true box. Frames without the target are left out, but for LaSOT: there they count
+    as misses, as in its authors' toolkit, and for OTB, where only a ground truth that is no box is left out, as in the
     got10k toolkit.
 
     Raises:

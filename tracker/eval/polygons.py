@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 def polygon_overlap(pred: ArrayLike, target: ArrayLike, size: tuple[float, float] | None = None) -> np.ndarray:
     """Area that two polygons share over the area of both: float64 [N], or one number for two single polygons.
 
-    overlap = |A ∩ B| / |A ∪ B|, exact up to rounding (a sweep over horizontal slabs, no pixels). The inside of a polygon
-    is what an odd number of its edges lies around (even-odd rule): concave ones are whole, and of a quadrilateral that
-    crosses itself both triangles count. Two polygons without an area overlap by 0; a coordinate that is not finite
-    gives NaN.
+    overlap = |A ∩ B| / |A ∪ B|, exact up to rounding (a sweep over horizontal slabs, no pixels). A point is inside a
+    polygon when a ray from it crosses an odd number of edges (even-odd rule): neither the direction of the corners nor
+    a concave shape matters, and of a quadrilateral that crosses itself both triangles count. Polygons without an area
+    overlap by 0; a coordinate that is not finite gives NaN.
 
     Args:
         pred: [N, 4] boxes x, y, w, h or [N, 2 K] corners x1, y1, x2, y2, ... in pixels; [4] or [2 K] for one.
@@ -51,8 +51,8 @@ def corners_box(corners: ArrayLike) -> np.ndarray:
     """The box that a tracker starts with on a quadrilateral: [..., 4] of [..., 8].
 
     Its centre is the mean of the corners, its aspect ratio that of the smallest upright box around them. The sides of
-    that box are scaled by the root of the quadrilateral's part of its area, and made longer by 1 (the far pixel counts),
-    as in the got10k toolkit and in the authors' SiamFC.
+    that box are scaled by the root of the quadrilateral's part of its area (the product of its first two sides over
+    that of the box's), and made longer by 1, for the far pixel counts: as in the got10k toolkit and SiamFC's own code.
 
     Example:
         >>> corners_box([0, 0, 4, 0, 4, 2, 0, 2]).tolist()

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_ROWS = 25  # sequences on the screen; all are in the CSV
+HEADINGS = {
+    "success_rate": "SR.50",
+    "normalized_precision": "norm. precision",
+    "ao": "AO",
+    "sr_50": "SR.50",
+    "sr_75": "SR.75",
+    "eao": "EAO",
+}
 LOOKS = ("-", "--", "-.", ":")
 
 
@@ -83,7 +91,7 @@ def _print(console: Console, title: str, rows: dict[str, Row], label: str) -> No
     table.add_column(label)
     columns = list(next(iter(rows.values())))
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
+        table.add_column(HEADINGS.get(column, column), justify="right")
     for name, row in rows.items():
         table.add_row(name, *(_cell(row[column], 1 if column == "fps" else 3) for column in columns))
     console.print(table)

@@ -136,8 +136,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         if changed := [key for key in {**before, **after} if before.get(key) != after.get(key)]:
             key = changed[0]
             raise ValueError(
-                f"{folder} must hold results of the same settings, got {key} {after.get(key)} where they were made with "
-                f"{before.get(key)}: give another --name or --output"
+                f"{folder} must hold results of the same settings, got {key} {after.get(key)}, but they were made "
+                f"with {before.get(key)}: give another --name or --output"
             )
         return
     # Looked for in this order: another process of the run may claim the folder meanwhile.
