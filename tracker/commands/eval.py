@@ -105,9 +105,7 @@ def evaluate(
         return
     if withheld:
         if not quiet:
-            print(
-                f"{results}: results of {len(sequences)} sequences; their ground truth is withheld, so nothing is scored"
-            )
+            print(f"{results}: {len(sequences)} sequences tracked; their ground truth is withheld, no scores")
         return
     with input_errors():
         scores = [score(benchmark, sequences, results, name, **options)]

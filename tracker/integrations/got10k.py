@@ -16,11 +16,12 @@ from tracker.tracker import Tracker
 
 
 class Got10kTracker(ToolkitTracker):
-    """`tracker.Tracker` for `got10k.experiments`: images are PIL's, boxes x, y, w, h in pixels, 1-based as in the files.
+    """`tracker.Tracker` for `got10k.experiments`: images are PIL's, boxes x, y, w, h in pixels as in the files.
 
     Args:
         tracker: what follows the target.
         name: of the folder of results and in the tables.
+        one_based: whether the files' first pixel is 1, as in all data sets of the toolkit but VOT.
 
     Example:
         >>> from got10k.experiments import ExperimentGOT10k  # doctest: +SKIP
@@ -29,9 +30,9 @@ class Got10kTracker(ToolkitTracker):
         >>> experiment.report(["SiamFC"])  # doctest: +SKIP
     """
 
-    def __init__(self, tracker: Tracker, name: str = "SiamFC") -> None:
+    def __init__(self, tracker: Tracker, name: str = "SiamFC", one_based: bool = True) -> None:
         super().__init__(name, is_deterministic=True)
-        self._tracker = tracker
+        self._tracker, self._first = tracker, np.array([1.0, 1.0, 0.0, 0.0]) * one_based
 
     def init(self, image: Image, box: np.ndarray) -> None:
         """Start on a target.
@@ -39,11 +40,11 @@ class Got10kTracker(ToolkitTracker):
         Raises:
             ValueError: as `Tracker.init`.
         """
-        self._tracker.init(_pixels(image), np.asarray(box, np.float64) - (1, 1, 0, 0))
+        self._tracker.init(_pixels(image), np.asarray(box, np.float64) - self._first)
 
     def update(self, image: Image) -> np.ndarray:
         """The box of the target in the next image, float64 [4]."""
-        return self._tracker.update(_pixels(image)).box + (1, 1, 0, 0)
+        return self._tracker.update(_pixels(image)).box + self._first
 
 
 def _pixels(image: Image) -> np.ndarray:
