@@ -72,7 +72,7 @@ def folder(root: Path) -> Path:
 def corners(boxes: np.ndarray) -> np.ndarray:
     """Quadrilaterals a little turned inside the boxes."""
     x, y, w, h = boxes.T
-    return np.stack([x + w / 3, y, x + w, y + h / 3, x + w * 2 / 3, y + h, x, y + h * 2 / 3], axis=1)
+    return np.stack([x + w / 3, y, x + w, y + h / 3, x + w * 2 / 3, y + h, x, y + h * 2 / 3], axis=1).round(3)
 
 
 def vot(root: Path) -> Path:

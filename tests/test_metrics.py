@@ -41,6 +41,11 @@ def test_iou_keeps_leading_dimensions():
     assert np.allclose(iou(boxes, boxes), np.ones((2, 3)))
 
 
+def test_rounding_lifts_no_overlap_above_one():
+    boxes = np.random.default_rng(0).uniform(0.1, 60, (10_000, 4)).round(1)
+    assert iou(boxes, boxes).max() == 1.0
+
+
 def test_center_error_uses_pixel_centres():
     # Centres x + (w - 1) / 2: 1 and 3.5 along x, 0.5 and 6.5 along y.
     assert center_error([0, 0, 3, 2], [3, 6, 2, 2]) == pytest.approx(6.5)

@@ -24,6 +24,7 @@ def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
     """Intersection over union of boxes x, y, w, h: float64 [...] of two [..., 4].
 
     Widths are plain differences of coordinates (no "+ 1"). Boxes of no area have overlap 0; a NaN coordinate gives NaN.
+    Rounding never lifts an overlap above 1, which a success curve would count.
 
     Raises:
         ValueError: when the shapes differ or do not end in 4.
@@ -37,7 +38,7 @@ def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
     high = np.minimum(pred[..., :2] + pred[..., 2:], target[..., :2] + target[..., 2:])
     intersection = np.prod(np.maximum(high - low, 0), axis=-1)
     union = np.prod(pred[..., 2:], axis=-1) + np.prod(target[..., 2:], axis=-1) - intersection
-    return intersection / np.where(union == 0, 1.0, union)
+    return np.minimum(intersection / np.where(union == 0, 1.0, union), 1.0)
 
 
 def center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
