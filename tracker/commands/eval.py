@@ -87,7 +87,13 @@ def evaluate(
     options = {"interval": _parse_interval(eao_interval)} if benchmark == "vot" else {}
     world = find_world()
     with input_errors():
-        sequences = open_dataset(benchmark, root, split)
+        try:
+            sequences = open_dataset(benchmark, root, split)
+        except FileNotFoundError as error:
+            if error.filename is None:
+                raise
+            hint = f"{error.filename} is missing"
+            raise CommandError(f"--root must be laid out as {benchmark}, got {root}: {hint}") from error
     withheld = any(len(sequence) == 1 < len(sequence.frames) for sequence in sequences)
     report = output
     if results is None:
