@@ -177,8 +177,8 @@ def eao_curve(runs: list[tuple[np.ndarray, bool]]) -> np.ndarray:
         runs: overlaps from a start on (that of the start itself does not count) and whether a failure ended them.
 
     Example:
-        >>> eao_curve([(np.array([0, 1.0, 1.0, 1.0]), False), (np.array([0, 0.5]), True)]).tolist()
-        [0.0, 0.75, 0.625, 0.5833333333333333]
+        >>> eao_curve([(np.array([0, 1.0, 1.0]), False), (np.array([0, 0.5]), True)]).tolist()
+        [0.0, 0.75, 0.625]
     """
     length = max(len(overlaps) for overlaps, _ in runs)
     total, count = np.zeros(length), np.zeros(length)

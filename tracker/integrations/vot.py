@@ -76,9 +76,16 @@ class TraxConnection:
         )
 
     def requests(self) -> Iterator[tuple[Path, np.ndarray | None]]:
-        """The image of each request, and the box to start with where there is one, until the toolkit hangs up."""
+        """The image of each request, and the box to start with where there is one, until the toolkit quits.
+
+        Raises:
+            ConnectionError: when it is gone without a word.
+        """
         while True:
-            request = self._server.wait()
+            try:
+                request = self._server.wait()
+            except self._trax.TraxException as error:
+                raise ConnectionError(f"TraxConnection: toolkit must quit at the end, got: {error}") from error
             if request.type == "quit":
                 return
             (image,) = (image for _, image in request.image.items())
