@@ -7,8 +7,11 @@ import pytest
 
 from tracker.data.otb import list_targets, load_sequence, read_boxes
 from tracker.eval.metrics import (
+    above,
+    at_most,
     center_error,
     iou,
+    normalized_center_error,
     precision_curve,
     precision_score,
     success_auc,
@@ -38,9 +41,30 @@ def test_iou_keeps_leading_dimensions():
     assert np.allclose(iou(boxes, boxes), np.ones((2, 3)))
 
 
+def test_rounding_lifts_no_overlap_above_one():
+    boxes = np.random.default_rng(0).uniform(0.1, 60, (10_000, 4)).round(1)
+    assert iou(boxes, boxes).max() == 1.0
+
+
 def test_center_error_uses_pixel_centres():
     # Centres x + (w - 1) / 2: 1 and 3.5 along x, 0.5 and 6.5 along y.
     assert center_error([0, 0, 3, 2], [3, 6, 2, 2]) == pytest.approx(6.5)
+
+
+def test_normalized_center_error_is_in_parts_of_the_target():
+    assert normalized_center_error([3, 8, 10, 20], [0, 0, 10, 20]) == pytest.approx(0.5)
+    assert np.isnan(normalized_center_error([3, 8, 10, 20], [0, 0, 0, 20]))
+
+
+def test_curves_are_numpys():
+    rng = np.random.default_rng(0)
+    values, thresholds = rng.integers(0, 12, 1000) / 10, rng.permutation(np.arange(13) / 10)  # many ties, any order
+    values[::50] = np.nan
+    assert np.array_equal(above(values, thresholds), (values[:, None] > thresholds).mean(axis=0))
+    assert np.array_equal(at_most(values, thresholds), (values[:, None] <= thresholds).mean(axis=0))
+    for curve in (above, at_most):
+        with pytest.raises(ValueError, match=r"threshold_curve: values and thresholds must be .*got shapes \(0,\)"):
+            curve([], thresholds)
 
 
 def test_success_is_strictly_above_the_threshold():
@@ -63,7 +87,7 @@ def test_precision_counts_errors_up_to_the_threshold():
     assert precision_score(pred, target) == 0.5
 
 
-@pytest.mark.parametrize("metric", [iou, center_error, success_curve, precision_curve])
+@pytest.mark.parametrize("metric", [iou, center_error, normalized_center_error, success_curve, precision_curve])
 def test_metrics_reject_wrong_shapes(metric):
     name = metric.__name__
     with pytest.raises(ValueError, match=rf"{name}: pred must be .*got shape \(3, 5\)"):

@@ -9,6 +9,7 @@ import typer
 from tracker.arguments import INTERRUPTED, CommandError
 from tracker.commands.bench import bench
 from tracker.commands.demo import demo
+from tracker.commands.eval import evaluate
 from tracker.commands.experiment import experiment
 from tracker.commands.export import export
 from tracker.commands.info import info
@@ -36,6 +37,7 @@ app.command()(track)
 app.command()(demo)
 app.command()(prepare)
 app.command()(train)
+app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(export)
 app.command()(experiment)

@@ -1,12 +1,13 @@
-"""One-pass evaluation of boxes: overlap, centre error, success and precision curves (OTB protocol)."""
+"""Measures of boxes: overlap, centre errors, success and precision curves (one-pass evaluation, OTB protocol)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-SUCCESS_THRESHOLDS = np.linspace(0, 1, 21)
-PRECISION_THRESHOLDS = np.arange(0, 51)
+SUCCESS_THRESHOLDS = np.linspace(0, 1, 21)  # overlap
+PRECISION_THRESHOLDS = np.arange(0, 51)  # pixels; the score is that at 20
+NORMALIZED_THRESHOLDS = np.arange(0, 51) / 100  # parts of the target's sides; the score is that at .2
 
 
 def _pair(name: str, pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +24,7 @@ def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
     """Intersection over union of boxes x, y, w, h: float64 [...] of two [..., 4].
 
     Widths are plain differences of coordinates (no "+ 1"). Boxes of no area have overlap 0; a NaN coordinate gives NaN.
+    Rounding never lifts an overlap above 1, which a success curve would count.
 
     Raises:
         ValueError: when the shapes differ or do not end in 4.
@@ -36,7 +38,7 @@ def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
     high = np.minimum(pred[..., :2] + pred[..., 2:], target[..., :2] + target[..., 2:])
     intersection = np.prod(np.maximum(high - low, 0), axis=-1)
     union = np.prod(pred[..., 2:], axis=-1) + np.prod(target[..., 2:], axis=-1) - intersection
-    return intersection / np.where(union == 0, 1.0, union)
+    return np.minimum(intersection / np.where(union == 0, 1.0, union), 1.0)
 
 
 def center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
@@ -52,6 +54,58 @@ def center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
     pred, target = _pair("center_error", pred, target)
     centers = [boxes[..., :2] + (boxes[..., 2:] - 1) / 2 for boxes in (pred, target)]
     return np.linalg.norm(centers[0] - centers[1], axis=-1)
+
+
+def normalized_center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """As `center_error`, with the differences along x and y in parts of the target's width and height.
+
+    NaN where the target has no area.
+
+    Source: Müller et al., TrackingNet: A Large-Scale Dataset and Benchmark for Object Tracking in the Wild.
+
+    Raises:
+        ValueError: when the shapes differ or do not end in 4.
+
+    Example:
+        >>> float(normalized_center_error([3, 2, 10, 10], [0, 0, 10, 5]))
+        0.9486832980505138
+    """
+    pred, target = _pair("normalized_center_error", pred, target)
+    sides = np.where((target[..., 2:] > 0).all(axis=-1, keepdims=True), target[..., 2:], np.nan)
+    centers = [boxes[..., :2] + (boxes[..., 2:] - 1) / 2 for boxes in (pred, target)]
+    return np.linalg.norm((centers[0] - centers[1]) / sides, axis=-1)
+
+
+def above(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
+    """Part of the values [N] that are strictly above each threshold [K]: float64 [K]; NaN is a miss.
+
+    Raises:
+        ValueError: when there are no values.
+
+    Example:
+        >>> above([0.2, 0.5, float("nan"), 0.9], [0.0, 0.5]).tolist()
+        [0.75, 0.25]
+    """
+    return _curve(values, thresholds, at_most=False)
+
+
+def at_most(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
+    """Part of the values [N] that are at most each threshold [K]: float64 [K]; NaN is a miss.
+
+    Raises:
+        ValueError: when there are no values.
+
+    Example:
+        >>> at_most([1, 20, float("nan"), 30], [0, 20]).tolist()
+        [0.0, 0.5]
+    """
+    return _curve(values, thresholds, at_most=True)
+
+
+def _curve(values: ArrayLike, thresholds: ArrayLike, at_most: bool) -> np.ndarray:
+    from fastops import _host  # imported here: overlaps must work without the compiled library
+
+    return _host.threshold_curve(values, thresholds, at_most)
 
 
 def _frames(name: str, pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +127,7 @@ def success_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> float(success_curve([[0, 0, 9, 9]], [[0, 0, 9, 9]])[19])
         1.0
     """
-    return (iou(*_frames("success_curve", pred, target))[:, None] > SUCCESS_THRESHOLDS).mean(axis=0)
+    return above(iou(*_frames("success_curve", pred, target)), SUCCESS_THRESHOLDS)
 
 
 def success_auc(pred: ArrayLike, target: ArrayLike) -> float:
@@ -100,7 +154,7 @@ def precision_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> precision_curve([[0, 0, 2, 2]], [[3, 4, 2, 2]])[[4, 5]].tolist()
         [0.0, 1.0]
     """
-    return (center_error(*_frames("precision_curve", pred, target))[:, None] <= PRECISION_THRESHOLDS).mean(axis=0)
+    return at_most(center_error(*_frames("precision_curve", pred, target)), PRECISION_THRESHOLDS)
 
 
 def precision_score(pred: ArrayLike, target: ArrayLike) -> float:

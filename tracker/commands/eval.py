@@ -1,0 +1,165 @@
+"""`tracker eval`: a benchmark's sequences tracked and scored by its own protocol, or results scored as they are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
+from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights
+from tracker.commands.output import print_json, progress_bar
+
+if TYPE_CHECKING:
+    from tracker.distributed import World
+    from tracker.eval.runner import Build, Job
+
+BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
+
+
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(metavar="otb|vot|got10k|lasot|folder", help="Layout and protocol.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set, as its authors have it.")],
+    split: Annotated[str | None, typer.Option(help="got10k: val or test; lasot: test. All of ROOT by default.")] = None,
+    weights: Weights = None,
+    activation: Activation = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    backend: Annotated[str, typer.Option(help="fastops (fused) or eager (plain PyTorch).")] = "fastops",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the sequences, and the cores, out.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Results go to OUTPUT/<data set>/<name>, 'results' by default. With --results: folder of the report.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the tracker in results and tables; the weights' by default.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Score the result files in this folder, of any tracker, and track nothing.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Folder of results for the same tables and plots; may be repeated.")
+    ] = None,
+    eao_interval: Annotated[
+        str, typer.Option(metavar="LOW,HIGH", help="vot: lengths that the expected average overlap is averaged over.")
+    ] = "100,356",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Track all sequences of a benchmark and score the results by its protocol.
+
+    \b
+    otb, lasot, folder   one pass: success (21 thresholds), precision at 20 px, normalized precision at .2
+    got10k               AO, SR.50, SR.75 over the frames in which the target is seen; --split test only tracks
+    vot                  supervised: accuracy, robustness, EAO, with a new start 5 frames after each failure
+
+    Result files are laid out as those of the got10k toolkit. Each is written when its sequence is done: after Ctrl-C
+    the same command goes on behind them. A folder takes results of one network and setting only (settings.json). Beside
+    them are report.json, overall.csv, sequences.csv, attributes.csv where the data set tells attributes, and the plots
+    (pip install 'siamfc-fastops[plot]'). torchrun, or RANK and WORLD_SIZE, share the sequences out over machines that
+    have a common OUTPUT.
+
+    \b
+    Examples:
+      tracker eval otb --root OTB2015 --workers 2
+      tracker eval got10k --root got10k --split val --weights siamfc.pth --output results
+      tracker eval vot --root vot2018 --results results/VOT/siamfc --json
+      tracker eval lasot --root LaSOT --split test --results mine --compare theirs --compare others --output report
+      torchrun --nproc-per-node 8 -m tracker eval got10k --root got10k --split test
+    """
+    # Imported here: the other commands, and the completion of the shell, start without them.
+    from rich.console import Console
+
+    from tracker.data.datasets import open_dataset
+    from tracker.eval.report import print_scores, write_report
+    from tracker.eval.results import DATASETS
+    from tracker.eval.runner import Build, Job, find_world
+    from tracker.eval.scores import score
+
+    if benchmark not in BENCHMARKS:
+        raise CommandError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
+    options = {"interval": _parse_interval(eao_interval)} if benchmark == "vot" else {}
+    world = find_world()
+    with input_errors():
+        try:
+            sequences = open_dataset(benchmark, root, split)
+        except FileNotFoundError as error:
+            if error.filename is None:
+                raise
+            hint = f"{error.filename} is missing"
+            raise CommandError(f"--root must be laid out as {benchmark}, got {root}: {hint}") from error
+    withheld = any(len(sequence) == 1 < len(sequence.frames) for sequence in sequences)
+    report = output
+    if results is None:
+        check_device(device)
+        build = Build(
+            check_weights(weights), device or _device_of(world), parse_dtype(dtype, backend), backend, activation
+        )
+        name = name or build.weights.stem
+        dataset = root.resolve().name if benchmark == "folder" else DATASETS[benchmark]
+        report = results = (output or Path("results")) / dataset / name
+        _track(Job(benchmark, sequences, results), build, workers, quiet)
+    elif withheld:
+        raise CommandError("--results cannot be scored: the ground truth of this split is withheld by its authors")
+    if not world.is_first:
+        return
+    if withheld:
+        if not quiet:
+            print(f"{results}: {len(sequences)} sequences tracked; their ground truth is withheld, no scores")
+        return
+    with input_errors():
+        scores = [score(benchmark, sequences, results, name, **options)]
+        scores += [score(benchmark, sequences, folder, **options) for folder in compare or ()]
+        files = write_report(report, scores) if report is not None else []
+    if as_json:
+        print_json({"benchmark": benchmark, "trackers": [one.as_dict() for one in scores], "files": files})
+    elif not quiet:
+        print_scores(Console(width=None if sys.stdout.isatty() else 160), scores)
+        if files and not any(path.suffix == ".png" for path in files):
+            print("no plot: matplotlib is missing, pip install 'siamfc-fastops[plot]'")
+        for path in files:
+            print(f"wrote {path}")
+
+
+def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    from tracker.eval.results import claim_folder
+    from tracker.eval.runner import find_world, run
+
+    with input_errors():
+        tracker = build.tracker()
+        claim_folder(job.folder, build.settings(tracker) | {"benchmark": job.layout})
+    with progress_bar(quiet) as bar:
+        task = bar.add_task("sequences", total=len(job.sequences))
+        try:
+            with input_errors():
+                run(job, build, tracker, workers, find_world(), lambda name: bar.advance(task))
+        except BrokenProcessPool as error:
+            raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
+        except KeyboardInterrupt:
+            print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
+            raise
+
+
+def _device_of(world: World) -> str | None:
+    """A GPU of its own for each process of a machine."""
+    import torch
+
+    return f"cuda:{world.local_rank}" if world.size > 1 and torch.cuda.is_available() else None
+
+
+def _parse_interval(text: str) -> tuple[int, int]:
+    try:
+        low, high = (int(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0, 0
+    if not 0 < low <= high:
+        raise CommandError(f"--eao-interval must be two lengths LOW,HIGH with 0 < LOW <= HIGH, got {text!r}")
+    return low, high

@@ -1,0 +1,68 @@
+"""GOT-10k's protocol: average overlap and success rates over the frames in which the target is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tracker.data.sequence import Sequence
+from tracker.eval.attributes import image_size, visible_frames
+from tracker.eval.metrics import above, iou
+from tracker.eval.results import find_results, read_fps, read_result
+from tracker.eval.scores import Curve, Scores, mean
+
+THRESHOLDS = np.linspace(0, 1, 101)
+
+
+def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str) -> Scores:
+    """Score results by GOT-10k's protocol, over the frames of all sequences (and all repetitions) together:
+
+    - ao: mean overlap;
+    - sr_50, sr_75: part of the frames whose overlap is strictly above .5, .75.
+
+    The first frame, which is given, and frames in which nothing of the target is seen (cover.label is 0, or where that
+    file is missing the target is absent) are left out. Boxes are first cut to the image as the got10k toolkit does it.
+
+    Raises:
+        ValueError, OSError: as `tracker.eval.scores.score`.
+
+    Source: Huang et al., GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking in the Wild.
+    """
+    scores, pooled = Scores(name), []
+    for sequence in sequences:
+        counts = (visible_frames(sequence) & np.isfinite(sequence.boxes).all(axis=1))[1:]
+        size, truth = image_size(sequence), sequence.boxes + (1, 1, 0, 0)
+        overlaps = []
+        for path in find_results(layout, folder, sequence.name):
+            boxes = read_result(path, len(sequence))
+            overlaps.append(iou(_cut(boxes[1:], size), _cut(truth[1:], size))[counts])
+        overlaps = np.concatenate(overlaps)
+        pooled.append(overlaps)
+        row = _numbers(overlaps) | {"frames": len(overlaps), "fps": read_fps(layout, folder, sequence.name)}
+        scores.sequences[sequence.name] = row
+    pooled = np.concatenate(pooled)
+    if not len(pooled):
+        raise ValueError(f"{name}: sequences must have frames with a target behind their first, got none")
+    speed = mean(row["fps"] for row in scores.sequences.values())
+    scores.overall = _numbers(pooled) | {"frames": len(pooled), "fps": speed}
+    values = above(pooled, THRESHOLDS).tolist()
+    scores.curves["success"] = Curve("Success", "overlap threshold", THRESHOLDS.tolist(), values, scores.overall["ao"])
+    return scores
+
+
+def _numbers(overlaps: np.ndarray) -> dict[str, float | None]:
+    if not len(overlaps):
+        return {"ao": None, "sr_50": None, "sr_75": None}
+    return {
+        "ao": float(overlaps.mean()),
+        "sr_50": float((overlaps > 0.5).mean()),
+        "sr_75": float((overlaps > 0.75).mean()),
+    }
+
+
+def _cut(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # A corner left of the image moves in without making the box narrower: not what one would write, but the benchmark's
+    # numbers are made so.
+    low = np.clip(boxes[:, :2], 0, size)
+    return np.hstack([low, np.clip(boxes[:, 2:], 0, size - low)])

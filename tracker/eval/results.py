@@ -1,0 +1,168 @@
+"""Result files of trackers: where they lie in a folder, how they are read and written, what made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tracker.data.annotations import parse_box, read_rows
+from tracker.draw import write_boxes
+from tracker.eval.polygons import box_corners
+from tracker.files import replacing
+
+# A frame of a VOT result that holds no region: not tracked, the tracker was started here, it was found to have failed.
+SKIPPED, STARTED, FAILED = 0, 1, 2
+
+#: The folder of each data set's results, beside that of the tracker's name in it; the got10k toolkit's.
+DATASETS = {"otb": "OTB", "got10k": "GOT-10k", "lasot": "LaSOT", "vot": "VOT", "folder": "folder"}
+
+
+def result_path(layout: str, folder: Path, name: str, repetition: int = 1) -> Path:
+    """Where the result of a sequence lies: <name>.txt; GOT-10k: <name>/<name>_001.txt; VOT: the same in baseline/.
+
+    Example:
+        >>> result_path("vot", Path("results"), "bag").as_posix()
+        'results/baseline/bag/bag_001.txt'
+    """
+    if layout == "got10k":
+        return folder / name / f"{name}_{repetition:03d}.txt"
+    if layout == "vot":
+        return folder / "baseline" / name / f"{name}_{repetition:03d}.txt"
+    return folder / f"{name}.txt"
+
+
+def times_path(layout: str, folder: Path, name: str) -> Path:
+    """Where the seconds per frame of a sequence lie."""
+    if layout in ("got10k", "vot"):
+        return result_path(layout, folder, name).with_name(f"{name}_time.txt")
+    return folder / "times" / f"{name}_time.txt"
+
+
+def find_results(layout: str, folder: Path, name: str) -> list[Path]:
+    """The result files of a sequence, one per repetition.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    first = result_path(layout, folder, name)
+    if layout in ("got10k", "vot"):
+        files = sorted(path for path in first.parent.glob(f"{name}_*.txt") if path.stem.rpartition("_")[2].isdigit())
+    else:
+        files = [first] if first.is_file() else []
+    if not files:
+        raise FileNotFoundError(f"{first}: result of {name} must be an existing file")
+    return files
+
+
+def read_result(path: Path, frames: int) -> np.ndarray:
+    """The boxes of a result file as they stand in it, float64 [frames, 4].
+
+    Raises:
+        ValueError: names the file and line that is malformed, or the file that has another number of lines.
+        OSError: when the file cannot be read.
+    """
+    return _of_length(path, read_rows(path, parse_box), frames)
+
+
+def read_regions(path: Path, frames: int) -> np.ndarray:
+    """The regions of a VOT result, float64 [frames, 8]: four corners, or a code (0, 1 or 2) and seven times NaN.
+
+    Raises:
+        ValueError, OSError: as `read_result`.
+    """
+    return _of_length(path, read_rows(path, _parse_region), frames)
+
+
+def write_regions(path: Path, rows: list[ArrayLike]) -> None:
+    """Write a VOT result: a code, or a box x, y, w, h, per line."""
+    lines = [f"{row[0]:d}" if len(row) == 1 else ",".join(f"{value:.4f}" for value in row) for row in rows]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines))
+
+
+def write_result(layout: str, folder: Path, name: str, rows: list[ArrayLike], seconds: ArrayLike) -> None:
+    """Write the boxes of a sequence, 0-based, and the seconds per frame; the result comes last, whole or not at all."""
+    path, times = result_path(layout, folder, name), times_path(layout, folder, name)
+    with replacing(times) as temporary:
+        np.savetxt(temporary, np.asarray(seconds), fmt="%.8f")
+    if layout == "vot":
+        write_regions(path, rows)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_boxes(path, rows)
+
+
+def read_fps(layout: str, folder: Path, name: str) -> float | None:
+    """Frames over seconds, or None where no times were kept."""
+    path = times_path(layout, folder, name)
+    if not path.is_file():
+        return None
+    try:
+        seconds = np.loadtxt(path, delimiter=None if layout not in ("got10k", "vot") else ",", ndmin=1)
+    except ValueError as error:
+        raise ValueError(f"{path}: file must hold seconds per frame, got other text ({error})") from error
+    seconds = seconds[seconds > 0]  # NaN and 0: not tracked
+    return float(len(seconds) / seconds.sum()) if len(seconds) else None
+
+
+def is_whole(layout: str, folder: Path, name: str, frames: int) -> bool:
+    """Whether the first result of a sequence is there and can be read."""
+    path = result_path(layout, folder, name)
+    try:
+        (read_regions if layout == "vot" else read_result)(path, frames)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Note in <folder>/settings.json what its results are made with.
+
+    Raises:
+        ValueError: when there are results of other settings in it, or of unknown ones.
+    """
+    path = folder / "settings.json"
+    if path.is_file():
+        try:
+            before = dict(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path}: file must be the settings of a run, got {error}") from error
+        after = json.loads(json.dumps(settings))
+        if changed := [key for key in {**before, **after} if before.get(key) != after.get(key)]:
+            key = changed[0]
+            raise ValueError(
+                f"{folder} must hold results of the same settings, got {key} {after.get(key)}, but they were made "
+                f"with {before.get(key)}: give another --name or --output"
+            )
+        return
+    # Looked for in this order: another process of the run may claim the folder meanwhile.
+    if folder.is_dir() and any(folder.rglob("*.txt")) and not path.is_file():
+        raise ValueError(
+            f"{folder} must hold results of this command, got results without settings.json: give another --name or "
+            "--output, or score them with --results"
+        )
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _of_length(path: Path, rows: np.ndarray, frames: int) -> np.ndarray:
+    if len(rows) != frames:
+        raise ValueError(f"{path}: file must hold one line per frame ({frames}), got {len(rows)}")
+    return rows
+
+
+def _parse_region(line: str) -> list[float]:
+    try:
+        numbers = [float(field) for field in line.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and numbers[0] in (SKIPPED, STARTED, FAILED):
+        return numbers + [np.nan] * 7
+    if len(numbers) not in (4, 8) or not np.isfinite(numbers).all():
+        raise ValueError(f"line must be 0, 1, 2, a box x,y,w,h or four corners x,y, got {line!r}")
+    return numbers if len(numbers) == 8 else box_corners(numbers).tolist()

@@ -1,0 +1,203 @@
+"""Tracks the sequences of a data set, in this process or in several, and leaves a result file for each."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tracker.data.sequence import Sequence
+from tracker.distributed import World
+from tracker.eval.results import is_whole, write_result
+from tracker.eval.vot import track_supervised
+from tracker.target import TrackResult
+from tracker.tracker import Tracker
+
+Progress = Callable[[str], None]  # is told the name of each sequence that is done
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Build:
+    """How each process makes its tracker; see `Tracker.from_pretrained`."""
+
+    weights: Path
+    device: str | None = None
+    dtype: torch.dtype | str | None = None
+    backend: str = "fastops"
+    activation: str | None = None
+
+    def tracker(self) -> Tracker:
+        return Tracker.from_pretrained(
+            self.weights, device=self.device, dtype=self.dtype, backend=self.backend, activation=self.activation
+        )
+
+    def settings(self, tracker: Tracker) -> dict[str, Any]:
+        """What results depend on, plain enough for JSON; the weights by their content."""
+        return {
+            "weights": {"file": self.weights.name, "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()},
+            "activation": self.activation,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "backend": self.backend,
+            "config": asdict(tracker.config),
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """The sequences of a data set, and the folder of their results."""
+
+    layout: str
+    sequences: list[Sequence]
+    folder: Path
+
+    def frames(self, sequence: Sequence) -> int:
+        """Frames to track: the annotated ones; all of a sequence of GOT-10k's test split, which tells the first box."""
+        withheld = self.layout == "got10k" and len(sequence) == 1 and not callable(sequence.frames)
+        return len(sequence.frames) if withheld else len(sequence)
+
+    def is_done(self, sequence: Sequence) -> bool:
+        return is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))
+
+    def track(self, tracker: Tracker, sequence: Sequence, step: Callable[[], None] = lambda: None) -> None:
+        """Track one sequence and write its result.
+
+        Raises:
+            ValueError: names the sequence whose frames or boxes cannot be used.
+        """
+        try:
+            if self.layout == "vot":
+                rows, seconds = track_supervised(tracker, sequence, step)
+            else:
+                rows, seconds = track_once(tracker, sequence, self.frames(sequence), step)
+        except ValueError as error:
+            raise ValueError(f"{sequence.name}: {error}") from error
+        write_result(self.layout, self.folder, sequence.name, rows, seconds)
+
+
+def track_once(
+    tracker: Tracker, sequence: Sequence, frames: int, step: Callable[[], None] = lambda: None
+) -> tuple[list[np.ndarray], list[float]]:
+    """The boxes of a sequence tracked from its first true one, 0-based, and the seconds each took.
+
+    Frames before the first one with a target get its box, in no time. `step` is called after each frame; what it raises
+    ends the tracking.
+    """
+    start = int(np.argmin(sequence.absent))
+    box = sequence.boxes[start]
+    if sequence.absent[start]:
+        raise ValueError(f"{sequence.name} must have a frame with a target, got none")
+    rows, seconds = [box] * (start + 1), [0.0] * start
+    for index in range(start, frames):
+        image = sequence.image(index)
+        began = time.perf_counter()
+        result: TrackResult | None = tracker.init(image, box) if index == start else tracker.update(image)
+        seconds.append(time.perf_counter() - began)
+        if result is not None:
+            rows.append(result.box)
+        step()
+    return rows, seconds
+
+
+def find_world() -> World:
+    """This process among those of torchrun, or of anything else that sets RANK and WORLD_SIZE."""
+    rank, size, local = (int(os.environ.get(*pair)) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    return World(rank, size, local)
+
+
+def run(job: Job, build: Build, tracker: Tracker, workers: int, world: World, progress: Progress) -> None:
+    """Track what has no whole result yet; the processes of `world` share it out, the first waits for the others.
+
+    They do not talk to each other: who is done is seen from the files, so that none runs into a time limit of
+    torch.distributed however long the others take.
+
+    Args:
+        tracker: works where `workers` is 1.
+        workers: number of processes, each with a tracker of its own and its part of the CPU's cores.
+
+    Raises:
+        ValueError, OSError: when a frame or ground truth cannot be read; what was tracked before stays.
+    """
+    todo = [sequence for sequence in job.sequences if not job.is_done(sequence)]
+    for sequence in job.sequences:
+        if sequence not in todo:
+            progress(sequence.name)
+    mine = [sequence for sequence in world.share(job.sequences) if sequence in todo]
+    if workers == 1 or len(mine) < 2:
+        for sequence in mine:
+            job.track(tracker, sequence)
+            progress(sequence.name)
+    else:
+        _run_workers(job, build, mine, workers, progress)
+    if world.is_first:
+        others = [sequence for sequence in todo if sequence not in mine]
+        while others:
+            done = [sequence for sequence in others if job.is_done(sequence)]
+            for sequence in done:
+                progress(sequence.name)
+            others = [sequence for sequence in others if sequence not in done]
+            time.sleep(POLL_SECONDS if others else 0)
+
+
+class Stopped(Exception):
+    """The command was told to end."""
+
+
+_worker: tuple[Job, Tracker, Any]
+
+
+def _start_worker(job: Job, build: Build, threads: int, stop: Any) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process says when to stop
+    torch.set_num_threads(threads)
+    _worker = job, build.tracker(), stop
+
+
+def _track(sequence: Sequence) -> str:
+    job, tracker, stop = _worker
+
+    def step() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    step()
+    job.track(tracker, sequence, step)
+    return sequence.name
+
+
+def _run_workers(job: Job, build: Build, sequences: list[Sequence], workers: int, progress: Progress) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the GPU's state
+    stop = context.Event()
+    workers = min(workers, len(sequences))
+    threads = max(1, torch.get_num_threads() // workers)
+    arguments = (Job(job.layout, [], job.folder), build, threads, stop)
+    with (
+        ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments) as pool,
+        _stopping(stop, pool),
+    ):
+        # The longest first: none is then left for the end.
+        ordered = sorted(sequences, key=len, reverse=True)
+        for future in as_completed([pool.submit(_track, sequence) for sequence in ordered]):
+            progress(future.result())
+
+
+@contextmanager
+def _stopping(stop: Any, pool: ProcessPoolExecutor) -> Iterator[None]:
+    """End the workers within a frame when the block is left by an exception or Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise

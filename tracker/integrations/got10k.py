@@ -1,0 +1,51 @@
+"""The tracker with the interface of the got10k toolkit, for its experiments on OTB, GOT-10k, VOT, UAV123 and others."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL.Image import Image
+
+try:
+    from got10k.trackers import Tracker as ToolkitTracker
+except ImportError as error:
+    raise ImportError(
+        f"tracker.integrations.got10k: needs the toolkit, pip install 'siamfc-fastops[toolkits]' ({error})"
+    ) from error
+
+from tracker.tracker import Tracker
+
+
+class Got10kTracker(ToolkitTracker):
+    """`tracker.Tracker` for `got10k.experiments`: images are PIL's, boxes x, y, w, h in pixels as in the files.
+
+    Args:
+        tracker: what follows the target.
+        name: of the folder of results and in the tables.
+        one_based: whether the files' first pixel is 1, as in all data sets of the toolkit but VOT.
+
+    Example:
+        >>> from got10k.experiments import ExperimentGOT10k  # doctest: +SKIP
+        >>> experiment = ExperimentGOT10k("/data/got10k", subset="val")  # doctest: +SKIP
+        >>> experiment.run(Got10kTracker(Tracker.from_pretrained()))  # doctest: +SKIP
+        >>> experiment.report(["SiamFC"])  # doctest: +SKIP
+    """
+
+    def __init__(self, tracker: Tracker, name: str = "SiamFC", one_based: bool = True) -> None:
+        super().__init__(name, is_deterministic=True)
+        self._tracker, self._first = tracker, np.array([1.0, 1.0, 0.0, 0.0]) * one_based
+
+    def init(self, image: Image, box: np.ndarray) -> None:
+        """Start on a target.
+
+        Raises:
+            ValueError: as `Tracker.init`.
+        """
+        self._tracker.init(_pixels(image), np.asarray(box, np.float64) - self._first)
+
+    def update(self, image: Image) -> np.ndarray:
+        """The box of the target in the next image, float64 [4]."""
+        return self._tracker.update(_pixels(image)).box + self._first
+
+
+def _pixels(image: Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"))
