@@ -94,7 +94,7 @@ def test_help_without_a_command(capsys, arguments):
     assert (code, err) == (0, "")
     assert out.startswith("Usage: tracker")
     names = re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE)
-    assert names == "track demo prepare train export experiment info".split()
+    assert names == "track demo prepare train export serve experiment info".split()
 
 
 def test_sequence_folder_needs_no_box_and_reports_overlap(capsys, sequence, weights):
@@ -271,7 +271,7 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
         "--dtype auto must go with --backend fastops, got 'eager'",
     )
     assert_one_line(track(sequence, "--backend", "magic"), "backend must be one of fastops, eager, got 'magic'")
-    assert_one_line(track(sequence, "-o", tmp_path / "a.mov"), "path must end in .mp4 or .avi, got")
+    assert_one_line(track(sequence, "-o", tmp_path / "a.mov"), "path must end in .mp4, .avi or .webm, got")
     assert_one_line(track(sequence, "-o", tmp_path / "no" / "a.mp4"), "--output must lie in an existing folder")
     assert_one_line(track(sequence, "--results", tmp_path / "no" / "b.txt"), "--results must lie in an existing folder")
     assert_one_line(track(sequence, "--max-frames", 0), "max-frames")

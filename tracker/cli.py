@@ -13,6 +13,7 @@ from tracker.commands.experiment import experiment
 from tracker.commands.export import export
 from tracker.commands.info import info
 from tracker.commands.prepare import prepare
+from tracker.commands.serve import serve
 from tracker.commands.track import track
 from tracker.commands.train import train
 
@@ -36,6 +37,7 @@ app.command()(demo)
 app.command()(prepare)
 app.command()(train)
 app.command()(export)
+app.command()(serve)
 app.command()(experiment)
 app.command()(info)
 
