@@ -31,6 +31,8 @@ function fail(error) {
   $("error").firstElementChild.textContent = error ? error.message : "";
 }
 
+$("error").lastElementChild.onclick = () => fail(null);
+
 // Runs what a button does; an error is shown, and the view goes back where one is named.
 async function attempt(action, back) {
   fail(null);
