@@ -26,12 +26,19 @@ class CommandError(Exception):
 
 
 @contextmanager
-def input_errors() -> Iterator[None]:
-    """Turn what opening and checking an input may raise into one line; other errors keep their traceback."""
+def input_errors(what: str = "") -> Iterator[None]:
+    """Turn what opening and checking an input may raise into one line; other errors keep their traceback.
+
+    Args:
+        what: what the line begins with, where the message of the error does not tell which argument is meant.
+    """
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        raise CommandError(str(error)) from error
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:  # without Python's [Errno 2]
+            message = f"{error.filename}: {error.strerror}"
+        raise CommandError(f"{what}{message}") from error
 
 
 def parse_box(text: str) -> np.ndarray:
@@ -95,6 +102,19 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
                 raise CommandError(f"{option} must be a file of its own, got {str(path)!r}, which is {str(other)!r}")
         check_writable(path, option)
         taken.append(path)
+
+
+def make_folder(path: Path, option: str) -> None:
+    """Make the folder for results where it is missing; refuse one that files cannot be written to."""
+    from tracker.draw import check_writable
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f"{option} must be a folder, or be made one, got {str(path)!r} ({error.strerror})"
+        ) from error
+    check_writable(path / "results", option)
 
 
 def find_sequence(source: str, target: int | None) -> Sequence | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import typer
 
 from tracker.arguments import INTERRUPTED, CommandError
+from tracker.commands.bench import bench
 from tracker.commands.demo import demo
 from tracker.commands.experiment import experiment
 from tracker.commands.export import export
 from tracker.commands.info import info
+from tracker.commands.output import print_error
 from tracker.commands.prepare import prepare
 from tracker.commands.serve import serve
 from tracker.commands.track import track
@@ -36,6 +37,7 @@ app.command()(track)
 app.command()(demo)
 app.command()(prepare)
 app.command()(train)
+app.command()(bench)
 app.command()(export)
 app.command()(serve)
 app.command()(experiment)
@@ -73,5 +75,5 @@ def _mistake(error: Exception) -> str | None:
 
 
 def _report(message: str, code: int) -> int:
-    print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
+    print_error(message)
     return code

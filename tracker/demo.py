@@ -1,49 +1,36 @@
-"""The demonstration: a synthetic video with known boxes, a network trained for seconds, and what fused ops gain."""
+"""The demonstration: a synthetic video with known boxes, tracked by the packaged weights, and what the ops gain."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tracker import SiamFC, Tracker
 from tracker.background import WriteBehind
-from tracker.checkpoint import save_state
+from tracker.checkpoint import load_model
+from tracker.comparison import compare, comparison_table
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
 from tracker.files import replacing
-from tracker.reference import ReferenceTracker
-from tracker.train import TrainConfig, scale_responses, train
+from tracker.pretrained import DEFAULT, PRETRAINED, find_weights
 
 FPS = 30.0
 SIZE = (640, 480)
-STEPS, QUICK_STEPS = 200, 20
-# Short training starts higher and ends higher than the full schedule: 200 steps leave no time for a slow start.
-TRAINING = {"lr": 5e-2, "final_lr": 3e-3, "batch_size": 8}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two trackers on the same frames: frames per second of each (median) and mean overlap between their boxes."""
-
-    network: str
-    reference_fps: float
-    fastops_fps: float
-    agreement: float
+QUICK_FRAMES, QUICK_COMPARED, COMPARED = 90, 6, 40
 
 
 def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
-    """Run the demonstration and leave its videos, plot, boxes and weights in the existing folder `output_dir`."""
+    """Run the demonstration and leave its videos, plot and boxes in the existing folder `output_dir`."""
     if quick:
-        frames = min(frames, 90)
+        frames = min(frames, QUICK_FRAMES)
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
@@ -51,56 +38,29 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
     say(f"[bold]1[/]  a synthetic video: {frames} frames of {SIZE[0]}x{SIZE[1]}, seed {seed}")
     video = SyntheticVideo(seed, frames, SIZE, occlusions=max(1, frames // 120))
 
-    steps = QUICK_STEPS if quick else STEPS
-    say(
-        f"[bold]2[/]  no trained weights are part of this package: training a quarter-width Mish + SE network on other "
-        f"synthetic videos ({steps} steps)"
-    )
-    model = train_small(steps, seed, console)
-    save_state(model, output_dir / "weights.safetensors")
-
-    say("[bold]3[/]  tracking it with fused ops")
-    boxes = track_video(model, video, output_dir)
+    say("[bold]2[/]  tracking it with fused ops and the weights of the package")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = {name: load_model(find_weights(name)).to(device) for name in PRETRAINED}
+    boxes = track_video(models[DEFAULT], video, output_dir)
     write_boxes(output_dir / "boxes.txt", boxes)
     overlap = iou(boxes, video.boxes)
     hidden = int((video.visible < 0.75).sum())
     say(f"   mean overlap {overlap.mean():.3f}; in {hidden} frames more than a quarter of the target is hidden")
-    names = ["video.mp4", "tracked.mp4", "boxes.txt", "weights.safetensors"]
+    names = ["video.mp4", "tracked.mp4", "boxes.txt"]
     if plot_overlap(output_dir / "overlap.png", overlap, video.visible):
         names.insert(2, "overlap.png")
     else:
         say("   no plot: matplotlib is missing, pip install matplotlib")
 
-    say("[bold]4[/]  the same tracker in stock PyTorch and with fused ops, frame by frame in turn")
-    torch.manual_seed(seed)
-    full = SiamFC("mish", "se").eval()
-    comparisons = [
-        compare("quarter width, trained", model, video, min(frames, 20 if quick else 100)),
-        compare("full size, random", full, video, min(frames, 5 if quick else 25)),
-    ]
-    console.print(_table(comparisons, str(next(model.parameters()).device)))
+    say("[bold]3[/]  the same trackers in stock PyTorch and with fused ops, frame by frame in turn")
+    count = QUICK_COMPARED if quick else COMPARED
+    networks = {PRETRAINED[name]: model for name, model in models.items()}
+    comparisons = compare(networks, islice(video.images(), count), video.boxes[0])
+    console.print(comparison_table(comparisons, device))
     say(f"wrote {escape(', '.join(str(output_dir / name) for name in names))}")
-    source, weights, again = (
-        shlex.quote(str(output_dir / n)) for n in ("video.mp4", "weights.safetensors", "again.mp4")
-    )
+    source, again = (shlex.quote(str(output_dir / n)) for n in ("video.mp4", "again.mp4"))
     box = ",".join(f"{value:.1f}" for value in video.boxes[0])
-    say(f"try it: {escape(f'tracker track {source} --box {box} --weights {weights} -o {again}')}")
-
-
-def train_small(steps: int, seed: int, console: Console) -> SiamFC:
-    """Train a quarter-width Mish + SE network on synthetic pairs and report the loss every 20 steps."""
-    torch.manual_seed(seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = SiamFC("mish", "se", width=0.25).to(device)
-    scale_responses(model, seed=seed)
-    began = time.perf_counter()
-
-    def progress(step: int, loss: float) -> None:
-        if step == 1 or step % 20 == 0:
-            console.print(f"   step {step:4d}   loss {loss:.3f}   {time.perf_counter() - began:5.1f} s")
-
-    train(model, TrainConfig(steps=steps, seed=seed, **TRAINING), progress=progress)
-    return model
+    say(f"try it: {escape(f'tracker track {source} --box {box} -o {again}')}")
 
 
 def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarray:
@@ -153,40 +113,3 @@ def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return True
-
-
-def compare(name: str, model: SiamFC, video: SyntheticVideo, frames: int) -> Comparison:
-    """Give each frame to the reference tracker and to the fused one and time both; they take turns at going first."""
-    twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
-    twin.load_state_dict(model.state_dict())
-    trackers = [ReferenceTracker(twin, device=next(model.parameters()).device), Tracker(model)]
-    seconds: list[list[float]] = [[], []]
-    boxes: list[list[np.ndarray]] = [[], []]
-    image, box = video.frame(0)
-    for tracker in trackers:
-        tracker.init(image, box)
-    for index in range(1, frames):
-        image, _ = video.frame(index)
-        for side in (0, 1) if index % 2 else (1, 0):  # whoever goes second finds the frame in the cache
-            began = time.perf_counter()
-            result = trackers[side].update(image)  # the box is on the CPU: nothing is left running on the device
-            seconds[side].append(time.perf_counter() - began)
-            boxes[side].append(result.box)
-    reference_fps, fastops_fps = (1 / float(np.median(times)) for times in seconds)
-    return Comparison(name, reference_fps, fastops_fps, float(iou(boxes[0], boxes[1]).mean()))
-
-
-def _table(comparisons: list[Comparison], device: str) -> Table:
-    table = Table(
-        title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame",
-        caption="the random weights of the full-size network serve the timing only",
-    )
-    table.add_column("Mish + SE network", no_wrap=True)
-    for heading in ("reference fps", "fastops fps", "ratio", "equal boxes (IoU)"):
-        table.add_column(heading, justify="right")
-    for row in comparisons:
-        ratio = row.fastops_fps / row.reference_fps
-        table.add_row(
-            row.network, f"{row.reference_fps:.1f}", f"{row.fastops_fps:.1f}", f"{ratio:.2f}x", f"{row.agreement:.4f}"
-        )
-    return table

@@ -29,6 +29,13 @@ class World:
     size: int = 1
     local_rank: int = 0
 
+    @classmethod
+    def of_environment(cls) -> World:
+        """What torchrun says of this process; nothing is connected: good for work that is shared out, no more."""
+        if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:  # both are torchrun's
+            return cls()
+        return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+
     @property
     def is_first(self) -> bool:
         """Whether this process writes and prints."""
@@ -77,16 +84,17 @@ def join() -> Iterator[World]:
         ...     world.size
         1
     """
-    if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:  # both are torchrun's
-        yield World()
+    world = World.of_environment()
+    if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:
+        yield world
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
+    local_rank = world.local_rank
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         dist.init_process_group("nccl", device_id=torch.device("cuda", local_rank))
     else:
         dist.init_process_group("gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank)
+        yield world
     finally:
         dist.destroy_process_group()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastops.ops._transforms import in_transform
+from fastops.ops._transforms import in_transform_or_vmap
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
 #: Batches with fewer pixels in the output than this do not repay the packing of the weights, which each call brings.
@@ -53,7 +53,7 @@ class WinogradConv2d(nn.Conv2d):
             return 0
         if x.device.type != "cpu" or x.dim() != 4 or not x.dtype == self.weight.dtype == torch.float32:
             return 0
-        if in_transform() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        if in_transform_or_vmap() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
             return 0
         pixels = len(x) * ((x.shape[2] - size) // stride + 1) * ((x.shape[3] - size) // stride + 1)
         if pixels < MIN_PIXELS or (stride == 2 and x.requires_grad):

@@ -23,6 +23,11 @@ def in_transform() -> bool:
     return _differentiates()
 
 
+def in_transform_or_vmap() -> bool:
+    """As `in_transform`, and under ``torch.vmap`` too: for a ``torch.autograd.Function``, which has no rule for it."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def _differentiates() -> bool:
     return any(level.key() in _DIFFERENTIATING for level in torch._C._functorch.get_interpreter_stack())
 

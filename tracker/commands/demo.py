@@ -7,34 +7,36 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import input_errors
+from tracker.arguments import input_errors, make_folder
+from tracker.commands.options import Quiet
 
 
 def demo(
-    output_dir: Annotated[Path, typer.Option(help="Folder for the results; made where it is missing.")] = Path("demo"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results; made where it is missing.")
+    ] = Path("demo"),
     frames: Annotated[int, typer.Option(min=2, help="Length of the video in frames.")] = 300,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of the video in seconds of 30 frames.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the video and the training.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A short video and little training.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the video.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A short video, and a few frames to compare.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Make a synthetic video, train a small network for it, track, and compare with reference PyTorch.
+    """Make a synthetic video, track it with the weights of the package, and compare with reference PyTorch.
 
-    Needs no download. Writes video.mp4, tracked.mp4, overlap.png, boxes.txt and weights.safetensors.
+    Needs no download. Writes video.mp4, tracked.mp4, overlap.png and boxes.txt.
 
     \b
     Examples:
       tracker demo
-      tracker demo --output-dir /tmp/demo --seconds 5 --seed 3
+      tracker demo --output results --seconds 5 --seed 3
     """
     # Imported here: the other commands start without them.
     from rich.console import Console
 
     from tracker.demo import FPS, run_demo
-    from tracker.draw import check_writable
 
     if seconds is not None:
         frames = max(2, round(seconds * FPS))
     with input_errors():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        check_writable(output_dir / "video.mp4", "--output-dir")
-    run_demo(output_dir, frames=frames, seed=seed, quick=quick, console=Console())
+        make_folder(output, "--output")
+    run_demo(output, frames=frames, seed=seed, quick=quick, console=Console(quiet=quiet))

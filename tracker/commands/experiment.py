@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import CommandError, input_errors
+from tracker.arguments import CommandError, input_errors, make_folder
+from tracker.commands.options import Json, Quiet, choices
+from tracker.commands.output import print_json
 
 EXPERIMENTS = {"activations": "activations", "box-loss": "box_loss", "tracking": "tracking"}
 
 
 def experiment(
-    name: Annotated[str, typer.Argument(metavar="activations|box-loss|tracking", help="Which one.")],
+    name: Annotated[str, typer.Argument(**choices("|".join(EXPERIMENTS)), help="Which one.")],
     quick: Annotated[bool, typer.Option("--quick", help="All variants, hardly trained: under a minute.")] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the results; made where it is missing.")
@@ -26,6 +28,8 @@ def experiment(
             "folder of OTB sequences to score as well."
         ),
     ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the papers from several seeds; print its table and leave it as CSV and PNG.
 
@@ -47,15 +51,14 @@ def experiment(
     # Imported here: the other commands start without them.
     from rich.console import Console
 
-    from tracker.draw import check_writable
-
     if name not in EXPERIMENTS:
         raise CommandError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
     if name == "box-loss" and data is not None:
         raise CommandError("--data must be left out: box-loss makes its own videos")
     module = import_module(f"tracker.experiments.{EXPERIMENTS[name]}")
     with input_errors():
-        output.mkdir(parents=True, exist_ok=True)
-        check_writable(output / f"{EXPERIMENTS[name]}.csv", "--output")
+        make_folder(output, "--output")
         opened = module.open_data(data)
-    module.run(output, Console(), opened, quick=quick)
+    rows = module.run(output, Console(quiet=quiet or as_json), opened, quick=quick)
+    if as_json:
+        print_json({"experiment": name, "output": output, "rows": rows})

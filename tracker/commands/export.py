@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import check_weights, input_errors
-from tracker.commands.options import Activation, Weights
+from tracker.arguments import check_outputs, check_weights, input_errors
+from tracker.commands.options import Activation, Json, Quiet, Weights, choices
+from tracker.commands.output import print_json
 
 
 def export(
-    format: Annotated[str, typer.Option(metavar="onnx|torch", help="ONNX graphs or torch.export packages.")],
+    format: Annotated[str, typer.Option(**choices("onnx|torch"), help="ONNX graphs or torch.export packages.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.onnx or FILE.pt2: stands for two files, below.")],
     weights: Weights = None,
     activation: Activation = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the network for programs without this package: stock operations, batch norm folded, float32.
 
@@ -35,14 +38,16 @@ def export(
     """
     # Imported here: the other commands start without them.
     from tracker.checkpoint import load_model
-    from tracker.draw import check_writable
     from tracker.export import branch_paths, export_model
 
     weights = check_weights(weights)
     with input_errors():
         for path in branch_paths(output, format).values():  # before the weights are read
-            check_writable(path, "--output")
+            check_outputs({"--output": path}, [weights])
         model = load_model(weights, activation=activation, ops="reference")
         files = export_model(model, output, format)
-    for branch, path in files.items():
-        print(f"{branch:14}{path}")
+    if as_json:
+        print_json({"format": format, **files})
+    elif not quiet:
+        for branch, path in files.items():
+            print(f"{branch:14}{path}")

@@ -6,9 +6,18 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from tracker.commands.options import Json
+from tracker.commands.output import print_json
 
-def info() -> None:
-    """Print versions, devices and what the fused ops were built with."""
+
+def info(as_json: Json = False) -> None:
+    """Print versions, devices and what the fused ops were built with.
+
+    \b
+    Examples:
+      tracker info
+      tracker info --json
+    """
     # Imported here: the other commands start without them.
     import cv2
     import numpy as np
@@ -30,5 +39,8 @@ def info() -> None:
         "cuda devices": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
     }
     rows |= {f"fastops {key}": value for key, value in fastops.build_info().items()}
+    if as_json:
+        print_json({key.replace(" ", "_"): value for key, value in rows.items()})
+        return
     for key, value in rows.items():
         print(f"{key:28} {value}")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def choices(text: str) -> dict[str, Any]:
+    """What an option shows in the help, and offers to the shell, for a text such as "relu|mish"."""
+    return {"metavar": text, "autocompletion": lambda: text.split("|")}
+
 
 Weights = Annotated[
     Path | None,
@@ -18,18 +24,18 @@ Weights = Annotated[
 ]
 Activation = Annotated[
     str | None,
-    typer.Option(metavar="relu|mish", help="What the weights were trained with, in place of what they tell."),
+    typer.Option(**choices("relu|mish"), help="What the weights were trained with, in place of what they tell."),
 ]
 Box = Annotated[
     str | None, typer.Option(metavar="X,Y,W,H", help="Target in the first frame: pixels, 0-based left top corner.")
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Where the network runs: a GPU where there is one.")
+    str | None, typer.Option(**choices("cpu|cuda|cuda:N"), help="Where the network runs: a GPU where there is one.")
 ]
 Dtype = Annotated[
     str,
     typer.Option(
-        metavar="float32|bfloat16|float16|auto",
+        **choices("float32|bfloat16|float16|auto"),
         help="Floating-point type of the network; auto measures once which is the fastest here.",
     ),
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,19 @@ def progress_bar(quiet: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
+def print_error(message: str) -> None:
+    """Print one line on stderr, whatever the message."""
+    print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
+
+
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print a result as one line; paths become text."""
-    print(json.dumps(result, default=str))
+    """Print a result as one line; paths become text, and numbers that are not finite null, for JSON has none."""
+    print(json.dumps(_finite(result), default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from tracker.arguments import input_errors
-from tracker.commands.options import Quiet
-from tracker.commands.output import progress_bar
+from tracker.commands.options import Json, Quiet
+from tracker.commands.output import print_json, progress_bar
 
 MOST_LINES = 20  # of what was skipped, on the terminal
 
@@ -30,6 +30,7 @@ def prepare(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out what is malformed, missing or unreadable, and list it.")
     ] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Cut the crops of data sets once, into one file that training reads.
@@ -52,7 +53,8 @@ def prepare(
         check_writable(output, "--output")
         sequences = []
         for place in dataset:
-            sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
+            with input_errors(f"--dataset {place}: "):
+                sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
         with progress_bar(quiet) as bar:
             task = bar.add_task("crops")
             try:
@@ -70,12 +72,15 @@ def prepare(
             except KeyboardInterrupt:
                 bar.console.print(f"stopped; the same command goes on with {output}.part", soft_wrap=True, markup=False)
                 raise
-    if quiet:
-        return
     skipped += made.skipped
+    size = output.stat().st_size
+    if as_json:
+        numbers = {"crops": made.crops, "sequences": len(sequences), "bytes": size}
+        print_json({"output": output, **numbers, "skipped": skipped})
+    if as_json or quiet:
+        return
     for line in skipped[:MOST_LINES]:
         print(f"skipped {line}")
     if len(skipped) > MOST_LINES:
         print(f"skipped {len(skipped) - MOST_LINES} more")
-    size = output.stat().st_size
     print(f"{output}: {made.crops} crops of {len(sequences)} sequences, {size / 1e6:.1f} MB")

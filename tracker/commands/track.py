@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,21 +24,46 @@ from tracker.arguments import (
     parse_dtype,
     pick_box,
 )
-from tracker.commands.options import Activation, Box, Device, Dtype, Json, Quiet, Weights
-from tracker.commands.output import print_json, progress_bar
+from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
+from tracker.commands.output import print_error, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from tracker.tracker import Tracker
 
 SAME_TARGET = 0.5  # a --box that overlaps the true box more than this (IoU) marks the same target
 
 
 def track(
-    source: Annotated[
-        str, typer.Argument(help="Video file, image folder, OTB sequence folder, 'glob*.png' or a camera: 0, camera:1.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Video file, image folder, OTB sequence folder, 'glob*.png' or a camera: 0, camera:1.",
+        ),
     ],
-    box: Box = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Annotated video, .mp4 or .avi.")] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="Target in the first frame: pixels, 0-based left top corner. Once per SOURCE, in their order.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Annotated video, .mp4, .avi or .webm; of several SOURCEs the folder of theirs."
+        ),
+    ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="Boxes file as OTB has it: x,y,w,h per line, 1-based (one more than --box counts)."),
+        typer.Option(
+            help="Boxes file as OTB has it: x,y,w,h per line, 1-based (one more than --box counts); of several SOURCEs "
+            "the folder of theirs."
+        ),
     ] = None,
     target: Annotated[
         int | None, typer.Option(min=1, help="Which target of an OTB sequence folder, 1 is the first.")
@@ -45,12 +72,14 @@ def track(
     activation: Activation = None,
     device: Device = None,
     dtype: Dtype = "float32",
-    backend: Annotated[str, typer.Option(help="fastops (fused) or eager (plain PyTorch).")] = "fastops",
+    backend: Annotated[
+        str, typer.Option(**choices("fastops|eager"), help="fastops (fused) or eager (plain PyTorch).")
+    ] = "fastops",
     as_json: Json = False,
     quiet: Quiet = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
 ) -> None:
-    """Track a target through SOURCE.
+    """Track a target through each SOURCE.
 
     --box may be left out for an OTB sequence folder and where a display can be used to pick the target. In an OTB
     sequence folder the first ground-truth box of the --target starts the tracker, in the frame it belongs to, and the
@@ -58,39 +87,123 @@ def track(
     Frames are decoded ahead, and drawn and written behind, in threads of their own; a camera gives its newest frame, so
     slow tracking misses frames and does not lag behind. Ctrl-C ends the run and keeps what was tracked.
 
+    Several SOURCEs are tracked one after the other; one that fails is reported and the others go on. Processes started
+    by torchrun share them.
+
     \b
     Examples:
-      tracker track video.mp4 --box 120,80,64,48 --weights siamfc.pth -o tracked.mp4
+      tracker track video.mp4 --box 120,80,64,48 -o tracked.mp4
       tracker track OTB/Crossing --weights siamfc.pth --results boxes.txt
       tracker track OTB/Jogging --target 2 --weights siamfc.pth --activation relu
-      tracker track camera:0 --weights siamfc.pth --max-frames 500
-      tracker track "frames/*.png" --box 10,20,30,40 --weights siamfc.pth --json --quiet
+      tracker track camera:0 --max-frames 500
+      tracker track "frames/*.png" --box 10,20,30,40 --json --quiet
+      torchrun --nproc-per-node 4 -m tracker track OTB/* --results boxes/
     """
     # Imported here: the other commands, and the completion of the shell, start without them.
+    from tracker.data.sources import SourceError
+    from tracker.distributed import World
+    from tracker.draw import VideoError
+    from tracker.tracker import Tracker
+
+    jobs = _jobs(sources, box or [], output, results, target)
+    check_device(device)
+    number_type = parse_dtype(dtype, backend)
+    found = check_weights(weights)
+    world = World.of_environment()
+
+    @cache  # when the first source is known to be good, and then for all of them
+    def make_tracker() -> Tracker:
+        place = device or (str(world.device()) if world.size > 1 else None)
+        return Tracker.from_pretrained(found, device=place, dtype=number_type, backend=backend, activation=activation)
+
+    def run(job: Job) -> None:
+        summary, stopped = _track_one(job, make_tracker, found, quiet, max_frames)
+        if as_json:
+            print_json(summary)
+        elif not quiet:
+            _print_summary(summary, len(jobs) > 1)
+        if isinstance(stopped, SourceError):
+            raise CommandError(f"{stopped} (the {summary['frames']} frames before it are kept)")
+        if stopped is not None:
+            raise typer.Exit(INTERRUPTED)
+
+    if len(jobs) == 1:
+        if world.is_first:
+            run(jobs[0])
+        return
+    mine, failed = world.share(jobs), 0
+    for job in mine:
+        try:
+            run(job)
+        except (CommandError, SourceError, VideoError) as error:
+            print_error(f"{job.source}: {error}")
+            failed += 1
+    if failed:
+        raise CommandError(f"SOURCE: {failed} of {len(mine)} could not be tracked to their end")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source, the box given for it, and the files that its tracking is written to."""
+
+    source: str
+    start: np.ndarray | None
+    output: Path | None
+    results: Path | None
+    target: int | None = None
+
+
+def _jobs(
+    sources: list[str], boxes: list[str], output: Path | None, results: Path | None, target: int | None
+) -> list[Job]:
+    """What there is to do; the outputs of several sources are files of their names, in folders."""
+    if boxes and len(boxes) != len(sources):
+        raise CommandError(f"--box must be given once per SOURCE, {len(sources)} times, or never, got {len(boxes)}")
+    starts = [parse_box(text) for text in boxes] or [None] * len(sources)
+    if len(sources) == 1:
+        return [Job(sources[0], starts[0], output, results, target)]
+    if target is not None:
+        raise CommandError(f"--target must come with a single SOURCE, got {len(sources)}")
+    names = [
+        Path(source).resolve().stem if Path(source).is_file() else Path(source).resolve().name for source in sources
+    ]
+    if (output or results) and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CommandError(f"SOURCE: names must differ, for the outputs are called after them, got {twice!r} twice")
+    for option, folder in (("--output", output), ("--results", results)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise CommandError(f"{option} must be a folder for several SOURCEs, got the file {str(folder)!r}")
+        if folder is not None:
+            with input_errors():
+                folder.mkdir(parents=True, exist_ok=True)
+    return [
+        Job(source, start, output and output / f"{name}.mp4", results and results / f"{name}.txt")
+        for source, start, name in zip(sources, starts, names, strict=True)
+    ]
+
+
+def _track_one(
+    job: Job, make_tracker: Callable[[], Tracker], weights: Path, quiet: bool, max_frames: int | None
+) -> tuple[dict[str, Any], BaseException | None]:
+    """Track one source to its end, or to what stopped it; its outputs are written in either case."""
     import numpy as np
 
     from tracker.background import WriteBehind
     from tracker.data.otb import list_targets
-    from tracker.data.sources import SourceError, open_images, open_source
+    from tracker.data.sources import open_images, open_source
     from tracker.draw import VideoWriter, annotate, write_boxes
     from tracker.eval.metrics import iou
-    from tracker.run import Run, print_summary
-    from tracker.tracker import Tracker
+    from tracker.run import Run
 
-    start = None if box is None else parse_box(box)
-    check_device(device)
-    number_type = parse_dtype(dtype, backend)
-    weights = check_weights(weights)
+    source, start, output, results = job.source, job.start, job.output, job.results
     with ExitStack() as stack:
         with input_errors():
-            sequence = find_sequence(source, target)
+            sequence = find_sequence(source, job.target)
             inputs = [Path(source), weights, *(list_targets(source) if sequence else ())]
             check_outputs({"--output": output, "--results": results}, inputs)
             frames = stack.enter_context(open_images(sequence.frames, source) if sequence else open_source(source))
             truth = sequence.boxes if sequence else np.empty((0, 4))
-            tracker = Tracker.from_pretrained(
-                weights, device=device, dtype=number_type, backend=backend, activation=activation
-            )
+            tracker = make_tracker()
             first = next(frames)
             if start is None:
                 start = truth[0] if len(truth) else pick_box(first)
@@ -123,11 +236,12 @@ def track(
         "output": str(output) if output else None,
         "results": str(results) if results else None,
     }
-    if as_json:
-        print_json(summary)
-    elif not quiet:
-        print_summary(summary)
-    if isinstance(run.stopped, SourceError):
-        raise CommandError(f"{run.stopped} (the {len(run.boxes)} frames before it are kept)")
-    if run.stopped is not None:
-        raise typer.Exit(INTERRUPTED)
+    return summary, run.stopped
+
+
+def _print_summary(summary: dict[str, Any], named: bool) -> None:
+    from tracker.run import print_summary
+
+    if named:
+        print(f"== {summary['source']}")
+    print_summary(summary)

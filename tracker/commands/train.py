@@ -7,12 +7,13 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.arguments import INTERRUPTED, CommandError, check_device, input_errors
-from tracker.commands.options import Device, Quiet
+from tracker.arguments import INTERRUPTED, CommandError, check_device, input_errors, make_folder
+from tracker.commands.options import Device, Json, Quiet
+from tracker.commands.output import print_json
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def train(
         bool, typer.Option("--overfit", help="Learn one batch by heart; fails where the loss does not get low.")
     ] = False,
     device: Device = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network on synthetic videos, archives of `tracker prepare` or data set folders.
@@ -86,10 +88,11 @@ def train(
         if overfit:
             chosen = dataclasses.replace(chosen, overfit=True, steps=chosen.steps or OVERFIT_STEPS)
     with join() as world:
-        _run(chosen, output, torch.device(device) if device else world.device(), world, quiet or not world.is_first)
+        where = torch.device(device) if device else world.device()
+        _run(chosen, output, where, world, quiet=quiet, as_json=as_json)
 
 
-def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, quiet: bool) -> None:
+def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, *, quiet: bool, as_json: bool) -> None:
     """Train, or go on training, in `folder`, and leave the weights there."""
     from rich.console import Console
 
@@ -111,12 +114,12 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder
         if world.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, "--output")
             write_whole(folder / "train.toml", to_toml(config).encode())
     fresh = done == 0 and not config.model.weights
     if fresh and config.model.head == "xcorr" and config.model.response_deviation:
         scale_responses(model, config.model.response_deviation, pairs=pairs, batch_size=config.batch_size)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet or as_json or not world.is_first)
     with ExitStack() as stack:
         log = None
         if world.is_first:
@@ -128,12 +131,33 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         )
     if done + len(losses) < steps:
         console.print(f"stopped after step {done + len(losses)}; --resume goes on", soft_wrap=True)
+        if as_json and world.is_first:
+            print_json(_summary(folder, steps))
         raise typer.Exit(INTERRUPTED)
     if config.overfit and losses and not losses[-1] < LOW_LOSS:
         raise FloatingPointError(f"--overfit: loss must get below {LOW_LOSS}, got {losses[-1]:.3f} after {steps} steps")
     if world.is_first:
         save_state(model, folder / "model.safetensors")
+        if as_json:
+            print_json(_summary(folder, steps))
     console.print(f"wrote {folder / 'model.safetensors'}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _summary(folder: Path, steps: int) -> dict[str, Any]:
+    """How far the run in `folder` is, and what it has: null for what it has not."""
+    from tracker.train_log import read_metrics
+
+    records = read_metrics(folder / "metrics.jsonl")
+    last = {record["kind"]: record for record in records}
+    weights = {name: folder / f"{name}.safetensors" for name in ("best", "model")}
+    return {
+        "output": folder,
+        "step": last["train"]["step"],
+        "steps": steps,
+        "loss": last["train"]["loss"],
+        "best_auc": last["validation"]["best_auc"] if "validation" in last else None,
+        **{name: path if path.exists() else None for name, path in weights.items()},
+    }
 
 
 def _make_model(config: ModelConfig, seed: int) -> SiamFC:

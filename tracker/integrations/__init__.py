@@ -1,0 +1,1 @@
+"""The tracker behind the interfaces of other projects."""
