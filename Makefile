@@ -37,7 +37,7 @@ bench: $(VENV)/ready
 $(VENV)/ready: $(SOURCES)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)" "numpy>=1.24" "setuptools>=77" "ninja>=1.11" "pybind11>=2.13"
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,export]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,export,serve]"
 	$(BIN)/python -m fastops
 	touch $@
 

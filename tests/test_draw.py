@@ -42,7 +42,7 @@ def test_video_writer_leaves_nothing_behind(tmp_path):
 
 
 def test_video_writer_errors(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="VideoWriter: path must end in .mp4 or .avi, got 'a.gif'"):
+    with pytest.raises(ValueError, match="VideoWriter: path must end in .mp4, .avi or .webm, got 'a.gif'"):
         VideoWriter("a.gif", (64, 48))
     with pytest.raises(OSError, match="VideoWriter: path must lie in an existing folder, got"):
         VideoWriter(tmp_path / "no" / "a.mp4", (64, 48))

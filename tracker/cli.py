@@ -15,6 +15,7 @@ from tracker.commands.export import export
 from tracker.commands.info import info
 from tracker.commands.output import print_error
 from tracker.commands.prepare import prepare
+from tracker.commands.serve import serve
 from tracker.commands.track import track
 from tracker.commands.train import train
 
@@ -40,6 +41,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(export)
+app.command()(serve)
 app.command()(experiment)
 app.command()(info)
 

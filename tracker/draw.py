@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 TRACKED, LOST, TRUTH, TEXT = (60, 220, 60), (235, 50, 50), (255, 205, 40), (255, 255, 255)
-# H.264 plays in browsers, but many builds of OpenCV cannot write it; MPEG-4 part 2 is in all of them.
-CODECS = {".mp4": ("avc1", "mp4v"), ".avi": ("MJPG",)}
+# H.264 plays in browsers, but many builds of OpenCV cannot write it; MPEG-4 part 2 is in all of them. VP8 plays in
+# browsers too, and takes 30 times as long to write.
+CODECS = {".mp4": ("avc1", "mp4v"), ".avi": ("MJPG",), ".webm": ("VP80",)}
 DEFAULT_FPS = 30.0
 
 
@@ -96,13 +97,13 @@ def check_writable(path: Path, name: str) -> None:
 
 
 class VideoWriter:
-    """Writes RGB uint8 frames to an .mp4 (H.264 where OpenCV has it, else MPEG-4) or .avi (Motion JPEG) file.
+    """Writes RGB uint8 frames to an .mp4 (H.264 where OpenCV has it, else MPEG-4), .avi (Motion JPEG) or .webm (VP8).
 
     The video grows under a temporary name in the same folder and gets its own name in `close`. Left by an exception, or
     by Ctrl-C, the context manager removes it instead; a video of no frames is removed too.
 
     Args:
-        path: ends in .mp4 or .avi; an existing file is replaced when the new one is whole.
+        path: ends in .mp4, .avi or .webm; an existing file is replaced when the new one is whole.
         size: (width, height) in pixels.
         fps: frames per second; None stands for 30.
 
@@ -110,7 +111,7 @@ class VideoWriter:
         codec: the four-character code in use.
 
     Raises:
-        ValueError: the suffix is neither .mp4 nor .avi.
+        ValueError: the suffix is another one.
         OSError: the folder is missing or cannot be written, or `path` is a folder.
         VideoError: OpenCV has no codec for the format.
 
@@ -127,7 +128,7 @@ class VideoWriter:
         self.path, self.size, self.frames = Path(path), (int(size[0]), int(size[1])), 0
         suffix = self.path.suffix.lower()
         if suffix not in CODECS:
-            raise ValueError(f"VideoWriter: path must end in .mp4 or .avi, got {str(path)!r}")
+            raise ValueError(f"VideoWriter: path must end in .mp4, .avi or .webm, got {str(path)!r}")
         check_writable(self.path, "VideoWriter: path")
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
         for self.codec in CODECS[suffix]:

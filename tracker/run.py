@@ -54,13 +54,14 @@ class Run:
         self.scores.append(result.score)
         self.lost.append(result.lost)
 
-    def labels(self, truth: np.ndarray) -> dict[str, Any]:
-        """What `tracker.draw.annotate` draws on the image of the last row."""
-        index, recent = len(self.boxes) - 1, self.seconds[-20:]
+    def labels(self, truth: np.ndarray, index: int | None = None) -> dict[str, Any]:
+        """What `tracker.draw.annotate` draws on the image of row `index`, or of the last row."""
+        index = len(self.boxes) - 1 if index is None else index
+        recent = self.seconds[max(0, index - 20) : index]  # the first frame has no time
         return {
-            "box": self.boxes[-1],
-            "score": self.scores[-1],
-            "lost": self.lost[-1],
+            "box": self.boxes[index],
+            "score": self.scores[index],
+            "lost": self.lost[index],
             "frame": index,
             "fps": len(recent) / sum(recent) if recent else None,
             "truth": truth[index] if index < len(truth) else None,

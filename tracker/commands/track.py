@@ -54,7 +54,9 @@ def track(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Annotated video, .mp4 or .avi; of several SOURCEs the folder of theirs."),
+        typer.Option(
+            "-o", "--output", help="Annotated video, .mp4, .avi or .webm; of several SOURCEs the folder of theirs."
+        ),
     ] = None,
     results: Annotated[
         Path | None,

@@ -1,0 +1,564 @@
+"""`tracker serve` without a browser: what it takes, one job at a time, what it gives, and what it gives to nobody."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import tracker.cli as cli
+from tracker import SiamFC, Tracker
+from tracker.checkpoint import save_state
+from tracker.data.otb import read_boxes
+from tracker.data.sources import open_source
+from tracker.data.synthetic import SyntheticVideo
+from tracker.draw import VideoError, VideoWriter
+
+pytest.importorskip("starlette", reason="needs the extra serve: pip install 'siamfc-fastops[serve]'")
+httpx = pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
+from starlette.testclient import TestClient  # noqa: E402
+
+from tracker.serve.app import create_app  # noqa: E402
+from tracker.serve.guard import COOKIE  # noqa: E402
+from tracker.serve.jobs import Job, Jobs  # noqa: E402
+from tracker.serve.limits import Limits, Refused, check_box, check_video, only_whole_videos  # noqa: E402
+from tracker.serve.store import Store, Video  # noqa: E402
+from tracker.serve.work import Worker  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VIDEO = SyntheticVideo(0, 10, (160, 120), occlusions=0)
+BOX = [float(v) for v in np.round(VIDEO.boxes[0])]
+LIMITS = Limits(upload_bytes=500_000, seconds=1.0, frames=30, pixels=200 * 200, compared_frames=4, jobs=2, videos=3)
+HOSTS = {"127.0.0.1", "localhost"}
+PATIENCE = 120.0  # seconds, on a machine that is busy with other things
+
+
+def write_video(path: Path, frames: int = 10, size: tuple[int, int] = (160, 120), fps: float = 30) -> Path:
+    with VideoWriter(path, size, fps) as video:
+        for index in range(frames):
+            video.write(VIDEO.image(index % 10) if size == (160, 120) else np.zeros((size[1], size[0], 3), np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    torch.manual_seed(0)
+    save_state(SiamFC("mish", "se", width=0.125, ops="reference"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def worker(weights) -> Worker:
+    return Worker(weights, device="cpu", limits=LIMITS)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> bytes:
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.avi").read_bytes()
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path) -> Path:
+    """Where the server keeps what it has."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def app(folder, worker):
+    return create_app(worker, LIMITS, hosts=HOSTS, sample_frames=6)
+
+
+@pytest.fixture
+def client(app):
+    with TestClient(app, base_url="http://127.0.0.1:7860") as client:
+        yield client
+
+
+def upload(client: TestClient, data: bytes) -> str:
+    answer = client.post("/api/videos", content=data)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+def start(client: TestClient, video: str, task: str = "track", box: object = BOX) -> str:
+    answer = client.post("/api/jobs", json={"task": task, "video": video, "box": box})
+    assert answer.status_code == 202, answer.text
+    return answer.json()["id"]
+
+
+def wait(client: TestClient, job: str) -> dict:
+    deadline = time.monotonic() + PATIENCE
+    while not (status := client.get(f"/api/jobs/{job}").json())["ended"]:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.02)
+    return status
+
+
+def assert_refused(answer, status: int, match: str) -> None:
+    message = answer.json()["error"]
+    assert answer.status_code == status and re.search(match, message), (answer.status_code, message)
+    assert "\n" not in message and str(Path(tempfile.gettempdir())) not in message
+
+
+# --- what is tracked, and what is given
+
+
+def test_track_and_download(client, clip, tmp_path, weights):
+    described = client.post("/api/videos", content=clip).json()
+    assert (described["width"], described["height"], described["frames"]) == (160, 120, 10)
+    assert described["box"] is None
+    first = client.get(f"/api/videos/{described['id']}/first.jpg").content
+    shown = cv2.cvtColor(cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert np.abs(shown.astype(int) - VIDEO.image(0)).mean() < 8
+
+    job = start(client, described["id"])
+    status = wait(client, job)
+    assert status["state"] == "done" and status["error"] == status["note"] == ""
+    assert len(status["scores"]) == len(status["lost"]) == 10 and status["scores"][0] == 1
+    assert client.get(f"/api/jobs/{job}?since=7").json()["scores"] == status["scores"][7:]
+    assert status["summary"]["frames"] == 10 and status["summary"]["fps_tracker"] > 0
+    assert status["summary"]["mean_overlap"] is None
+
+    # The boxes are the tracker's own on the same frames.
+    (tmp_path / "clip.avi").write_bytes(clip)
+    expected = [r.box for r in Tracker.from_pretrained(weights, device="cpu").track(tmp_path / "clip.avi", BOX)]
+    answer = client.get(f"/api/jobs/{job}/boxes.txt")
+    assert "attachment" in answer.headers["content-disposition"]
+    (tmp_path / "boxes.txt").write_bytes(answer.content)
+    np.testing.assert_allclose(read_boxes(tmp_path / "boxes.txt") - (1, 1, 0, 0), expected, atol=0.006)
+
+    answer = client.get(f"/api/jobs/{job}/video")
+    assert answer.headers["content-type"] in ("video/webm", "video/mp4")
+    result = tmp_path / status["video"]
+    result.write_bytes(answer.content)
+    with open_source(result) as frames:
+        assert frames.size == (160, 120) and sum(1 for _ in frames) == 10
+    part = client.get(f"/api/jobs/{job}/video", headers={"Range": "bytes=10-19"})
+    assert part.status_code == 206 and part.content == answer.content[10:20]
+    preview = client.get(f"/api/jobs/{job}/preview.jpg").content
+    assert cv2.imdecode(np.frombuffer(preview, np.uint8), cv2.IMREAD_COLOR).shape == (120, 160, 3)
+
+
+def test_sample_is_made_once_and_has_a_truth(client, folder):
+    first, second = (client.post("/api/sample").json() for _ in range(2))
+    assert first["frames"] == 6 and len(first["box"]) == 4 and first["id"] != second["id"]
+    assert len(list(folder.glob("*/sample/*"))) == 1
+    status = wait(client, start(client, first["id"], box=first["box"]))
+    assert 0.1 < status["summary"]["mean_overlap"] <= 1
+    client.delete(f"/api/videos/{first['id']}")
+    assert len(list(folder.glob("*/sample/*"))) == 1  # of all who picked it
+
+
+def test_comparison_gives_both_the_same_frames(client, clip):
+    status = wait(client, start(client, upload(client, clip), "compare"))
+    comparison = status["comparison"]
+    assert status["state"] == "done" and comparison["frames"] == LIMITS.compared_frames - 1
+    assert min(comparison["fused_fps"], comparison["reference_fps"]) > 0
+    assert comparison["agreement"] > 0.99 and comparison["least"] > 0.98
+
+
+def test_comparison_of_a_network_with_a_box_head(tmp_path, clip):
+    torch.manual_seed(0)
+    save_state(SiamFC(width=0.125, head="box", ops="reference"), tmp_path / "box.safetensors")
+    video = Video("me", tmp_path, tmp_path / "clip.avi")
+    video.path.write_bytes(clip)
+    video.facts = check_video(video.path, LIMITS)
+    worker = Worker(tmp_path / "box.safetensors", device="cpu", limits=LIMITS)
+    job = Job(video, worker.compare, np.array(BOX))
+    worker.compare(job)
+    assert job.comparison["agreement"] > 0.99
+
+
+def make_track(worker: Worker, folder: Path, data: bytes) -> Job:
+    video = Video("me", folder, folder / "clip.avi")
+    video.path.write_bytes(data)
+    video.facts = check_video(video.path, LIMITS)
+    return Job(video, worker.track, np.array(BOX))
+
+
+def test_damaged_and_endless_videos_keep_what_was_tracked(tmp_path, worker, weights, clip):
+    short = Worker(weights, device="cpu", limits=Limits(frames=4))
+    job = make_track(short, tmp_path, clip)
+    short.track(job)
+    assert job.note.startswith("only the first 4 frames") and len(read_boxes(job.boxes)) == 4
+    job = make_track(worker, tmp_path, clip[: len(clip) // 2])
+    worker.track(job)
+    count = len(read_boxes(job.boxes))
+    assert 1 < count < 10 and job.note.startswith(f"the video could not be read beyond frame {count - 1}")
+    with open_source(job.result) as frames:
+        assert sum(1 for _ in frames) == count
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "match"), [(True, "the annotated video was not made"), (False, "could not be written")]
+)
+def test_boxes_are_kept_where_the_video_is_not_made(monkeypatch, tmp_path, worker, clip, cancelled, match):
+    job = make_track(worker, tmp_path, clip)
+
+    def begin(folder):
+        if not cancelled:
+            raise VideoError("no space left")
+        job.cancelled.set()
+        return ".avi"
+
+    monkeypatch.setattr("tracker.serve.work.browser_format", begin)
+    worker.track(job)
+    assert match in job.note and job.result is None and len(read_boxes(job.boxes)) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["clip.avi", job.boxes.name])
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("box", "match"),
+    [
+        (None, "draw a box around the target first"),
+        ([500, 10, 20, 20], "must overlap the image of 160 x 120 px, got 500, 10, 20, 20"),
+        ([10, 10, 0, 20], "must have sides above 0"),
+        ([10, 10, 20], "must be four finite numbers"),
+        ("everything", "must be four finite numbers"),
+        ([10, 10, float("inf"), 20], "must be four finite numbers"),
+    ],
+)
+def test_bad_boxes(box, match):
+    with pytest.raises(Refused, match=match):
+        check_box(box, (160, 120))
+
+
+def test_bad_requests(client, clip):
+    video = upload(client, clip)
+    assert_refused(client.post("/api/jobs", content=b"{"), 400, "must be a JSON object")
+    assert_refused(client.post("/api/jobs", content=b" " * 20_000), 413, "must be smaller")
+    assert_refused(client.post("/api/jobs", json={"video": "no"}), 404, "no longer here")
+    answer = client.post("/api/jobs", json={"video": video, "task": "shell", "box": BOX})
+    assert_refused(answer, 400, "task must be track or compare, got 'shell'")
+    nan = f'{{"video": "{video}", "task": "track", "box": [NaN, 1, 2, 3]}}'
+    assert_refused(client.post("/api/jobs", content=nan), 400, "must be four finite numbers")
+    assert_refused(client.post("/api/jobs", json={"video": video, "task": "track"}), 400, "draw a box")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"plain text\n" * 100,
+        b"\0" * 1000,
+        b"\0\0\0\x18ftypmp42" + b"\0" * 500,
+        b"#EXTM3U\n#\1\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+        cv2.imencode(".png", VIDEO.image(0))[1].tobytes(),
+    ],
+    ids=["empty", "text", "zeros", "cut", "playlist", "picture"],
+)
+def test_files_that_are_no_video(client, folder, data):
+    assert_refused(client.post("/api/videos", content=data), 415, "not a video that can be read here")
+    assert [path.name for path in folder.glob("*/*")] == ["sample"]
+
+
+def test_no_file_makes_the_server_read_another(folder, client, tmp_path):
+    """A script that names another file on the disk: FFmpeg would play that file."""
+    write_video(tmp_path / "private.avi")
+    script = b"ffconcat version 1.0\n#\1\nfile private.avi\n"
+    (tmp_path / "script").write_bytes(script)
+    with pytest.raises(ValueError, match="must be a video that can be decoded"), only_whole_videos():
+        open_source(tmp_path / "script")
+    assert_refused(client.post("/api/videos", content=script), 415, "not a video")
+
+
+def test_limits_of_a_video(client, folder, clip, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+
+    def send(name: str, **how) -> object:
+        return client.post("/api/videos", content=write_video(made / name, **how).read_bytes())
+
+    assert_refused(send("long.avi", frames=31, fps=60), 400, "at most 30 frames, got 31")
+    assert_refused(send("slow.avi", frames=10, fps=5), 400, "at most 1 seconds, got 2")
+    assert_refused(send("wide.avi", size=(320, 240)), 400, "at most 0.0 million pixels, got 320 x 240")
+    large = bytes(LIMITS.upload_bytes + 1)
+    assert_refused(client.post("/api/videos", content=large), 413, "at most 0.5 MB")
+    chunks = (large[:100_000] for _ in range(6))  # of no announced length
+    assert_refused(client.post("/api/videos", content=chunks), 413, "at most 0.5 MB")
+    assert [path.name for path in folder.glob("tracker-serve-*/*")] == ["sample"]
+
+
+# --- one job at a time
+
+
+class Slow:
+    """A task that runs until it is told to go on, or cancelled."""
+
+    def __init__(self) -> None:
+        self.ran: list[Job] = []
+        self.go_on = threading.Event()
+
+    def __call__(self, job: Job) -> None:
+        self.ran.append(job)
+        while not self.go_on.is_set():
+            job.check()
+            time.sleep(0.005)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def jobs():
+    jobs = Jobs(LIMITS)
+    yield jobs
+    jobs.close()
+
+
+def make_job(owner: str, task, tmp_path: Path) -> Job:
+    return Job(Video(owner, tmp_path, tmp_path / "video"), task, np.array(BOX))
+
+
+def test_jobs_run_one_after_the_other(jobs, tmp_path):
+    slow = Slow()
+    first, second, third = queue = [make_job(owner, slow, tmp_path) for owner in "abc"]
+    jobs.submit(first)
+    until(lambda: slow.ran)
+    jobs.submit(second)
+    jobs.submit(third)
+    assert [jobs.position(job) for job in queue] == [0, 1, 2]
+    assert [job.state for job in queue] == ["running", "waiting", "waiting"]
+    with pytest.raises(Refused, match="too many runs are waiting"):
+        jobs.submit(make_job("d", slow, tmp_path))
+    with pytest.raises(Refused, match="your last run has not ended"):
+        jobs.submit(make_job("a", slow, tmp_path))
+    slow.go_on.set()
+    until(lambda: third.state == "done")
+    assert slow.ran == queue
+
+
+def test_cancel(jobs, tmp_path):
+    slow = Slow()
+    running, waiting = (make_job(owner, slow, tmp_path) for owner in "ab")
+    jobs.submit(running)
+    until(lambda: slow.ran)
+    jobs.submit(waiting)
+    jobs.cancel(waiting)
+    assert waiting.state == "cancelled" and running.state == "running"
+    jobs.cancel(running)
+    until(lambda: running.state == "cancelled")
+    assert slow.ran == [running]
+    jobs.submit(make_job("a", slow, tmp_path))  # the owner may go on
+
+
+def test_a_job_that_fails_tells_its_user_no_paths(jobs, tmp_path, caplog):
+    def broken(job):
+        raise OSError(f"{tmp_path} is gone")
+
+    def infinite(job):
+        raise FloatingPointError("Tracker: response must be finite")
+
+    failed, other = make_job("a", broken, tmp_path), make_job("b", infinite, tmp_path)
+    jobs.submit(failed)
+    jobs.submit(other)
+    until(lambda: other.state == "failed")
+    assert failed.state == "failed" and failed.error == "this run failed: the terminal of the server tells why"
+    assert other.error == "Tracker: response must be finite"
+    assert str(tmp_path) in caplog.text
+
+
+def test_forget_and_close_wait_for_the_running_job(tmp_path):
+    jobs, slow = Jobs(LIMITS), Slow()
+    job = make_job("a", slow, tmp_path)
+    jobs.submit(job)
+    until(lambda: slow.ran)
+    assert jobs.needs(job.video)
+    jobs.forget(job.video)
+    assert job.state == "cancelled" and not jobs.needs(job.video)
+    with pytest.raises(Refused, match="no longer here"):
+        jobs.get("a", job.id)
+    last = make_job("a", slow, tmp_path)
+    jobs.submit(last)
+    until(lambda: len(slow.ran) == 2)
+    jobs.close()
+    assert last.state == "cancelled"
+
+
+def test_cancel_through_the_page(client, worker, monkeypatch, clip):
+    slow = Slow()
+    monkeypatch.setattr(worker, "track", slow)
+    job = start(client, upload(client, clip))
+    until(lambda: slow.ran)
+    assert_refused(client.get(f"/api/jobs/{job}/boxes.txt"), 409, "tracked to its end")
+    assert_refused(client.get(f"/api/jobs/{job}/video"), 409, "not made yet")
+    assert client.get(f"/api/jobs/{job}/preview.jpg").status_code == 404
+    assert client.delete(f"/api/jobs/{job}").status_code == 204
+    assert wait(client, job)["state"] == "cancelled"
+
+
+def test_store_keeps_the_newest_and_what_is_in_use(tmp_path):
+    used: list[Video] = []
+    gone: list[Video] = []
+    store = Store(tmp_path, LIMITS, in_use=used.__contains__, removed=gone.append)
+    videos = []
+    for owner in "abc":
+        videos.append(store.add(owner))
+        with pytest.raises(Refused, match="no longer here"):  # before it is whole
+            store.get(owner, videos[-1].id)
+        videos[-1].facts = object()
+    used.append(videos[0])
+    videos.append(store.add("d"))
+    assert gone == [videos[1]] and not videos[1].folder.exists() and videos[0].folder.exists()
+    used.append(videos[2])
+    with pytest.raises(Refused, match="too many videos"):  # the last one is still on its way
+        store.add("e")
+
+
+# --- who gets what
+
+
+def test_nobody_gets_what_is_of_others(app, clip):
+    with TestClient(app, base_url="http://127.0.0.1") as mine:
+        other = TestClient(app, base_url="http://127.0.0.1")  # another browser at the same server
+        video = upload(mine, clip)
+        job = start(mine, video)
+        wait(mine, job)
+        paths = [f"/api/jobs/{job}{end}" for end in ("", "/preview.jpg", "/boxes.txt", "/video")]
+        paths.append(f"/api/videos/{video}/first.jpg")
+        for path in paths:
+            assert mine.get(path).status_code == 200
+            assert_refused(other.get(path), 404, "no longer here")
+        assert_refused(other.delete(f"/api/videos/{video}"), 404, "no longer here")
+        assert_refused(other.delete(f"/api/jobs/{job}"), 404, "no longer here")
+        answer = other.post("/api/jobs", json={"task": "track", "video": video, "box": BOX})
+        assert_refused(answer, 404, "no longer here")
+        assert mine.get(paths[0]).json()["state"] == "done"
+        other.cookies.set(COOKIE, "guess", domain="127.0.0.1")
+        assert other.get("/").cookies[COOKIE] != "guess"  # no token of a user's own choice
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../app.py",
+        "/page/..%2fapp.py",
+        "/page/%2e%2e/%2e%2e/app.py",
+        "/page/....//app.py",
+        "/page/..\\app.py",
+        "/page//etc/passwd",
+        "/page/%2fetc%2fpasswd",
+        "/page/index.html%00.js",
+        "/page/",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/../../../../etc/passwd",
+        "/file=/etc/passwd",
+        "/gradio_api/file=/etc/passwd",
+        "/static//etc/passwd",
+        "/api/jobs/..%2f..%2fetc%2fpasswd/video",
+        "/api/jobs/%2e%2e/boxes.txt",
+        "/api/videos/..%2f..%2f..%2fetc%2fpasswd/first.jpg",
+        "/api/videos//etc/passwd",
+    ],
+)
+def test_no_path_leads_to_a_file(client, path):
+    """Sent as they stand: clients tidy paths up before they send them."""
+    url = httpx.URL("http://127.0.0.1:7860").copy_with(raw_path=path.encode())
+    answer = client.send(httpx.Request("GET", url))
+    assert answer.status_code in (404, 405), answer.text
+    assert "root:" not in answer.text and "import" not in answer.text
+
+
+def test_the_page_is_whole_and_answers_are_guarded(client):
+    page = client.get("/")
+    assert page.status_code == 200 and "<h1>SiamFC tracker</h1>" in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff" and page.headers["cache-control"] == "no-store"
+    assert re.search(r"HttpOnly; SameSite=Strict", page.headers["set-cookie"])
+    names = set(re.findall(r'(?:src|href)="(/[^"]+)"', page.text))
+    for name in list(names):
+        answer = client.get(name)
+        assert answer.status_code == 200
+        names |= set(re.findall(r'from "(/[^"]+)"', answer.text)) if name.endswith(".js") else set()
+    for name in names:
+        text = client.get(name).text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.findall(r"//[a-z0-9-]+\.[a-z]+", text), name  # comments have a blank there
+    assert names == {f"/page/{name}" for name in "icon.svg style.css page.js box.js curve.js server.js".split()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "match"),
+    [
+        ({"Host": "evil.example"}, "another name"),
+        ({"Host": "evil.example:7860"}, "another name"),
+        ({"Host": "127.0.0.1.evil.example"}, "another name"),
+        ({"Origin": "http://evil.example"}, "another page"),
+        ({"Origin": "null"}, "another page"),
+        ({"Origin": "http://127.0.0.1:9999"}, "another page"),
+    ],
+)
+def test_other_sites_get_nothing_done(client, headers, match):
+    assert_refused(client.post("/api/sample", headers=headers), 403, match)
+
+
+def test_own_names_and_origin_pass(client):
+    for host in ("127.0.0.1:7860", "localhost:7860"):
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        assert client.post("/api/jobs", json={"video": ""}, headers=headers).status_code == 404
+
+
+def test_nothing_is_left_behind(app, folder, clip):
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        kept, removed = upload(client, clip), upload(client, clip)
+        wait(client, start(client, kept))
+        assert len(list(folder.glob("tracker-serve-*/*"))) == 3
+        assert client.delete(f"/api/videos/{removed}").status_code == 204
+        assert len(list(folder.glob("tracker-serve-*/*"))) == 2
+    assert list(folder.glob("tracker-serve-*")) == []
+    assert "tracker-jobs" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_failure_shows_no_traceback(app, monkeypatch, clip):
+    def broken(*_):
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr("tracker.serve.app.check_video", broken)
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        assert_refused(client.post("/api/videos", content=clip), 500, "the terminal of the server tells why")
+
+
+# --- the command
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    code = cli.main(["serve", "--no-open", *map(str, arguments)])
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return code, printed.err
+
+
+def test_mistakes_of_the_command_are_one_line(capsys, monkeypatch, tmp_path, weights):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, error = run(capsys, "--weights", weights, "--device", "cpu", "--port", taken.getsockname()[1])
+        assert code == 2 and re.search(r"--host and --port must be free to listen at, got 127.0.0.1:\d+ \(", error)
+    code, error = run(capsys, "--weights", weights, "--device", "cpu", "--host", "no.such.host.invalid")
+    assert code == 2 and "--host must be an address of this machine, got 'no.such.host.invalid'" in error
+    code, error = run(capsys, "--weights", tmp_path / "none.pth")
+    assert code == 2 and "--weights must be an existing file" in error
+    code, error = run(capsys, "--device", "toaster")
+    assert code == 2 and "--device must be cpu, cuda or cuda:N, got 'toaster'" in error
+    code, error = run(capsys, "--max-frames", 0)
+    assert code == 2 and "max-frames" in error
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, error = run(capsys)
+    assert code == 2 and "serve: uvicorn must be installed: pip install 'siamfc-fastops[serve]'" in error

@@ -1,0 +1,173 @@
+"""One job after the other, in one thread: waiting, running, and how each ended."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracker.run import Run
+from tracker.serve.limits import Limits, Refused
+from tracker.serve.store import Video
+
+ENDED = ("done", "failed", "cancelled")
+
+
+class Cancelled(Exception):
+    """Raised in a job whose user does not want it any more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """What is to be done with a video, and how far it is; written by the thread of the jobs, read by the page.
+
+    Attributes:
+        task: does the work; calls `check` often.
+        state: waiting, running, done, failed or cancelled.
+        phase: what a running job is at: "track", "video" (the annotated video is made) or "compare".
+        total: frames to go through, or None where that is not known.
+        done: frames gone through in this phase.
+        error: why it failed; note: what else the user should know.
+        preview: number of a frame and the frame, annotated, as JPEG.
+        summary, boxes, result: what `Run.summary` gives, the boxes file and the annotated video, once they are there.
+        comparison: fps of both trackers and how equal their boxes are.
+    """
+
+    video: Video
+    task: Callable[[Job], None]
+    box: np.ndarray
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    state: str = "waiting"
+    phase: str = ""
+    total: int | None = None
+    done: int = 0
+    error: str = ""
+    note: str = ""
+    run: Run = field(default_factory=Run)
+    summary: dict[str, Any] | None = None
+    preview: tuple[int, bytes] | None = None
+    boxes: Path | None = None
+    result: Path | None = None
+    comparison: dict[str, Any] | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise `Cancelled` when the job was cancelled."""
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Jobs:
+    """Runs jobs in the order they came, one at a time, in a thread that `close` ends."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._jobs: dict[str, Job] = {}
+        self._waiting: list[Job] = []
+        self._running: Job | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="tracker-jobs", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Put a job at the end of the queue.
+
+        Raises:
+            Refused: the queue is full, or the user's last job has not ended.
+        """
+        with self._changed:
+            if any(other.video.owner == job.video.owner for other in self._active()):
+                raise Refused("your last run has not ended: wait for it, or cancel it", 409)
+            if len(self._waiting) >= self._limits.jobs:
+                raise Refused("too many runs are waiting: try again in a minute", 503)
+            self._jobs[job.id] = job
+            self._waiting.append(job)
+            self._changed.notify_all()
+
+    def get(self, owner: str, id: str) -> Job:
+        """The job that `owner` started.
+
+        Raises:
+            Refused: there is none of this id, or it is someone else's.
+        """
+        job = self._jobs.get(id)
+        if job is None or job.video.owner != owner:
+            raise Refused("this run is no longer here: start it again", 404)
+        return job
+
+    def position(self, job: Job) -> int:
+        """How many jobs come before a waiting one."""
+        with self._changed:
+            return self._waiting.index(job) + (self._running is not None) if job in self._waiting else 0
+
+    def cancel(self, job: Job) -> None:
+        """End a job: a waiting one at once, a running one at its next frame."""
+        with self._changed:
+            job.cancelled.set()
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.state = "cancelled"
+
+    def needs(self, video: Video) -> bool:
+        """Whether a job waits for the video or works on it."""
+        with self._changed:
+            return any(job.video is video for job in self._active())
+
+    def forget(self, video: Video) -> None:
+        """Cancel the jobs of a video and drop what they gave; returns when none of them works on it any more."""
+        with self._changed:
+            jobs = [job for job in self._jobs.values() if job.video is video]
+        for job in jobs:
+            self.cancel(job)
+        with self._changed:
+            self._changed.wait_for(lambda: self._running not in jobs)
+            for job in jobs:
+                del self._jobs[job.id]
+
+    def close(self) -> None:
+        """Cancel everything and end the thread."""
+        for job in list(self._jobs.values()):
+            self.cancel(job)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _active(self) -> list[Job]:
+        return self._waiting + ([self._running] if self._running else [])
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                job = self._running = self._waiting.pop(0)
+                job.state = "running"
+            state = _outcome(job)
+            with self._changed:
+                job.state, self._running = state, None
+                self._changed.notify_all()
+
+
+def _outcome(job: Job) -> str:
+    """Do the work and say how it ended."""
+    try:
+        job.task(job)
+        return "done"
+    except Cancelled:
+        return "cancelled"
+    except FloatingPointError as error:
+        job.error = str(error)
+    except Exception:
+        # A user gets no traceback: it tells paths. Whoever runs the server does.
+        logging.getLogger(__name__).exception("a job failed")
+        job.error = "this run failed: the terminal of the server tells why"
+    return "failed"

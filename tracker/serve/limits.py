@@ -1,0 +1,126 @@
+"""What the page accepts: how large, how long, and only files that are videos themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tracker.data.sources import SourceError, open_source
+from tracker.draw import DEFAULT_FPS
+from tracker.target import as_box
+
+NOT_A_VIDEO = "this file is not a video that can be read here: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, OGG or WMV"
+# Containers that hold their pictures themselves. What only points to other files or addresses (playlists, manifests,
+# session descriptions, concatenation scripts) would make FFmpeg read those, on behalf of whoever sent it.
+CAPTURE_OPTIONS = "protocol_whitelist;file|format_whitelist;mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"
+
+
+class Refused(Exception):
+    """What a user asked for and does not get: one line for the page, and the status of the answer."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one server: what one video may be, and how much is kept at a time."""
+
+    upload_bytes: int = 200_000_000
+    seconds: float = 120.0
+    frames: int = 7200
+    pixels: int = 4096 * 2304  # of a frame: a small file may hold pictures that no memory holds
+    compared_frames: int = 100
+    jobs: int = 8  # waiting
+    videos: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of a video before it is tracked; `frames` is None where the container does not say."""
+
+    size: tuple[int, int]
+    fps: float
+    frames: int | None
+    first: np.ndarray
+
+
+def check_upload_size(count: int, limits: Limits) -> None:
+    """Refuse an upload of more bytes than allowed."""
+    if count > limits.upload_bytes:
+        raise Refused(f"the file must have at most {limits.upload_bytes / 1e6:g} MB", 413)
+
+
+def check_video(path: Path, limits: Limits) -> Facts:
+    """Read the head and the first frame of an uploaded file; messages name no path.
+
+    Raises:
+        Refused: it is no video, or a larger or longer one than allowed.
+    """
+    with path.open("rb") as file:
+        if not _is_container(file.read(512)):
+            raise Refused(NOT_A_VIDEO, 415)
+    capture = cv2.VideoCapture(str(path))
+    width, height, count = (
+        int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT)
+    )
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    if width * height > limits.pixels:
+        raise Refused(f"frames must have at most {limits.pixels / 1e6:.1f} million pixels, got {width} x {height}")
+    fps = float(fps) if np.isfinite(fps) and fps > 0 else DEFAULT_FPS
+    if count > limits.frames:
+        raise Refused(f"the video must have at most {limits.frames} frames, got {count}")
+    if count > limits.seconds * fps:
+        raise Refused(f"the video must last at most {limits.seconds:g} seconds, got {count / fps:.0f}")
+    try:
+        with open_source(path, read_ahead=0) as frames:
+            return Facts(frames.size, fps, count if count > 0 else None, next(frames))
+    except SourceError:
+        raise Refused(NOT_A_VIDEO, 415) from None
+
+
+def check_box(box: object, size: tuple[int, int]) -> np.ndarray:
+    """Return the box that was drawn on a frame of `size` (width, height) as float64 [4]: x, y, w, h.
+
+    Raises:
+        Refused: there is none, or it does not lie in the frame, at least in part.
+    """
+    if box is None:
+        raise Refused("draw a box around the target first")
+    try:
+        return np.array(as_box(box, (size[1], size[0]), "box"))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise Refused(str(error).removeprefix("box: ")) from None
+
+
+@contextmanager
+def only_whole_videos() -> Iterator[None]:
+    """While its block runs, OpenCV's FFmpeg opens local files of the known containers and nothing else."""
+    name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+    before = os.environ.get(name)
+    os.environ[name] = CAPTURE_OPTIONS
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _is_container(head: bytes) -> bool:
+    starts = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"0&\xb2u", b"\0\0\1\xba", b"\0\0\1\xb3")
+    return (
+        head.startswith(starts)
+        or head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+        or head[0:377:188] == b"GGG"  # packets of a transport stream
+    )

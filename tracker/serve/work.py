@@ -1,0 +1,155 @@
+"""What a job does: track, make the annotated video, compare with reference PyTorch."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from tracker.data.sources import SourceError, open_source
+from tracker.draw import VideoError, VideoWriter, annotate, write_boxes
+from tracker.eval.metrics import iou
+from tracker.reference import ReferenceTracker
+from tracker.serve.jobs import Cancelled, Job
+from tracker.serve.limits import Limits
+from tracker.tracker import Tracker
+
+PREVIEW_SECONDS = 0.15  # between previews: drawing and packing one takes some 3 ms
+PREVIEW_SIDE = 960
+
+
+class Worker:
+    """The trackers of a server. Jobs call it from one thread; networks are loaded once.
+
+    Args:
+        weights, activation, device, dtype: as for `Tracker.from_pretrained`.
+        limits: where a run ends whatever the head of the video said.
+
+    Raises:
+        ValueError, OSError: as `Tracker.from_pretrained` does.
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        activation: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        limits: Limits,
+    ) -> None:
+        self._limits = limits
+        self._weights: dict[str, Any] = {"path": weights, "activation": activation, "device": device}
+        self._fused = Tracker.from_pretrained(**self._weights, dtype=dtype)
+        self._reference: ReferenceTracker | Tracker | None = None
+
+    def track(self, job: Job) -> None:
+        """Track through the whole video; then make the annotated one, so that this does not slow down the tracker."""
+        run, video, limit = job.run, job.video, self._limits.frames
+        job.phase, job.total = "track", video.facts.frames
+        drawn = -PREVIEW_SECONDS
+        with open_source(video.path) as frames:
+            first = next(frames)
+            self._fused.init(first, job.box)
+            began = time.perf_counter()
+            with run.may_stop():
+                for image in islice(chain([first], frames), limit):
+                    job.check()
+                    run.step(self._fused, image, job.box)
+                    job.done = len(run.boxes)
+                    now = time.perf_counter()
+                    if now - drawn >= PREVIEW_SECONDS:
+                        drawn = now
+                        job.preview = job.done, _jpeg(annotate(image, **run.labels(video.truth)))
+            run.total = time.perf_counter() - began
+            if run.stopped is not None:
+                job.note = f"the video could not be read beyond frame {job.done - 1}: what came before is kept"
+            elif job.done == limit and next(frames, None) is not None:
+                job.note = f"only the first {limit} frames were tracked: this server takes no longer videos"
+        boxes = video.folder / f"{job.id}.txt"
+        write_boxes(boxes, run.boxes)
+        job.summary, job.boxes = run.summary(video.truth), boxes
+        try:
+            job.result = self._make_video(job)
+        except Cancelled:
+            job.note = "the annotated video was not made; boxes and scores are whole"
+        except (VideoError, SourceError):
+            job.note = "the annotated video could not be written; boxes and scores are whole"
+
+    def _make_video(self, job: Job) -> Path:
+        run, source = job.run, job.video
+        job.phase, job.done, job.total = "video", 0, len(run.boxes)
+        with open_source(source.path) as frames:
+            path = source.folder / f"{job.id}{browser_format(source.folder)}"
+            with VideoWriter(path, frames.size, source.facts.fps) as video:
+                for index, image in enumerate(islice(frames, len(run.boxes))):
+                    job.check()
+                    video.write(annotate(image, **run.labels(source.truth, index)))
+                    job.done = index + 1
+        return path
+
+    def compare(self, job: Job) -> None:
+        """Give each frame to the fused tracker and to the reference; they take turns at going first."""
+        if self._reference is None:
+            self._reference = self._load_reference()
+        trackers = self._fused, self._reference
+        seconds: list[list[float]] = [[], []]
+        overlaps: list[float] = []
+        limit = self._limits.compared_frames
+        job.phase, job.total = "compare", min(limit, job.video.facts.frames or limit)
+        with open_source(job.video.path) as frames:
+            first = next(frames)
+            for tracker in trackers:
+                tracker.init(first, job.box)
+            for index, image in enumerate(islice(frames, limit - 1), start=1):
+                job.check()
+                boxes = [job.box, job.box]
+                for side in (0, 1) if index % 2 else (1, 0):  # whoever goes second finds the frame in the cache
+                    began = time.perf_counter()
+                    boxes[side] = trackers[side].update(image).box
+                    seconds[side].append(time.perf_counter() - began)
+                overlaps.append(float(iou(*boxes)))
+                job.done = index + 1
+                fused, reference = (1 / float(np.median(times)) for times in seconds)
+                job.comparison = {
+                    "frames": index,
+                    "fused_fps": fused,
+                    "reference_fps": reference,
+                    "agreement": float(np.mean(overlaps)),
+                    "least": min(overlaps),
+                }
+        if job.comparison is None:
+            job.note = "a video of one frame leaves nothing to compare"
+
+    def _load_reference(self) -> ReferenceTracker | Tracker:
+        """The well-known implementation's way; of a network with a box head, which it does not know, eager PyTorch."""
+        eager = Tracker.from_pretrained(**self._weights, backend="eager")
+        model = eager.network.model
+        return ReferenceTracker(model) if model.head == "xcorr" else eager
+
+
+def browser_format(folder: Path) -> str:
+    """Suffix of videos that browsers play: MP4 where this OpenCV writes H.264, else WebM (VP8)."""
+    with VideoWriter(folder / "probe.mp4", (64, 48)) as probe:
+        return ".mp4" if probe.codec == "avc1" else ".webm"
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    scale = min(1.0, PREVIEW_SIDE / max(image.shape[:2]))
+    if scale < 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return encode_jpeg(image, 80)
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """An RGB image as JPEG."""
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"encode_jpeg: image must be one that OpenCV encodes, got {list(image.shape)}")
+    return data.tobytes()
