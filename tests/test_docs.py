@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
 from examples import Block, blocks, commands, declared_options, options
+
 from tracker import SiamFC
 from tracker.cli import main
 from tracker.data.synthetic import SyntheticVideo
@@ -73,7 +73,7 @@ def test_site_needs_no_network(site):
     )
     for path in site.rglob("*.html"):
         assert not re.search(fetched, path.read_text(encoding="utf-8")), path.name
-    for path in site.glob("assets/*.css"):
+    for path in site.rglob("*.css"):
         assert not re.search(r"url\(\"?https?:|@import", path.read_text(encoding="utf-8")), path.name
 
 
@@ -152,10 +152,17 @@ def run_block(page: Path, block: Block, scope: dict, monkeypatch) -> None:
             run_command(words, monkeypatch)
 
 
+SLOW = {"index", "tracking"}  # pages and notebooks that train or track for more than a moment
+
+
+def _params(paths: list[Path]) -> list:
+    return [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in paths]
+
+
 EXAMPLES = [page for page in PAGES if any(block.not_run is None for block in BLOCKS[page])]
 
 
-@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", _params(EXAMPLES))
 def test_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     make_files(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -199,7 +206,7 @@ def shown_by(cell) -> list[str]:
             output.get("data", {}) and output.get("name") != "stderr"]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _params(NOTEBOOKS))
 def test_notebook_runs_and_shows_what_is_kept_in_it(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install 'siamfc-fastops[docs]'")
     pytest.importorskip("ipykernel", reason="notebooks need ipykernel: pip install 'siamfc-fastops[docs]'")

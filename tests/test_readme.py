@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from examples import blocks, declared_options, options
+
 from tracker.cli import main
 
 README = Path(__file__).resolve().parents[1] / "README.md"

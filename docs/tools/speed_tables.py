@@ -1,4 +1,4 @@
-"""mkdocs hook: `<!-- speed: BENCHMARK [OP ...] -->` becomes a table of benchmarks/results, made when the site is built."""
+"""mkdocs hook: `<!-- speed: BENCHMARK [OP ...] -->` becomes a table of benchmarks/results at each build."""
 
 from __future__ import annotations
 
