@@ -172,7 +172,7 @@ def test_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch, 
             run_block(page, block, scope, monkeypatch)
     shown = capsys.readouterr().out
     for printed in blocks(page, "text"):
-        assert printed.code in shown
+        assert printed.code.rstrip() in shown
 
 
 def test_blocks_that_are_not_run_are_counted():

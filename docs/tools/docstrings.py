@@ -55,8 +55,8 @@ def to_markdown(docstring: str, home: str = "fastops") -> str:
         return f"[`{name}`][{name if '.' in name else f'{home}.{name}'}]"
 
     text = _MATH.sub(_math, docstring)
+    text = _TABLE.sub(_table, text)  # before what changes the widths of its columns
     text = re.sub(r":math:`([^`]*)`", r"$\1$", text)
-    text = _TABLE.sub(_table, text)
     text = _REFERENCE.sub(reference, text)
     text = _EXAMPLE.sub(r"\1Examples:", text)
     return _RETURNS.sub(r"\1\2: ", text)  # the type before the colon is the signature's; what follows is all text
