@@ -2,6 +2,7 @@
 # make test     the whole test suite                                                  (sets everything up first)
 # make test-cuda-host      the CUDA kernels on the CPU, under AddressSanitizer (part of make test; ARGS="-k mish -x")
 # make lint     ruff, and clang-format where it is installed
+# make docs     the documentation, in build/site: open build/site/index.html
 # make bench    the CPU benchmarks of the README
 # make clean    removes what these made
 #
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: demo test test-cuda-host lint bench clean
+.PHONY: demo test test-cuda-host lint docs bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/tracker demo --output-dir demo
@@ -28,6 +29,9 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cuda_host/*.cpp' 'tests/cuda_host/*.cu' 'tests/cuda_host/*.h'); fi
 
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.optim
@@ -37,7 +41,7 @@ bench: $(VENV)/ready
 $(VENV)/ready: $(SOURCES)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)" "numpy>=1.24" "setuptools>=77" "ninja>=1.11" "pybind11>=2.13"
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,export,serve]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,docs,export,serve,toolkits,train]"
 	$(BIN)/python -m fastops
 	touch $@
 

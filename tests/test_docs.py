@@ -1,0 +1,221 @@
+"""The documentation builds without a warning and needs no network, and its examples run: pages and notebooks."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from examples import Block, blocks, commands, declared_options, options
+
+from tracker import SiamFC
+from tracker.cli import main
+from tracker.data.synthetic import SyntheticVideo
+from tracker.draw import VideoWriter, write_boxes
+from tracker.train_config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
+BLOCKS = {page: blocks(page, "python", "bash", "console", "toml") for page in PAGES}
+
+#: Why blocks are not run, and how many: a new one has to be counted here.
+NOT_RUN = {
+    "installs": 1,
+    "needs a camera": 1,
+    "needs a data set": 1,
+    "needs CUDA": 1,
+    "serves until it is stopped": 1,
+    "takes hours": 2,
+}
+#: Commands of the pages that have no test of their options here yet.
+UNCHECKED = {"eval", "serve"}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- the site --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    for package in ("material", "mkdocstrings_handlers", "latex2mathml", "nbconvert", "matplotlib"):
+        pytest.importorskip(package, reason=f"the documentation needs {package}: pip install 'siamfc-fastops[docs]'")
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT, env=dict(os.environ, NO_MKDOCS_2_WARNING="1"), capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert "WARNING" not in run.stderr and "ERROR" not in run.stderr, run.stderr[-4000:]
+    return folder
+
+
+def test_site_is_whole(site):
+    pages = {path.relative_to(DOCS).with_suffix(".html") for path in (*PAGES, *NOTEBOOKS)}
+    assert pages <= {path.relative_to(site) for path in site.rglob("*.html")}
+    assert not (site / "tools").exists()
+
+
+def test_site_needs_no_network(site):
+    fetched = (
+        r"""(?:<script[^>]*\ssrc|<img[^>]*\ssrc|<link[^>]*rel="?(?:stylesheet|preload|icon)"?[^>]*href)="?https?:"""
+    )
+    for path in site.rglob("*.html"):
+        assert not re.search(fetched, path.read_text(encoding="utf-8")), path.name
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\(\"?https?:|@import", path.read_text(encoding="utf-8")), path.name
+
+
+def test_equations_are_mathml(site):
+    text = (site / "ops.html").read_text(encoding="utf-8")
+    ops = re.findall(r"^::: fastops", (DOCS / "ops.md").read_text(), re.MULTILINE)
+    assert text.count('display="block"') >= len(ops) - 3  # mish_ and others refer to another op's
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert "arithmatex" not in text and ".. math" not in text and ":func:" not in text, path.name
+
+
+def test_tables_are_those_of_the_results(site):
+    sys.path.insert(0, str(DOCS / "tools"))
+    try:
+        from results import last_rows
+    finally:
+        sys.path.pop(0)
+    text = (site / "ops.html").read_text(encoding="utf-8")
+    row = next(row for row in last_rows("ops", ["mish"])[0] if float(row["fastops_us"]) > 1000)
+    assert f"{float(row['fastops_us']):,.1f}" in text and row["commit"] in text
+    assert "<!-- speed" not in text and "::: fastops" not in text
+    with pytest.raises(ValueError, match="last_rows: benchmark must be one that results has, got 'nothing'"):
+        last_rows("nothing")
+    with pytest.raises(ValueError, match="last_rows: ops must be measured, got no_op not in "):
+        last_rows("ops", ["no_op"])
+
+
+# ---- the pages' examples ---------------------------------------------------------------------------------------
+
+
+def make_files(folder: Path) -> None:
+    """What the pages speak of as the reader's own: a video, its pictures, weights, an OTB sequence, GOT-10k."""
+    video = SyntheticVideo(1, 8, (320, 240), occlusions=0)
+    with VideoWriter(folder / "video.mp4", video.size, 30) as writer:
+        for image in video.images():
+            writer.write(image)
+    got10k = "got10k/train/GOT-10k_Train_000001", "got10k/train/GOT-10k_Train_000002"
+    for name in ("frames", "Crossing/img", *got10k):
+        (folder / name).mkdir(parents=True)
+        for i, image in enumerate(video.images(), 1):
+            suffix = "jpg" if name in got10k else "png"
+            cv2.imwrite(str(folder / name / f"{i:08d}.{suffix}"), np.ascontiguousarray(image[..., ::-1]))
+    write_boxes(folder / "Crossing/groundtruth_rect.txt", video.boxes)
+    for name in got10k:
+        write_boxes(folder / name / "groundtruth.txt", video.boxes)
+        (folder / name / "absence.label").write_text("0\n" * len(video))
+    (folder / "got10k/train/list.txt").write_text("".join(f"{Path(name).name}\n" for name in got10k))
+    torch.manual_seed(0)
+    torch.save(SiamFC(width=0.125).state_dict(), folder / "siamfc.pth")
+
+
+def run_command(words: list[str], monkeypatch) -> None:
+    """One command line, in this process: `tracker ...` or `python -m MODULE ...`."""
+    if words[0] == "tracker":
+        assert main(words[1:]) == 0, words
+    else:
+        assert words[:2] == ["python", "-m"], words
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words[2:])
+            try:
+                runpy.run_module(words[2], run_name="__main__")
+            except SystemExit as end:
+                assert not end.code, words
+
+
+def run_block(page: Path, block: Block, scope: dict, monkeypatch) -> None:
+    if block.language == "python":
+        code = "\n" * (block.line - 1) + block.code  # so that a traceback names the line of the page
+        exec(compile(code, str(page), "exec"), scope)
+    elif block.language == "toml":
+        Path("page.toml").write_text(block.code)
+        load_config(Path("page.toml"))
+    else:
+        for words in commands(block):
+            run_command(words, monkeypatch)
+
+
+SLOW = {"index", "tracking"}  # pages and notebooks that train or track for more than a moment
+
+
+def _params(paths: list[Path]) -> list:
+    return [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in paths]
+
+
+EXAMPLES = [page for page in PAGES if any(block.not_run is None for block in BLOCKS[page])]
+
+
+@pytest.mark.parametrize("page", _params(EXAMPLES))
+def test_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
+    make_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {"__name__": "page"}
+    for block in BLOCKS[page]:
+        if block.not_run is None:
+            run_block(page, block, scope, monkeypatch)
+    shown = capsys.readouterr().out
+    for printed in blocks(page, "text"):
+        assert printed.code.rstrip() in shown
+
+
+def test_blocks_that_are_not_run_are_counted():
+    assert Counter(block.not_run for page in PAGES for block in BLOCKS[page] if block.not_run) == NOT_RUN
+
+
+def test_no_block_escapes():
+    """Every fence is of a language that is run or is plain text, and a mark stands right before one."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert text.count("\n```") == 2 * len(blocks(page, "python", "bash", "console", "toml", "text")), page.name
+        assert text.count("<!-- not run") == sum(block.not_run is not None for block in BLOCKS[page]), page.name
+
+
+OPTIONS = options(block for page in PAGES for block in BLOCKS[page] if block.language in ("bash", "console"))
+
+
+@pytest.mark.parametrize("command", sorted(OPTIONS.keys() - UNCHECKED))
+def test_options_of_the_pages_exist(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert declared_options(capsys.readouterr().out) >= OPTIONS[command]
+
+
+# ---- the notebooks ---------------------------------------------------------------------------------------------
+
+
+def shown_by(cell) -> list[str]:
+    """The text that a cell shows; pictures and the kernel's stderr are not compared."""
+    texts = [output.get("text") or output.get("data", {}).get("text/plain") for output in cell.outputs]
+    return [text for text, output in zip(texts, cell.outputs, strict=True) if text and "image/png" not in
+            output.get("data", {}) and output.get("name") != "stderr"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", _params(NOTEBOOKS))
+def test_notebook_runs_and_shows_what_is_kept_in_it(path, tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install 'siamfc-fastops[docs]'")
+    pytest.importorskip("ipykernel", reason="notebooks need ipykernel: pip install 'siamfc-fastops[docs]'")
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(path, 4)
+    kept = [shown_by(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    shutil.copy(path, tmp_path)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    assert [shown_by(cell) for cell in notebook.cells if cell.cell_type == "code"] == kept
+    assert str(ROOT) not in path.read_text(encoding="utf-8")
