@@ -135,7 +135,7 @@ def test_requests_of_the_vot_toolkit_are_answered(tmp_path, tracker):
 
 @pytest.mark.slow
 def test_a_trax_client_drives_the_tracker(tmp_path):
-    """The VOT toolkit itself is too large to install here; its side of the protocol is this client of vot-trax."""
+    """The VOT toolkit wants another build of OpenCV than this package; its side is played by the client it uses."""
     trax = pytest.importorskip("trax", reason="needs vot-trax, in the extra dev")
     from trax.client import Client
 
