@@ -179,7 +179,7 @@ def test_upload_draw_track_compare_download(page, folder, tmp_path):
 
     page.locator("#compare").click()
     api.expect(page.locator("#agreement")).to_contain_text("over 15 frames", timeout=PATIENCE)
-    agreement = re.search(r"× as fast; boxes agree: overlap ([\d.]+)", page.locator("#agreement").inner_text())
+    agreement = re.search(r"× as fast; overlap of the boxes ([\d.]+)", page.locator("#agreement").inner_text())
     assert float(agreement[1]) > 0.99
     api.expect(page.locator("#compare")).to_be_visible(timeout=PATIENCE)
 

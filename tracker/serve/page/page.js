@@ -255,7 +255,7 @@ function showComparison(state) {
   }
   const ratio = got.fused_fps / got.reference_fps;
   $("agreement").textContent =
-    `${ratio.toFixed(1)}× as fast; boxes agree: overlap ${got.agreement.toFixed(3)}, at least ${got.least.toFixed(3)}, ` +
+    `${ratio.toFixed(1)}× as fast; overlap of the boxes ${got.agreement.toFixed(3)}, at least ${got.least.toFixed(3)}, ` +
     `over ${got.frames} frames`;
 }
 
