@@ -31,10 +31,11 @@ class World:
 
     @classmethod
     def of_environment(cls) -> World:
-        """What torchrun says of this process; nothing is connected: good for work that is shared out, no more."""
-        if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:  # both are torchrun's
-            return cls()
-        return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        """What torchrun, or whatever else sets RANK and WORLD_SIZE, says of this process.
+
+        Nothing is connected: good for work that is shared out, no more.
+        """
+        return cls(*(int(os.environ.get(*pair)) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
 
     @property
     def is_first(self) -> bool:
@@ -84,10 +85,10 @@ def join() -> Iterator[World]:
         ...     world.size
         1
     """
-    world = World.of_environment()
-    if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:
-        yield world
+    if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:  # both are torchrun's
+        yield World()
         return
+    world = World.of_environment()
     local_rank = world.local_rank
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)

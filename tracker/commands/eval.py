@@ -77,15 +77,16 @@ def evaluate(
     from rich.console import Console
 
     from tracker.data.datasets import open_dataset
+    from tracker.distributed import World
     from tracker.eval.report import print_scores, write_report
     from tracker.eval.results import DATASETS
-    from tracker.eval.runner import Build, Job, find_world
+    from tracker.eval.runner import Build, Job
     from tracker.eval.scores import score
 
     if benchmark not in BENCHMARKS:
         raise CommandError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
     options = {"interval": _parse_interval(eao_interval)} if benchmark == "vot" else {}
-    world = find_world()
+    world = World.of_environment()
     with input_errors():
         try:
             sequences = open_dataset(benchmark, root, split)
@@ -130,8 +131,9 @@ def evaluate(
 def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
     from concurrent.futures.process import BrokenProcessPool
 
+    from tracker.distributed import World
     from tracker.eval.results import claim_folder
-    from tracker.eval.runner import find_world, run
+    from tracker.eval.runner import run
 
     with input_errors():
         tracker = build.tracker()
@@ -140,7 +142,7 @@ def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
         task = bar.add_task("sequences", total=len(job.sequences))
         try:
             with input_errors():
-                run(job, build, tracker, workers, find_world(), lambda name: bar.advance(task))
+                run(job, build, tracker, workers, World.of_environment(), lambda name: bar.advance(task))
         except BrokenProcessPool as error:
             raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
         except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -108,12 +107,6 @@ def track_once(
             rows.append(result.box)
         step()
     return rows, seconds
-
-
-def find_world() -> World:
-    """This process among those of torchrun, or of anything else that sets RANK and WORLD_SIZE."""
-    rank, size, local = (int(os.environ.get(*pair)) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    return World(rank, size, local)
 
 
 def run(job: Job, build: Build, tracker: Tracker, workers: int, world: World, progress: Progress) -> None:
