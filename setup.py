@@ -10,6 +10,7 @@ A toolkit is enough, a GPU is not needed. Environment variables:
     FORCE_CUDA=1                the same as FASTOPS_BUILD=cuda
     TORCH_CUDA_ARCH_LIST        for example "8.0 9.0+PTX" (default: the list below)
     CUDA_HOME, CXX, MAX_JOBS    as everywhere
+    FASTOPS_PYTHONS             further interpreters to build `_host` for: one wheel for all of them (`make wheel`)
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import lru_cache
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -48,6 +51,23 @@ def say(message: str) -> None:
 def first_line(command: list[str], pattern: str = ".") -> str:
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return next((line.strip() for line in lines if re.search(pattern, line)), "unknown")
+
+
+@lru_cache
+def interpreters() -> dict[str, tuple[str, Path]]:
+    """Suffix of extension modules and folder of headers, by tag, of the Pythons that `_host` is built for."""
+    found = {f"cp3{sys.version_info.minor}": (sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include"))}
+    code = (
+        "import sys, sysconfig as s; print(sys.version_info[1], s.get_config_var('EXT_SUFFIX'), s.get_path('include'))"
+    )
+    for python in shlex.split(os.environ.get("FASTOPS_PYTHONS", "")):
+        run = shutil.which(python) and subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+        minor, suffix, include = run.stdout.rstrip().split(" ", 2) if run and run.returncode == 0 else ("", "", "")
+        if not (Path(include) / "Python.h").is_file():
+            say(f"{python} does not run, or has no Python.h: no _host for it")
+        else:
+            found.setdefault(f"cp3{minor}", (suffix, include))
+    return {tag: (suffix, Path(include)) for tag, (suffix, include) in found.items()}
 
 
 def find_cuda_home() -> Path | None:
@@ -224,12 +244,12 @@ class BuildNative(build_ext):
         info_file = out / "build_info.h"
         if not info_file.exists() or info_file.read_text() != header:
             info_file.write_text(header)
-        host_name = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
-        includes = (out, pybind11.get_include(), sysconfig.get_path("include"))
-        host_flags = " ".join(f"-I{_quote(path)}" for path in includes)
-        host_objects = [compile_(f"host_{s.stem}", "cxx", s, host_flags) for s in sorted((CSRC / "host").glob("*.cpp"))]
-        host_objects.append(out / "cpu_capability.o")
-        built[host_name] = ninja.build(out / host_name, "link", host_objects, extra="")
+        for tag, (suffix, include) in interpreters().items():
+            host_flags = " ".join(f"-I{_quote(path)}" for path in (out, pybind11.get_include(), include))
+            sources = sorted((CSRC / "host").glob("*.cpp"))
+            host_objects = [compile_(f"host_{s.stem}.{tag}", "cxx", s, host_flags) for s in sources]
+            host_objects.append(out / "cpu_capability.o")
+            built[f"_host{suffix}"] = ninja.build(out / f"_host{suffix}", "link", host_objects, extra="")
 
         (out / "build.ninja").write_text("\n".join(ninja.lines) + "\n")
         command = [_ninja(), "-C", str(out), *map(str, built.values())]
@@ -254,6 +274,15 @@ class BuildNative(build_ext):
         return [str(p) for p in (*package.glob("_c*.so"), *package.glob("_host*"))]
 
 
+class Wheel(bdist_wheel):
+    """A wheel for the Pythons that it has a `_host` for: what else is compiled knows nothing of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, platform_tag = super().get_tag()
+        tags = sorted(interpreters(), key=lambda tag: int(tag[3:]))
+        return (python, abi, platform_tag) if len(tags) == 1 else (".".join(tags), "none", platform_tag)
+
+
 def _quote(path: Path | str) -> str:
     """A path as a word of a command in build.ninja."""
     return shlex.quote(str(path)).replace("$", "$$")
@@ -275,4 +304,4 @@ def _ninja() -> str:
         return found
 
 
-setup(ext_modules=[Extension("fastops._host", sources=[])], cmdclass={"build_ext": BuildNative})
+setup(ext_modules=[Extension("fastops._host", sources=[])], cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel})

@@ -120,6 +120,29 @@ def test_the_symbol_test_sees_the_symbols_of_torch():
     assert unstable(undefined_symbols(library))
 
 
+def declared_symbols(target: str) -> set[str]:
+    """The functions that torch's stable headers declare to a library for this version of torch and later ones."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("c++ is not installed")
+    include = Path(torch.__file__).parent / "include"
+    source = "".join(f"#include <torch/csrc/{n}/c/shim.h>\n" for n in ("inductor/aoti_torch", "stable"))
+    command = [compiler, "-E", "-P", "-x", "c++", "-std=c++20", f"-I{include}", f"-DTORCH_TARGET_VERSION={target}", "-"]
+    run = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+    return set(re.findall(r"\b((?:aoti_)?torch_\w+)\s*\(", run.stdout))
+
+
+@pytest.mark.parametrize("name", ["_cpu.so", "_cuda.so"])
+def test_symbols_of_torch_are_those_of_the_oldest_torch(name):
+    """What a newer torch added must not be asked of torch 2.11."""
+    library = PACKAGE / name
+    if not library.exists():
+        pytest.skip(f"{name} was not built")
+    used = {symbol for symbol in undefined_symbols(library) if re.match(r"(aoti_)?torch_", symbol)}
+    assert used and used <= declared_symbols("0x020b000000000000")  # torch 2.11
+    assert not used <= declared_symbols("0x0208000000000000")  # the headers do tell versions apart
+
+
 # ---- without the library -------------------------------------------------------------------------------------
 
 

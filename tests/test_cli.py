@@ -208,3 +208,18 @@ def test_ctrl_c_leaves_no_half_of_an_experiment(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(box_loss, "train_one", lambda *_: None)
     code, _, err = run(capsys, "experiment", "box-loss", "--quick", "--quiet", "-o", tmp_path / "results")
     assert (code, err) == (130, "") and list((tmp_path / "results").iterdir()) == []
+
+
+def test_prepare_and_train_end_with_one_line_of_json(tmp_path, capsys):
+    archive, folder = tmp_path / "all.crops", tmp_path / "run"
+    make_sequence(tmp_path / "otb")
+    code, out, err = run(capsys, "prepare", "--dataset", f"otb:{tmp_path / 'otb'}", "-o", archive, "--json")
+    expected = {"output": str(archive), "crops": 12, "sequences": 1, "bytes": archive.stat().st_size, "skipped": []}
+    assert (code, err) == (0, "") and json.loads(out) == expected
+    settings = ("steps=1", "batch_size=2", "model.width=0.125", "data.synthetic=8", "data.workers=0")
+    options = [word for setting in (*settings, "validation.every=0") for word in ("--set", setting)]
+    code, out, err = run(capsys, "train", *options, "-o", folder, "--json", "--quiet")
+    result = json.loads(out)
+    assert (code, err) == (0, "") and result.pop("loss") > 0
+    weights = {"best": None, "model": str(folder / "model.safetensors")}
+    assert result == {"output": str(folder), "step": 1, "steps": 1, "best_auc": None, **weights}

@@ -376,7 +376,7 @@ def test_command_overfits(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--set", "lrr=1"], "lrr must be a known key, got one near to lr"),
-        (["--config", "no.toml"], "No such file or directory: 'no.toml'"),
+        (["--config", "no.toml"], "no.toml: No such file or directory"),
         (["--device", "tpu"], "--device must be cpu, cuda or cuda:N, got 'tpu'"),
         (["--set", "data.synthetic=0"], "one of data.synthetic, data.archives and data.sequences must give pairs"),
         (["--set", "model.head=cube"], "SiamFC: head must be one of xcorr"),
