@@ -38,8 +38,6 @@ NOT_RUN = {
     "serves until it is stopped": 1,
     "takes hours": 2,
 }
-#: Commands of the pages that have no test of their options here yet.
-UNCHECKED = {"eval", "serve"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -190,7 +188,7 @@ def test_no_block_escapes():
 OPTIONS = options(block for page in PAGES for block in BLOCKS[page] if block.language in ("bash", "console"))
 
 
-@pytest.mark.parametrize("command", sorted(OPTIONS.keys() - UNCHECKED))
+@pytest.mark.parametrize("command", sorted(OPTIONS))
 def test_options_of_the_pages_exist(command, capsys):
     assert main([command, "--help"]) == 0
     assert declared_options(capsys.readouterr().out) >= OPTIONS[command]
