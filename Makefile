@@ -21,7 +21,7 @@ demo: $(VENV)/ready
 	$(BIN)/tracker demo --output-dir demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-cuda-host: $(VENV)/ready
 	$(BIN)/python tests/cuda_host/run.py $(ARGS)

@@ -262,7 +262,8 @@ class BuildNative(build_ext):
             collect_ptxas_logs(cuda_objects)
         else:
             (package / "_cuda.so").unlink(missing_ok=True)
-            PTXAS_LOG.unlink(missing_ok=True)
+            if self.inplace:  # a wheel of the CPU kernels leaves what is known of the CUDA kernels here
+                PTXAS_LOG.unlink(missing_ok=True)
         for name, path in built.items():
             temporary = package / f".{name}.tmp"
             shutil.copy2(path, temporary)

@@ -32,8 +32,8 @@ OPTIONS = options(blocks(README, "bash"))
 
 
 def test_commands_are_found():
-    assert {"track", "demo"} <= OPTIONS.keys()
-    assert {"--box", "--weights"} <= OPTIONS["track"]
+    assert {"track", "demo", "train", "eval", "serve", "bench"} <= OPTIONS.keys()
+    assert {"--box", "--results"} <= OPTIONS["track"]
 
 
 @pytest.mark.parametrize("command", sorted(OPTIONS))
