@@ -14,7 +14,7 @@ from tracker.data.datasets import open_place
 from tracker.data.synthetic import SyntheticVideo
 from tracker.eval.metrics import iou
 from tracker.pretrained import DEFAULT, PRETRAINED, find_weights
-from tracker.train_config import ValidationConfig
+from tracker.train_config import ValidationConfig, load_config
 from tracker.validation import validate, validation_sequences
 
 CARD = find_weights().with_name("README.md")
@@ -34,6 +34,12 @@ def test_names_are_the_variants():
     baseline, paper = (load_model(find_weights(name), ops="reference").settings() for name in PRETRAINED)
     assert paper == SiamFC("mish", "se", ops="reference").settings()
     assert baseline == SiamFC("relu", "none", ops="reference").settings()
+
+
+def test_the_settings_of_their_training_are_told():
+    config = load_config(CARD.with_name("train.toml"))
+    assert (config.steps, config.model.activation, config.model.attention) == (8500, "mish", "se")
+    assert set(config.data.leave_out) == set(HELD_OUT) == set(config.validation.only)
 
 
 def test_default_and_other_paths():
