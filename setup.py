@@ -58,13 +58,16 @@ def interpreters() -> dict[str, tuple[str, Path]]:
     """Suffix of extension modules and folder of headers, by tag, of the Pythons that `_host` is built for."""
     found = {f"cp3{sys.version_info.minor}": (sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include"))}
     code = (
-        "import sys, sysconfig as s; print(sys.version_info[1], s.get_config_var('EXT_SUFFIX'), s.get_path('include'))"
+        "import sys, sysconfig as s; "
+        "assert sys.implementation.name == 'cpython' and sys.version_info >= (3, 10); "
+        "assert not s.get_config_var('Py_GIL_DISABLED'); "
+        "print(sys.version_info[1], s.get_config_var('EXT_SUFFIX'), s.get_path('include'))"
     )
     for python in shlex.split(os.environ.get("FASTOPS_PYTHONS", "")):
         run = shutil.which(python) and subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
         minor, suffix, include = run.stdout.rstrip().split(" ", 2) if run and run.returncode == 0 else ("", "", "")
         if not (Path(include) / "Python.h").is_file():
-            say(f"{python} does not run, or has no Python.h: no _host for it")
+            say(f"{python} must be CPython 3.10 or later, with the GIL and Python.h: no _host for it")
         else:
             found.setdefault(f"cp3{minor}", (suffix, include))
     return {tag: (suffix, Path(include)) for tag, (suffix, include) in found.items()}

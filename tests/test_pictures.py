@@ -61,8 +61,26 @@ def test_bad_places_are_named(folder):
     with pytest.raises(ValueError, match="Pictures: places must hold pictures of 16 px or more, got none"):
         Pictures([folder / "tiny.png"])
     (folder / "deep" / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="a picture must be an image that can be decoded, got '.*broken.png'"):
+    with pytest.raises(ValueError, match="image of 8 or 16 bits that can be decoded, got '.*broken.png'"):
         Pictures([folder])
+
+
+def test_what_is_no_picture_of_bytes_is_refused_and_hidden_files_are_left_out(folder):
+    (folder / "._scene.jpg").write_bytes(b"what a file system keeps beside it")
+    assert len(Pictures([folder]).scenes) == 2
+    cv2.imwrite(str(folder / "float.tiff"), np.zeros((32, 32, 3), np.float32))
+    with pytest.raises(ValueError, match="image of 8 or 16 bits that can be decoded, got '.*float.tiff'"):
+        Pictures([folder])
+
+
+def test_a_thin_line_stays_when_it_is_reduced(tmp_path):
+    line = np.zeros((256, 256, 4), np.uint8)
+    line[100] = line[:, 30] = line[220] = 255
+    cv2.imwrite(str(tmp_path / "line.png"), line)
+    pictures = Pictures([tmp_path])
+    assert pictures.cutout(np.random.default_rng(0), 24 * 24)[:, :, 3].max() == 255
+    for seed in range(8):
+        assert SyntheticVideo(seed, 4, (160, 120), target=24, pictures=pictures).boxes[:, 2:].min() > 5
 
 
 def test_videos_show_the_pictures_and_know_their_boxes(folder):

@@ -47,7 +47,10 @@ app.command()(info)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for bad usage or input (one line on stderr), 130 for Ctrl-C."""
+    """Run the command and return its exit code.
+
+    0, 1 for training that failed, 2 for bad usage or input (each with one line on stderr), 130 for Ctrl-C.
+    """
     # OpenCV and FFmpeg report every codec they try; the command reports what matters itself.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")

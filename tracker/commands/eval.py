@@ -80,7 +80,7 @@ def evaluate(
     from tracker.distributed import World
     from tracker.eval.report import print_scores, write_report
     from tracker.eval.results import DATASETS
-    from tracker.eval.runner import Build, Job
+    from tracker.eval.runner import Build, Job, is_withheld
     from tracker.eval.scores import score
 
     if benchmark not in BENCHMARKS:
@@ -95,7 +95,7 @@ def evaluate(
                 raise
             hint = f"{error.filename} is missing"
             raise CommandError(f"--root must be laid out as {benchmark}, got {root}: {hint}") from error
-    withheld = any(len(sequence) == 1 < len(sequence.frames) for sequence in sequences)
+    withheld = any(is_withheld(benchmark, sequence) for sequence in sequences)
     report = output
     if results is None:
         check_device(device)
@@ -111,7 +111,9 @@ def evaluate(
     if not world.is_first:
         return
     if withheld:
-        if not quiet:
+        if as_json:
+            print_json({"benchmark": benchmark, "trackers": [], "results": results, "withheld": True})
+        elif not quiet:
             print(f"{results}: {len(sequences)} sequences tracked; their ground truth is withheld, no scores")
         return
     with input_errors():
@@ -137,7 +139,7 @@ def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
 
     with input_errors():
         tracker = build.tracker()
-        claim_folder(job.folder, build.settings(tracker) | {"benchmark": job.layout})
+        claim_folder(job.folder, build.settings(tracker) | {"benchmark": job.layout, "data": job.digest()})
     with progress_bar(quiet) as bar:
         task = bar.add_task("sequences", total=len(job.sequences))
         try:

@@ -34,7 +34,7 @@ def export(
     \b
     Examples:
       tracker export --format onnx --weights siamfc.pth --output siamfc.onnx
-      tracker export --format torch --weights demo/weights.safetensors --output siamfc.pt2
+      tracker export --format torch --weights siamfc-relu --output siamfc.pt2
     """
     # Imported here: the other commands start without them.
     from tracker.checkpoint import load_model

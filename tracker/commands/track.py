@@ -220,16 +220,18 @@ def _track_one(
         )
         began = time.perf_counter()
         # Ctrl-C stops the tracking, but not the writing of what was tracked; a second one stops that too.
-        with run.may_stop(), writing as write, run.may_stop():
-            for image in islice(chain([first], frames), max_frames):
-                run.step(tracker, image, start)
-                if write is not None:
-                    write(image, **run.labels(truth))
-                progress.advance(task)
-        run.total = time.perf_counter() - began
-    if results is not None:
-        with input_errors():
-            write_boxes(results, run.boxes)
+        try:
+            with run.may_stop(), writing as write, run.may_stop():
+                for image in islice(chain([first], frames), max_frames):
+                    run.step(tracker, image, start)
+                    if write is not None:
+                        write(image, **run.labels(truth))
+                    progress.advance(task)
+        finally:  # a video that cannot be written, on a full disk, takes no boxes with it
+            run.total = time.perf_counter() - began
+            if results is not None and run.boxes:
+                with input_errors():
+                    write_boxes(results, run.boxes)
     summary = {
         "source": frames.name,
         **run.summary(truth),

@@ -70,6 +70,8 @@ class Pictures:
         scale = float(np.sqrt(area / (picture.shape[0] * picture.shape[1])))
         size = tuple(max(3, 2 * round(side * scale / 2 - 0.5) + 1) for side in picture.shape[1::-1])
         part = cv2.resize(picture, size, interpolation=_interpolation(1 / scale))
+        if (most := int(part[:, :, 3].max())) < 255:  # thin lines fade when they are reduced
+            part[:, :, 3] = (part[:, :, 3].astype(np.uint16) * 255 // max(most, 1)).astype(np.uint8)
         part = part[:, ::-1] if rng.random() < 0.5 else part
         return np.pad(part, ((2, 2), (2, 2), (0, 0)))
 
@@ -83,7 +85,8 @@ def _files(place: str | PathLike[str]) -> list[Path]:
     if path.is_file():
         return [path]
     found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(place), recursive=True))
-    files = sorted((file for file in found if file.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
+    images = (file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
+    files = sorted(images, key=natural_key)
     if not files:
         raise ValueError(f"Pictures: a place must be a picture or hold some, got none in {str(place)!r}")
     return files
@@ -94,10 +97,10 @@ def _read(path: Path) -> np.ndarray:
     # Photographs are large: JPEG decodes to a half in a third of the time.
     flags = cv2.IMREAD_REDUCED_COLOR_2 if path.stat().st_size > 2**20 and _is_jpeg(path) else cv2.IMREAD_UNCHANGED
     picture = cv2.imread(str(path), flags)
-    if picture is None:
-        raise ValueError(f"Pictures: a picture must be an image that can be decoded, got {str(path)!r}")
-    if picture.dtype == np.uint16:
+    if picture is not None and picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
+    if picture is None or picture.dtype != np.uint8:
+        raise ValueError(f"Pictures: a picture must be an image of 8 or 16 bits that can be decoded, got {str(path)!r}")
     if picture.ndim == 2:
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
     if picture.shape[2] == 4:

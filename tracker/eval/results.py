@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tracker.data.annotations import parse_box, read_rows
+from tracker.data.annotations import parse_box_or_absent, read_rows
 from tracker.draw import write_boxes
 from tracker.eval.polygons import box_corners
 from tracker.files import replacing
@@ -60,13 +60,13 @@ def find_results(layout: str, folder: Path, name: str) -> list[Path]:
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """The boxes of a result file as they stand in it, float64 [frames, 4].
+    """The boxes of a result file as they stand in it, float64 [frames, 4]; four NaN where a tracker tells no target.
 
     Raises:
         ValueError: names the file and line that is malformed, or the file that has another number of lines.
         OSError: when the file cannot be read.
     """
-    return _of_length(path, read_rows(path, parse_box), frames)
+    return _of_length(path, read_rows(path, parse_box_or_absent), frames)
 
 
 def read_regions(path: Path, frames: int) -> np.ndarray:

@@ -53,6 +53,11 @@ class Build:
         }
 
 
+def is_withheld(layout: str, sequence: Sequence) -> bool:
+    """Whether the authors tell the first box alone, as in GOT-10k's test split."""
+    return layout == "got10k" and not callable(sequence.frames) and len(sequence) == 1 < len(sequence.frames)
+
+
 @dataclass(frozen=True)
 class Job:
     """The sequences of a data set, and the folder of their results."""
@@ -63,8 +68,14 @@ class Job:
 
     def frames(self, sequence: Sequence) -> int:
         """Frames to track: the annotated ones; all of a sequence of GOT-10k's test split, which tells the first box."""
-        withheld = self.layout == "got10k" and len(sequence) == 1 and not callable(sequence.frames)
-        return len(sequence.frames) if withheld else len(sequence)
+        return len(sequence.frames) if is_withheld(self.layout, sequence) else len(sequence)
+
+    def digest(self) -> str:
+        """Of the names and annotations: results of another data set, or of another year's, must not pass for these."""
+        found = hashlib.sha256()
+        for sequence in sorted(self.sequences, key=lambda one: one.name):
+            found.update(sequence.name.encode() + sequence.boxes.tobytes() + sequence.absent.tobytes())
+        return found.hexdigest()
 
     def is_done(self, sequence: Sequence) -> bool:
         return is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))

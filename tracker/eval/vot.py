@@ -128,7 +128,7 @@ def score_vot(
     tags = {tag: _join(masks, tag) for tag in dict.fromkeys(tag for mask in masks for tag in mask)}
     rows = {tag: _tag_row(frames, failed, mask) for tag, mask in tags.items()}
     weighted = {tag: row for tag, row in rows.items() if tag in TAGS}
-    total = sum(row["frames"] for row in weighted.values())
+    total = max(1, sum(row["frames"] for row in weighted.values()))  # 0 where no frame has one of these tags
     curve = eao_curve(runs)
     low, high = interval
     eao = float(curve[low : high + 1].mean()) if len(curve) > low else None

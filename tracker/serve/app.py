@@ -142,15 +142,17 @@ class _Server:
         asked = await _read_json(request)
         video = self._store.get(request.scope["owner"], str(asked.get("video")))
         tasks = {"track": self._worker.track, "compare": self._worker.compare}
-        if asked.get("task") not in tasks:
-            raise Refused(f"task must be track or compare, got {asked.get('task')!r}")
-        job = Job(video, tasks[asked["task"]], check_box(asked.get("box"), video.facts.size))
+        task = str(asked.get("task"))
+        if task not in tasks:
+            raise Refused(f"task must be track or compare, got {task!r}")
+        job = Job(video, tasks[task], check_box(asked.get("box"), video.facts.size))
         self.jobs.submit(job)
         return JSONResponse({"id": job.id}, 202)
 
     async def status(self, request: Request) -> Response:
         since = request.query_params.get("since", "0")
-        return JSONResponse(self._status(self._find_job(request), int(since) if since.isdecimal() else 0))
+        first = int(since) if since.isdecimal() and len(since) < 10 else 0
+        return JSONResponse(self._status(self._find_job(request), first))
 
     async def cancel(self, request: Request) -> Response:
         self.jobs.cancel(self._find_job(request))
@@ -226,7 +228,7 @@ async def _read_json(request: Request) -> dict[str, Any]:
             raise Refused("the request must be smaller", 413)
     try:
         asked = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
         raise Refused("the request must be a JSON object")

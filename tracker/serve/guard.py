@@ -16,7 +16,7 @@ COOKIE = "tracker"
 SAFE_METHODS = ("GET", "HEAD")
 HEADERS = {
     # The page is whole in itself: the browser refuses to load anything of another host, or any script but its own.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+    "Content-Security-Policy": "default-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -56,11 +56,14 @@ class Guard:
         await answer(scope, receive, send_guarded)
 
     def _refusal(self, method: str, headers: Headers) -> str | None:
-        host = headers.get("host", "")
-        if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            name, page = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
+        except ValueError:  # a bracket that is not closed
+            return "the names of this server and of the page must be addresses"
+        if self._hosts is not None and name not in self._hosts:
             return "this server goes by another name"
-        origin = headers.get("origin")
-        if method not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+        if method not in SAFE_METHODS and origin is not None and page != host:
             return "this was asked for by another page"
         return None
 

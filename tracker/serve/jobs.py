@@ -129,7 +129,7 @@ class Jobs:
         with self._changed:
             self._changed.wait_for(lambda: self._running not in jobs)
             for job in jobs:
-                del self._jobs[job.id]
+                self._jobs.pop(job.id, None)  # two may forget the same video
 
     def close(self) -> None:
         """Cancel everything and end the thread."""
