@@ -133,11 +133,10 @@ def comparison_table(comparisons: Sequence[Comparison], device: torch.device | s
         title=f"tracker only, {device}, {torch.get_num_threads()} threads, median of each frame", caption=caption
     )
     table.add_column("network", no_wrap=True)
-    types = comparisons[0].dtypes
-    suffixes = ("", "") if types == ("float32", "float32") else (f" {types[0]}", f" {types[1]}")
-    for heading in (f"reference{suffixes[0]} fps", f"fastops{suffixes[1]} fps", "ratio", "equal boxes (IoU)"):
+    for heading in ("reference fps", "fastops fps", "ratio", "mean IoU of their boxes"):
         table.add_column(heading, justify="right")
     for row in comparisons:
         fps = (f"{1 / np.median(seconds):.1f}" for seconds in (row.reference, row.fastops))
-        table.add_row(row.network, *fps, f"{row.ratio:.2f}x", f"{row.agreement:.4f}")
+        types = "" if row.dtypes == ("float32", "float32") else f", {row.dtypes[0]} and {row.dtypes[1]}"
+        table.add_row(row.network + types, *fps, f"{row.ratio:.2f}x", f"{row.agreement:.4f}")
     return table

@@ -128,7 +128,7 @@ def score_vot(
     tags = {tag: _join(masks, tag) for tag in dict.fromkeys(tag for mask in masks for tag in mask)}
     rows = {tag: _tag_row(frames, failed, mask) for tag, mask in tags.items()}
     weighted = {tag: row for tag, row in rows.items() if tag in TAGS}
-    total = max(1, sum(row["frames"] for row in weighted.values()))  # 0 where no frame has one of these tags
+    total = sum(row["frames"] for row in weighted.values())
     curve = eao_curve(runs)
     low, high = interval
     eao = float(curve[low : high + 1].mean()) if len(curve) > low else None
@@ -197,8 +197,8 @@ def _mean(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _with_empty(masks: dict[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:
-    # "practical" is no attribute of a frame but a number of it.
-    marked = [mask for tag, mask in masks.items() if "practical" not in tag]
+    # Of the benchmark's own tags: "practical" is a number, and those of other years weigh nothing in the scores.
+    marked = [mask for tag, mask in masks.items() if tag in TAGS]
     return {**masks, "empty": ~np.logical_or.reduce(marked) if marked else np.ones(frames, bool)}
 
 
