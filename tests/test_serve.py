@@ -29,7 +29,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from tracker.serve.app import create_app  # noqa: E402
 from tracker.serve.guard import COOKIE  # noqa: E402
-from tracker.serve.jobs import Job, Jobs  # noqa: E402
+from tracker.serve.jobs import KEPT, Job, Jobs  # noqa: E402
 from tracker.serve.limits import Limits, Refused, check_box, check_video, only_whole_videos  # noqa: E402
 from tracker.serve.store import Store, Video  # noqa: E402
 from tracker.serve.work import Worker  # noqa: E402
@@ -345,6 +345,22 @@ def test_jobs_run_one_after_the_other(jobs, tmp_path):
     slow.go_on.set()
     until(lambda: third.state == "done")
     assert slow.ran == queue
+
+
+def test_the_last_results_of_a_video_stay(jobs, tmp_path):
+    def task(job: Job) -> None:
+        job.boxes = tmp_path / f"{job.id}.txt"
+        job.boxes.write_text("1,2,3,4")
+
+    first = make_job("a", task, tmp_path)
+    made = [first, *(Job(first.video, task, first.box) for _ in range(KEPT + 1))]
+    for job in made:
+        jobs.submit(job)
+        until(lambda job=job: job.state == "done" and not jobs.needs(job.video))
+    assert sorted(tmp_path.glob("*.txt")) == sorted(job.boxes for job in made[-KEPT:])
+    assert jobs.get("a", made[-1].id) is made[-1]
+    with pytest.raises(Refused, match="no longer here"):
+        jobs.get("a", made[0].id)
 
 
 def test_cancel(jobs, tmp_path):

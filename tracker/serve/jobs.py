@@ -17,6 +17,7 @@ from tracker.serve.limits import Limits, Refused
 from tracker.serve.store import Video
 
 ENDED = ("done", "failed", "cancelled")
+KEPT = 4  # jobs of a video whose results stay
 
 
 class Cancelled(Exception):
@@ -87,6 +88,12 @@ class Jobs:
                 raise Refused("your last run has not ended: wait for it, or cancel it", 409)
             if len(self._waiting) >= self._limits.jobs:
                 raise Refused("too many runs are waiting: try again in a minute", 503)
+            ended = [other for other in self._jobs.values() if other.video is job.video]
+            for other in ended[: max(0, len(ended) - KEPT + 1)]:  # whoever runs again and again must not fill the disk
+                del self._jobs[other.id]
+                for path in (other.boxes, other.result):
+                    if path is not None:
+                        path.unlink(missing_ok=True)
             self._jobs[job.id] = job
             self._waiting.append(job)
             self._changed.notify_all()
