@@ -67,22 +67,24 @@ def declared_options(help_text: str) -> set[str]:
 
 
 def make_files(folder: Path) -> None:
-    """What the pages speak of as the reader's own: a video, its pictures, weights, an OTB sequence, GOT-10k."""
+    """What the pages speak of as the reader's own: a video, its pictures, weights, an OTB sequence, OTB, GOT-10k."""
     video = SyntheticVideo(1, 8, (320, 240), occlusions=0)
     with VideoWriter(folder / "video.mp4", video.size, 30) as writer:
         for image in video.images():
             writer.write(image)
-    got10k = "got10k/train/GOT-10k_Train_000001", "got10k/train/GOT-10k_Train_000002"
-    for name in ("frames", "Crossing/img", *got10k):
+    got10k = "got10k/train/GOT-10k_Train_000001", "got10k/train/GOT-10k_Train_000002", "got10k/val/GOT-10k_Val_000001"
+    otb = "Crossing", "OTB/Crossing", "OTB2015/Crossing"
+    for name in ("frames", *(f"{place}/img" for place in otb), *got10k):
         (folder / name).mkdir(parents=True)
         for i, image in enumerate(video.images(), 1):
             suffix = "jpg" if name in got10k else "png"
             cv2.imwrite(str(folder / name / f"{i:08d}.{suffix}"), np.ascontiguousarray(image[..., ::-1]))
-    write_boxes(folder / "Crossing/groundtruth_rect.txt", video.boxes)
+    for name in otb:
+        write_boxes(folder / name / "groundtruth_rect.txt", video.boxes)
     for name in got10k:
         write_boxes(folder / name / "groundtruth.txt", video.boxes)
         (folder / name / "absence.label").write_text("0\n" * len(video))
-    (folder / "got10k/train/list.txt").write_text("".join(f"{Path(name).name}\n" for name in got10k))
+        (folder / name).parent.joinpath("list.txt").open("a").write(f"{Path(name).name}\n")
     torch.manual_seed(0)
     torch.save(SiamFC(width=0.125).state_dict(), folder / "siamfc.pth")
 
