@@ -50,6 +50,7 @@ EXPORT = ("export", "--format", "torch", "-o", "net.pt2")
 TRAIN = ("train", "-o", "run")
 NO_VIDEO = "must be a video that can be decoded"
 
+NO_WEIGHTS = "--weights must be an existing file, siamfc-relu or siamfc-mish-se, got "
 BAD = [
     # sources
     ((*TRACK, "nowhere.mp4", "--box", BOX), "must be an existing file, folder, pattern or camera, got 'nowhere.mp4'"),
@@ -92,11 +93,11 @@ BAD = [
     ((*TRAIN, "--config", "nowhere.toml"), "nowhere.toml: No such file or directory"),
     ((*TRAIN, "--config", "text"), "load_config: text must be TOML"),
     # weights
-    ((*EXPORT, "--weights", "nowhere.pth"), "load_state: path must be an existing file, got nowhere.pth"),
-    ((*EXPORT, "--weights", "texts"), "load_state: path must be an existing file, got texts"),
+    ((*EXPORT, "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
+    ((*EXPORT, "--weights", "texts"), NO_WEIGHTS + ".texts"),
     ((*EXPORT, "--weights", "text"), "load_state: path must end in .pth, .pt or .safetensors, got text"),
     ((*EXPORT, "--weights", "box.safetensors"), "export: model must have the score-map head, got head 'box'"),
-    (("bench", "--weights", "nowhere.pth"), "load_state: path must be an existing file, got nowhere.pth"),
+    (("bench", "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     (("bench", "--activation", "relu"), "--activation must come with --weights"),
     # outputs
     ((*PREPARE, "otb:otb", "-o", "otb"), "--output must be a file, got the folder 'otb'"),
