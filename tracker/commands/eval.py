@@ -105,7 +105,7 @@ def evaluate(
         name = name or build.weights.stem
         dataset = root.resolve().name if benchmark == "folder" else DATASETS[benchmark]
         report = results = (output or Path("results")) / dataset / name
-        _track(Job(benchmark, sequences, results), build, workers, quiet)
+        _track(Job(benchmark, sequences, results), root, build, workers, quiet)
     elif withheld:
         raise CommandError("--results cannot be scored: the ground truth of this split is withheld by its authors")
     if not world.is_first:
@@ -130,7 +130,7 @@ def evaluate(
             print(f"wrote {path}")
 
 
-def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
+def _track(job: Job, root: Path, build: Build, workers: int, quiet: bool) -> None:
     from concurrent.futures.process import BrokenProcessPool
 
     from tracker.distributed import World
@@ -139,7 +139,7 @@ def _track(job: Job, build: Build, workers: int, quiet: bool) -> None:
 
     with input_errors():
         tracker = build.tracker()
-        claim_folder(job.folder, build.settings(tracker) | {"benchmark": job.layout, "data": job.digest()})
+        claim_folder(job.folder, build.settings(tracker) | {"benchmark": job.layout, "root": str(root.resolve())})
     with progress_bar(quiet) as bar:
         task = bar.add_task("sequences", total=len(job.sequences))
         try:

@@ -70,13 +70,6 @@ class Job:
         """Frames to track: the annotated ones; all of a sequence of GOT-10k's test split, which tells the first box."""
         return len(sequence.frames) if is_withheld(self.layout, sequence) else len(sequence)
 
-    def digest(self) -> str:
-        """Of the names and annotations: results of another data set, or of another year's, must not pass for these."""
-        found = hashlib.sha256()
-        for sequence in sorted(self.sequences, key=lambda one: one.name):
-            found.update(sequence.name.encode() + sequence.boxes.tobytes() + sequence.absent.tobytes())
-        return found.hexdigest()
-
     def is_done(self, sequence: Sequence) -> bool:
         return is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))
 
