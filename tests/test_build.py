@@ -127,7 +127,8 @@ def declared_symbols(target: str) -> set[str]:
         pytest.skip("c++ is not installed")
     include = Path(torch.__file__).parent / "include"
     source = "".join(f"#include <torch/csrc/{n}/c/shim.h>\n" for n in ("inductor/aoti_torch", "stable"))
-    command = [compiler, "-E", "-P", "-x", "c++", "-std=c++20", f"-I{include}", f"-DTORCH_TARGET_VERSION={target}", "-"]
+    defined = f"-DTORCH_TARGET_VERSION={target}", "-DUSE_CUDA"  # as the CUDA library is compiled
+    command = [compiler, "-E", "-P", "-x", "c++", "-std=c++20", f"-I{include}", *defined, "-"]
     run = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
     return set(re.findall(r"\b((?:aoti_)?torch_\w+)\s*\(", run.stdout))
 
