@@ -13,12 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
+from commands import assert_one_line, make_weights
 from eval_data import FRAMES, IMAGES, MAKE, SIZE, TRUTH, folder, one_based, otb, write_rows
 
-import tracker.cli as cli
 import tracker.eval.runner as runner
 from tracker import SiamFC, Tracker, TrackResult
 from tracker.checkpoint import save_state
@@ -33,23 +34,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    torch.manual_seed(0)
-    save_state(SiamFC("mish", "se", width=0.125, ops="reference"), path)
-    return path
+    return Path(make_weights(tmp_path_factory.mktemp("weights")))
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli.main(["eval", *map(str, arguments)])
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
-
-
-def assert_one_line(result: tuple[int, str, str], match: str) -> None:
-    code, out, err = result
-    assert code == 2 and out == ""
-    assert err.startswith("tracker: error: ") and err.count("\n") == 1
-    assert re.search(match, err), err
+    return commands.run(capsys, "eval", *arguments)
 
 
 RESULT = {

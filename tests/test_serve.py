@@ -1,4 +1,4 @@
-"""`tracker serve` without a browser: what it takes, one job at a time, what it gives, and what it gives to nobody."""
+"""`tracker serve` without a browser: what it takes, what it gives, and what it gives to nobody."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import make_weights
 
 import tracker.cli as cli
 from tracker import SiamFC, Tracker
@@ -25,22 +26,21 @@ from tracker.draw import VideoError, VideoWriter
 
 pytest.importorskip("starlette", reason="needs the extra serve: pip install 'siamfc-fastops[serve]'")
 httpx = pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
+from serve_jobs import LIMITS, PATIENCE, Slow, until  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 from tracker.serve.app import create_app  # noqa: E402
 from tracker.serve.guard import COOKIE  # noqa: E402
-from tracker.serve.jobs import KEPT, Job, Jobs  # noqa: E402
+from tracker.serve.jobs import Job  # noqa: E402
 from tracker.serve.limits import Limits, Refused, check_box, check_video, only_whole_videos  # noqa: E402
-from tracker.serve.store import Store, Video  # noqa: E402
+from tracker.serve.store import Video  # noqa: E402
 from tracker.serve.work import Worker  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 VIDEO = SyntheticVideo(0, 10, (160, 120), occlusions=0)
 BOX = [float(v) for v in np.round(VIDEO.boxes[0])]
-LIMITS = Limits(upload_bytes=500_000, seconds=1.0, frames=30, pixels=200 * 200, compared_frames=4, jobs=2, videos=3)
 HOSTS = {"127.0.0.1", "localhost"}
-PATIENCE = 120.0  # seconds, on a machine that is busy with other things
 
 
 def write_video(path: Path, frames: int = 10, size: tuple[int, int] = (160, 120), fps: float = 30) -> Path:
@@ -52,10 +52,7 @@ def write_video(path: Path, frames: int = 10, size: tuple[int, int] = (160, 120)
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    torch.manual_seed(0)
-    save_state(SiamFC("mish", "se", width=0.125, ops="reference"), path)
-    return path
+    return Path(make_weights(tmp_path_factory.mktemp("weights")))
 
 
 @pytest.fixture(scope="module")
@@ -294,122 +291,6 @@ def test_limits_of_a_video(client, folder, clip, tmp_path):
     assert [path.name for path in folder.glob("tracker-serve-*/*")] == ["sample"]
 
 
-# --- one job at a time
-
-
-class Slow:
-    """A task that runs until it is told to go on, or cancelled."""
-
-    def __init__(self) -> None:
-        self.ran: list[Job] = []
-        self.go_on = threading.Event()
-
-    def __call__(self, job: Job) -> None:
-        self.ran.append(job)
-        while not self.go_on.is_set():
-            job.check()
-            time.sleep(0.005)
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def jobs():
-    jobs = Jobs(LIMITS)
-    yield jobs
-    jobs.close()
-
-
-def make_job(owner: str, task, tmp_path: Path) -> Job:
-    return Job(Video(owner, tmp_path, tmp_path / "video"), task, np.array(BOX))
-
-
-def test_jobs_run_one_after_the_other(jobs, tmp_path):
-    slow = Slow()
-    first, second, third = queue = [make_job(owner, slow, tmp_path) for owner in "abc"]
-    jobs.submit(first)
-    until(lambda: slow.ran)
-    jobs.submit(second)
-    jobs.submit(third)
-    assert [jobs.position(job) for job in queue] == [0, 1, 2]
-    assert [job.state for job in queue] == ["running", "waiting", "waiting"]
-    with pytest.raises(Refused, match="too many runs are waiting"):
-        jobs.submit(make_job("d", slow, tmp_path))
-    with pytest.raises(Refused, match="your last run has not ended"):
-        jobs.submit(make_job("a", slow, tmp_path))
-    slow.go_on.set()
-    until(lambda: third.state == "done")
-    assert slow.ran == queue
-
-
-def test_the_last_results_of_a_video_stay(jobs, tmp_path):
-    def task(job: Job) -> None:
-        job.boxes = tmp_path / f"{job.id}.txt"
-        job.boxes.write_text("1,2,3,4")
-
-    first = make_job("a", task, tmp_path)
-    made = [first, *(Job(first.video, task, first.box) for _ in range(KEPT + 1))]
-    for job in made:
-        jobs.submit(job)
-        until(lambda job=job: job.state == "done" and not jobs.needs(job.video))
-    assert sorted(tmp_path.glob("*.txt")) == sorted(job.boxes for job in made[-KEPT:])
-    assert jobs.get("a", made[-1].id) is made[-1]
-    with pytest.raises(Refused, match="no longer here"):
-        jobs.get("a", made[0].id)
-
-
-def test_cancel(jobs, tmp_path):
-    slow = Slow()
-    running, waiting = (make_job(owner, slow, tmp_path) for owner in "ab")
-    jobs.submit(running)
-    until(lambda: slow.ran)
-    jobs.submit(waiting)
-    jobs.cancel(waiting)
-    assert waiting.state == "cancelled" and running.state == "running"
-    jobs.cancel(running)
-    until(lambda: running.state == "cancelled")
-    assert slow.ran == [running]
-    jobs.submit(make_job("a", slow, tmp_path))  # the owner may go on
-
-
-def test_a_job_that_fails_tells_its_user_no_paths(jobs, tmp_path, caplog):
-    def broken(job):
-        raise OSError(f"{tmp_path} is gone")
-
-    def infinite(job):
-        raise FloatingPointError("Tracker: response must be finite")
-
-    failed, other = make_job("a", broken, tmp_path), make_job("b", infinite, tmp_path)
-    jobs.submit(failed)
-    jobs.submit(other)
-    until(lambda: other.state == "failed")
-    assert failed.state == "failed" and failed.error == "this run failed: the terminal of the server tells why"
-    assert other.error == "Tracker: response must be finite"
-    assert str(tmp_path) in caplog.text
-
-
-def test_forget_and_close_wait_for_the_running_job(tmp_path):
-    jobs, slow = Jobs(LIMITS), Slow()
-    job = make_job("a", slow, tmp_path)
-    jobs.submit(job)
-    until(lambda: slow.ran)
-    assert jobs.needs(job.video)
-    jobs.forget(job.video)
-    assert job.state == "cancelled" and not jobs.needs(job.video)
-    with pytest.raises(Refused, match="no longer here"):
-        jobs.get("a", job.id)
-    last = make_job("a", slow, tmp_path)
-    jobs.submit(last)
-    until(lambda: len(slow.ran) == 2)
-    jobs.close()
-    assert last.state == "cancelled"
-
-
 def test_cancel_through_the_page(client, worker, monkeypatch, clip):
     slow = Slow()
     monkeypatch.setattr(worker, "track", slow)
@@ -420,24 +301,6 @@ def test_cancel_through_the_page(client, worker, monkeypatch, clip):
     assert client.get(f"/api/jobs/{job}/preview.jpg").status_code == 404
     assert client.delete(f"/api/jobs/{job}").status_code == 204
     assert wait(client, job)["state"] == "cancelled"
-
-
-def test_store_keeps_the_newest_and_what_is_in_use(tmp_path):
-    used: list[Video] = []
-    gone: list[Video] = []
-    store = Store(tmp_path, LIMITS, in_use=used.__contains__, removed=gone.append)
-    videos = []
-    for owner in "abc":
-        videos.append(store.add(owner))
-        with pytest.raises(Refused, match="no longer here"):  # before it is whole
-            store.get(owner, videos[-1].id)
-        videos[-1].facts = object()
-    used.append(videos[0])
-    videos.append(store.add("d"))
-    assert gone == [videos[1]] and not videos[1].folder.exists() and videos[0].folder.exists()
-    used.append(videos[2])
-    with pytest.raises(Refused, match="too many videos"):  # the last one is still on its way
-        store.add("e")
 
 
 # --- who gets what
