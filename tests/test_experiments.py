@@ -280,7 +280,7 @@ def test_the_box_head_follows_aspect_ratios_where_the_score_map_cannot():
         ratios = np.log(boxes[:, 2] / boxes[:, 3])
         constant.append(np.abs(ratios - ratios[0]).mean())
     assert scores["aspect_error"] < 0.75 * np.mean(constant), (scores, constant)
-    # Which frame loses a target is a matter of rounding; a tracker that is lost from the start overlaps by 0.1.
+    # Which frame loses a target is a matter of rounding; an untrained network overlaps by 0.04.
     assert scores["pair_iou"] > 0.45 and scores["video_iou"] > 0.25
 
 
