@@ -25,11 +25,12 @@ from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoError, VideoWriter
 
 pytest.importorskip("starlette", reason="needs the extra serve: pip install 'siamfc-fastops[serve]'")
+anyio = pytest.importorskip("anyio", reason="comes with starlette")
 httpx = pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
 from serve_jobs import LIMITS, PATIENCE, Slow, until  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
-from tracker.serve.app import create_app  # noqa: E402
+from tracker.serve.app import create_app, moving  # noqa: E402
 from tracker.serve.guard import COOKIE  # noqa: E402
 from tracker.serve.jobs import Job  # noqa: E402
 from tracker.serve.limits import Limits, Refused, check_box, check_video, only_whole_videos  # noqa: E402
@@ -283,12 +284,84 @@ def test_limits_of_a_video(client, folder, clip, tmp_path):
 
     assert_refused(send("long.avi", frames=31, fps=60), 400, "at most 30 frames, got 31")
     assert_refused(send("slow.avi", frames=10, fps=5), 400, "at most 1 seconds, got 2")
-    assert_refused(send("wide.avi", size=(320, 240)), 400, "at most 0.0 million pixels, got 320 x 240")
+    assert_refused(send("wide.avi", size=(320, 240)), 400, "at most 0.04 million pixels, got 320 x 240")
     large = bytes(LIMITS.upload_bytes + 1)
     assert_refused(client.post("/api/videos", content=large), 413, "at most 0.5 MB")
     chunks = (large[:100_000] for _ in range(6))  # of no announced length
     assert_refused(client.post("/api/videos", content=chunks), 413, "at most 0.5 MB")
     assert [path.name for path in folder.glob("tracker-serve-*/*")] == ["sample"]
+
+
+def test_the_pixels_of_the_picture_count_and_not_those_of_the_header(monkeypatch, tmp_path):
+    class Wide:
+        def __enter__(self):
+            return iter([np.zeros((400, 600, 3), np.uint8)])
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr("tracker.serve.limits.open_source", lambda path, read_ahead: Wide())
+    with pytest.raises(Refused, match="at most 0.04 million pixels, got 600 x 400"):
+        check_video(write_video(tmp_path / "clip.avi"), LIMITS)
+
+
+def test_an_upload_that_stands_still_ends():
+    closed = []
+
+    async def chunks():
+        try:
+            yield b"first"
+            await anyio.sleep(PATIENCE)
+        finally:
+            closed.append(True)
+
+    async def read():
+        return [chunk async for chunk in moving(chunks(), 0.05)]
+
+    with pytest.raises(Refused, match="stood still for 0.05 seconds") as error:
+        anyio.run(read)
+    assert error.value.status == 408 and closed
+
+    async def whole():
+        yield b"a"
+        yield b"b"
+
+    async def read_whole():
+        return [chunk async for chunk in moving(whole(), PATIENCE)]
+
+    assert anyio.run(read_whole) == [b"a", b"b"]
+
+
+def test_a_newer_upload_takes_the_place_of_one_under_way(app, clip):
+    """As when the page is loaded again while a file is on its way."""
+
+    async def run():
+        first_is_here = anyio.Event()
+        answers = {}
+
+        async def slowly():
+            yield clip[:100]
+            first_is_here.set()
+            while "second" not in answers:
+                await anyio.sleep(0.01)
+            yield clip[100:]
+
+        async def send(name, content):
+            answers[name] = await browser.post("/api/videos", content=content)
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as browser:
+            await browser.get("/")  # the cookie
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send, "first", slowly())
+                await first_is_here.wait()
+                await send("second", clip)
+        return answers
+
+    with TestClient(app, base_url="http://127.0.0.1"):  # the application, started
+        answers = anyio.run(run)
+    assert answers["second"].status_code == 201
+    assert_refused(answers["first"], 409, "another upload took the place")
 
 
 def test_cancel_through_the_page(client, worker, monkeypatch, clip):

@@ -123,3 +123,20 @@ def test_store_keeps_the_newest_and_what_is_in_use(tmp_path):
     used.append(videos[2])
     with pytest.raises(Refused, match="too many videos"):  # the last one is still on its way
         store.add("e")
+    newer = store.add("d")  # of the same browser: it has gone on to another file
+    assert store.holds(newer) and not store.holds(videos[3]) and not videos[3].folder.exists()
+
+
+def test_a_forgotten_video_is_found_by_nobody_while_its_job_ends(tmp_path):
+    jobs, slow = Jobs(LIMITS), Slow()
+    store = Store(tmp_path, LIMITS, in_use=jobs.needs, removed=jobs.forget)
+    video = store.add("a")
+    video.facts = object()
+    jobs.submit(Job(video, slow, np.array(BOX)))
+    until(lambda: slow.ran)
+    assert store.forget(video) and jobs.needs(video) and video.folder.exists()
+    with pytest.raises(Refused, match="no longer here"):
+        store.get("a", video.id)
+    store.drop(video)
+    assert not jobs.needs(video) and not video.folder.exists() and not store.forget(video)
+    jobs.close()

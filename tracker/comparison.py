@@ -55,6 +55,37 @@ class Comparison:
         return {"network": self.network, **sides, "ratio": self.ratio, "agreement": self.agreement}
 
 
+class Turns:
+    """Trackers that get the same images, each timed, another one first at each image.
+
+    Args:
+        trackers: they have `init` and `update`, as `tracker.Tracker`.
+        box: x, y, w, h of the target in the first image, in pixels, 0-based.
+
+    Attributes:
+        seconds: of the updates of each tracker.
+        boxes: that each found, x, y, w, h; neither has an entry for the first image.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker | ReferenceTracker], box: Sequence[float] | np.ndarray) -> None:
+        self._trackers, self._box, self._steps = trackers, box, 0
+        self.seconds: list[list[float]] = [[] for _ in trackers]
+        self.boxes: list[list[np.ndarray]] = [[] for _ in trackers]
+
+    def step(self, image: np.ndarray) -> None:
+        """Start all trackers on the first image; update them with each of the others."""
+        for turn in range(len(self._trackers)):
+            who = (turn + self._steps) % len(self._trackers)  # whoever goes first finds the image in no cache
+            if self._steps == 0:
+                self._trackers[who].init(image, self._box)
+                continue
+            began = time.perf_counter()
+            result = self._trackers[who].update(image)  # the box is on the CPU: nothing is left running on the device
+            self.seconds[who].append(time.perf_counter() - began)
+            self.boxes[who].append(result.box)
+        self._steps += 1
+
+
 def compare(
     networks: Mapping[str, SiamFC],
     images: Iterable[np.ndarray],
@@ -84,36 +115,32 @@ def compare(
     """
     trackers: list[Tracker | ReferenceTracker] = []
     for model in networks.values():
-        trackers += _reference(model, device), Tracker(model, device=device, dtype=dtype)
-    seconds: list[list[float]] = [[] for _ in trackers]
-    boxes: list[list[np.ndarray]] = [[] for _ in trackers]
-    for index, image in enumerate(images):
-        if index == 0:
-            for tracker in trackers:
-                tracker.init(image, box)
-            continue
-        for turn in range(len(trackers)):  # whoever goes first finds the frame in no cache
-            who = (turn + index) % len(trackers)
-            began = time.perf_counter()
-            result = trackers[who].update(image)  # the box is on the CPU: nothing is left running on the device
-            seconds[who].append(time.perf_counter() - began)
-            boxes[who].append(result.box)
-    if not boxes[0]:
+        trackers += reference_tracker(model, device), Tracker(model, device=device, dtype=dtype)
+    turns = Turns(trackers, box)
+    for image in images:
+        turns.step(image)
+    if not turns.boxes[0]:
         raise ValueError("compare: images must be at least two, one to start on and one to time, got fewer")
     comparisons = []
     for place, (name, model) in enumerate(networks.items()):
         sides = slice(2 * place, 2 * place + 2)
         types = [str(t).removeprefix("torch.") for t in (_dtype(model), trackers[2 * place + 1].network.dtype)]
-        agreement = float(iou(*boxes[sides]).mean())
-        comparisons.append(Comparison(name, *map(np.array, seconds[sides]), agreement, tuple(types)))
+        agreement = float(iou(*turns.boxes[sides]).mean())
+        comparisons.append(Comparison(name, *map(np.array, turns.seconds[sides]), agreement, tuple(types)))
     return comparisons
 
 
-def _reference(model: SiamFC, device: torch.device | str | None) -> Tracker | ReferenceTracker:
+def reference_tracker(model: SiamFC, device: torch.device | str | None = None) -> Tracker | ReferenceTracker:
+    """The network in stock PyTorch: `ReferenceTracker`, or for a box head, which that does not know, an eager tracker.
+
+    Args:
+        model: is not changed.
+        device: where it runs; None is where the network is.
+    """
     device = device or next(model.parameters()).device
     twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
     twin.load_state_dict(model.state_dict())
-    if model.head == "box":  # `ReferenceTracker` knows the score map alone
+    if model.head == "box":
         return Tracker(twin, device=device, backend="eager")
     return ReferenceTracker(twin, device=device)
 

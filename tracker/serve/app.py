@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -111,11 +112,14 @@ class _Server:
         try:
             received = 0
             with video.path.open("wb") as file:
-                async for chunk in request.stream():
+                async for chunk in moving(request.stream(), limits.stall_seconds):
+                    self._still_wanted(video)
                     received += len(chunk)
                     check_upload_size(received, limits)
                     await run_in_threadpool(file.write, chunk)
-            video.facts = await run_in_threadpool(check_video, video.path, limits)
+            facts = await run_in_threadpool(check_video, video.path, limits)
+            self._still_wanted(video)
+            video.facts = facts
         except BaseException:  # a browser that went away included
             self._store.remove(video)
             raise
@@ -130,8 +134,8 @@ class _Server:
 
     async def remove(self, request: Request) -> Response:
         video = self._find_video(request)
-        await run_in_threadpool(self.jobs.forget, video)  # may have to wait for the frame it is at
-        self._store.remove(video)
+        self._store.forget(video)  # first: nobody starts a job with it while the one that runs comes to its end
+        await run_in_threadpool(self._store.drop, video)
         return Response(status_code=204)
 
     async def first_frame(self, request: Request) -> Response:
@@ -178,6 +182,10 @@ class _Server:
             path, media_type=MEDIA[path.suffix], filename=f"tracked{path.suffix}", content_disposition_type="inline"
         )
 
+    def _still_wanted(self, video: Video) -> None:
+        if not self._store.holds(video):
+            raise Refused("another upload took the place of this one", 409)
+
     def _find_video(self, request: Request) -> Video:
         return self._store.get(request.scope["owner"], request.path_params["id"])
 
@@ -220,9 +228,22 @@ def _describe(video: Video) -> dict[str, Any]:
     }
 
 
+async def moving(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    """What comes, unless nothing comes for so long: whoever holds still must not keep a place from others."""
+    while True:
+        try:
+            with anyio.fail_after(seconds):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise Refused(f"the upload stood still for {seconds:g} seconds", 408) from None
+        yield chunk
+
+
 async def _read_json(request: Request) -> dict[str, Any]:
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in moving(request.stream(), 10):
         body += chunk
         if len(body) > LARGEST_REQUEST:
             raise Refused("the request must be smaller", 413)

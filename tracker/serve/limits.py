@@ -34,6 +34,7 @@ class Limits:
     """Of one server: what one video may be, and how much is kept at a time."""
 
     upload_bytes: int = 200_000_000
+    stall_seconds: float = 30.0  # in which at least a piece of an upload must come
     seconds: float = 120.0
     frames: int = 7200
     pixels: int = 4096 * 2304  # of a frame: a small file may hold pictures that no memory holds
@@ -73,8 +74,7 @@ def check_video(path: Path, limits: Limits) -> Facts:
     )
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
-    if width * height > limits.pixels:
-        raise Refused(f"frames must have at most {limits.pixels / 1e6:.1f} million pixels, got {width} x {height}")
+    _check_pixels((width, height), limits)
     fps = float(fps) if np.isfinite(fps) and fps > 0 else DEFAULT_FPS
     if count > limits.frames:
         raise Refused(f"the video must have at most {limits.frames} frames, got {count}")
@@ -82,9 +82,17 @@ def check_video(path: Path, limits: Limits) -> Facts:
         raise Refused(f"the video must last at most {limits.seconds:g} seconds, got {count / fps:.0f}")
     try:
         with open_source(path, read_ahead=0) as frames:
-            return Facts(frames.size, fps, count if count > 0 else None, next(frames))
+            first = next(frames)
     except SourceError:
         raise Refused(NOT_A_VIDEO, 415) from None
+    size = first.shape[1], first.shape[0]
+    _check_pixels(size, limits)  # of the picture itself: the head of the file may say less
+    return Facts(size, fps, count if count > 0 else None, first)
+
+
+def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
+    if size[0] * size[1] > limits.pixels:
+        raise Refused(f"frames must have at most {limits.pixels / 1e6:.2g} million pixels, got {size[0]} x {size[1]}")
 
 
 def check_box(box: object, size: tuple[int, int]) -> np.ndarray:

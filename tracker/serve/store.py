@@ -33,7 +33,9 @@ class Video:
 
 
 class Store:
-    """Videos by their id. All calls must come from one thread.
+    """Videos by their id. All calls but `drop` must come from one thread.
+
+    A browser has one upload under way: another one takes its place.
 
     Args:
         root: an existing folder for all that is kept.
@@ -54,6 +56,8 @@ class Store:
         Raises:
             Refused: as many videos as may be kept are being uploaded or tracked.
         """
+        for unfinished in [v for v in self._videos.values() if v.owner == owner and v.facts is None]:
+            self.remove(unfinished)
         while len(self._videos) >= self._limits.videos:
             idle = (v for v in self._videos.values() if v.facts is not None and not self._in_use(v))
             oldest = next(idle, None)
@@ -77,8 +81,20 @@ class Store:
             raise Refused("this video is no longer here: choose it again", 404)
         return video
 
+    def holds(self, video: Video) -> bool:
+        """Whether the video has not been removed."""
+        return video.id in self._videos
+
     def remove(self, video: Video) -> None:
         """Forget a video and remove its folder."""
-        if self._videos.pop(video.id, None) is not None:
-            self._removed(video)
-            shutil.rmtree(video.folder, ignore_errors=True)
+        if self.forget(video):
+            self.drop(video)
+
+    def forget(self, video: Video) -> bool:
+        """No request finds the video any more; False where none did before. `drop` must follow."""
+        return self._videos.pop(video.id, None) is not None
+
+    def drop(self, video: Video) -> None:
+        """Remove what is left of a video; may be called, and may wait for its job, in any thread."""
+        self._removed(video)
+        shutil.rmtree(video.folder, ignore_errors=True)

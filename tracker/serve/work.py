@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from tracker.comparison import Turns, reference_tracker
 from tracker.data.sources import SourceError, open_source
 from tracker.draw import VideoError, VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
@@ -95,43 +96,31 @@ class Worker:
         return path
 
     def compare(self, job: Job) -> None:
-        """Give each frame to the fused tracker and to the reference; they take turns at going first."""
+        """Give each frame to the fused tracker and to the reference, in turns."""
         if self._reference is None:
-            self._reference = self._load_reference()
-        trackers = self._fused, self._reference
-        seconds: list[list[float]] = [[], []]
-        overlaps: list[float] = []
+            eager = Tracker.from_pretrained(**self._weights, backend="eager")
+            self._reference = reference_tracker(eager.network.model)
+        turns = Turns((self._fused, self._reference), job.box)
         limit = self._limits.compared_frames
         job.phase, job.total = "compare", min(limit, job.video.facts.frames or limit)
         with open_source(job.video.path) as frames:
-            first = next(frames)
-            for tracker in trackers:
-                tracker.init(first, job.box)
-            for index, image in enumerate(islice(frames, limit - 1), start=1):
+            for image in islice(frames, limit):
                 job.check()
-                boxes = [job.box, job.box]
-                for side in (0, 1) if index % 2 else (1, 0):  # whoever goes second finds the frame in the cache
-                    began = time.perf_counter()
-                    boxes[side] = trackers[side].update(image).box
-                    seconds[side].append(time.perf_counter() - began)
-                overlaps.append(float(iou(*boxes)))
-                job.done = index + 1
-                fused, reference = (1 / float(np.median(times)) for times in seconds)
+                turns.step(image)
+                job.done += 1
+                if job.done == 1:
+                    continue
+                fused, reference = (1 / float(np.median(seconds)) for seconds in turns.seconds)
+                overlaps = iou(*turns.boxes)
                 job.comparison = {
-                    "frames": index,
+                    "frames": job.done - 1,
                     "fused_fps": fused,
                     "reference_fps": reference,
-                    "agreement": float(np.mean(overlaps)),
-                    "least": min(overlaps),
+                    "agreement": float(overlaps.mean()),
+                    "least": float(overlaps.min()),
                 }
         if job.comparison is None:
             job.note = "a video of one frame leaves nothing to compare"
-
-    def _load_reference(self) -> ReferenceTracker | Tracker:
-        """The well-known implementation's way; of a network with a box head, which it does not know, eager PyTorch."""
-        eager = Tracker.from_pretrained(**self._weights, backend="eager")
-        model = eager.network.model
-        return ReferenceTracker(model) if model.head == "xcorr" else eager
 
 
 def browser_format(folder: Path) -> str:
