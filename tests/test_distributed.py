@@ -106,6 +106,26 @@ def test_command_under_torchrun(tmp_path):
     assert again == losses[1]
 
 
+@pytest.mark.parametrize(
+    ("environment", "match"),
+    [
+        ({"RANK": ""}, "RANK must be a whole number, got ''"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number, got 'two'"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK must be 0 to WORLD_SIZE - 1, got 2 of 2"),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2"},
+            "WORLD_SIZE=2 must come with LOCAL_RANK, MASTER_ADDR, MASTER_PORT, which torchrun sets",
+        ),
+    ],
+)
+def test_half_an_environment_of_torchrun_is_one_line(capsys, monkeypatch, tmp_path, environment, match):
+    """Not as many runs in one folder as there are processes."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"tracker: error: {match}\n" and not (tmp_path / "run").exists()
+
+
 def test_alone_nothing_is_sent():
     with join() as world:
         assert world == World(0, 1, 0) and world.is_first

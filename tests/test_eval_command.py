@@ -209,6 +209,23 @@ def test_the_processes_of_a_world_share_the_sequences_out(capsys, monkeypatch, t
     assert code == 0 and len(json.loads(printed)["trackers"][0]["sequences"]) == 3
 
 
+def test_the_first_process_tells_what_it_waits_for(capsys, monkeypatch, tmp_path, weights):
+    """The others may have died: whoever looks must see it."""
+    root, out = many(tmp_path / "data", 3), tmp_path / "out"
+    results = out / "data/net"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+
+    def other_process(seconds):  # all sequences have the same images
+        for name in (Path("S001.txt"), Path("times/S001_time.txt")):
+            shutil.copy(results / str(name).replace("S001", "S000"), results / name)
+
+    monkeypatch.setattr("tracker.eval.runner.time.sleep", other_process)
+    code, printed, err = run(capsys, "folder", "--root", root, "--weights", weights, "--output", out, "--json")
+    assert code == 0 and len(json.loads(printed)["trackers"][0]["sequences"]) == 3
+    assert err == "waiting for other processes: S001; if none runs, stop and start again\n"
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_whole_files_and_the_command_goes_on(capsys, tmp_path, weights):
     count = 60

@@ -34,8 +34,14 @@ class World:
         """What torchrun, or whatever else sets RANK and WORLD_SIZE, says of this process.
 
         Nothing is connected: good for work that is shared out, no more.
+
+        Raises:
+            ValueError: when they do not name one of the processes.
         """
-        return cls(*(int(os.environ.get(*pair)) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
+        rank, size, local_rank = (_whole_number(*pair) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+        if rank >= size:
+            raise ValueError(f"RANK must be 0 to WORLD_SIZE - 1, got {rank} of {size}")
+        return cls(rank, size, local_rank)
 
     @property
     def is_first(self) -> bool:
@@ -76,19 +82,32 @@ class World:
             dist.barrier()
 
 
+def _whole_number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"{name} must be a whole number, got {text!r}")
+    return int(text)
+
+
 @contextmanager
 def join() -> Iterator[World]:
     """The processes that torchrun started with this one, connected over NCCL (GPUs) or gloo; alone without torchrun.
+
+    Raises:
+        ValueError: when RANK and WORLD_SIZE tell of others, and nothing tells how to reach them.
 
     Example:
         >>> with join() as world:
         ...     world.size
         1
     """
-    if "LOCAL_RANK" not in os.environ or "RANK" not in os.environ:  # both are torchrun's
+    world = World.of_environment()
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing and world.size == 1:
         yield World()
         return
-    world = World.of_environment()
+    if missing:
+        raise ValueError(f"WORLD_SIZE={world.size} must come with {', '.join(missing)}, which torchrun sets")
     local_rank = world.local_rank
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)

@@ -86,8 +86,8 @@ def evaluate(
     if benchmark not in BENCHMARKS:
         raise CommandError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
     options = {"interval": _parse_interval(eao_interval)} if benchmark == "vot" else {}
-    world = World.of_environment()
     with input_errors():
+        world = World.of_environment()
         try:
             sequences = open_dataset(benchmark, root, split)
         except FileNotFoundError as error:
@@ -105,7 +105,7 @@ def evaluate(
         name = name or build.weights.stem
         dataset = root.resolve().name if benchmark == "folder" else DATASETS[benchmark]
         report = results = (output or Path("results")) / dataset / name
-        _track(Job(benchmark, sequences, results), root, build, workers, quiet)
+        _track(Job(benchmark, sequences, results), root, build, workers, world, quiet)
     elif withheld:
         raise CommandError("--results cannot be scored: the ground truth of this split is withheld by its authors")
     if not world.is_first:
@@ -130,21 +130,26 @@ def evaluate(
             print(f"wrote {path}")
 
 
-def _track(job: Job, root: Path, build: Build, workers: int, quiet: bool) -> None:
+def _track(job: Job, root: Path, build: Build, workers: int, world: World, quiet: bool) -> None:
     from concurrent.futures.process import BrokenProcessPool
 
-    from tracker.distributed import World
     from tracker.eval.results import claim_folder
     from tracker.eval.runner import run
 
     with input_errors():
         tracker = build.tracker()
         claim_folder(job.folder, build.settings(tracker) | {"benchmark": job.layout, "root": str(root.resolve())})
+
+    def tell_waiting(left: list[str]) -> None:
+        if not quiet:
+            what = f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else left[0]
+            print(f"waiting for other processes: {what}; if none runs, stop and start again", file=sys.stderr)
+
     with progress_bar(quiet) as bar:
         task = bar.add_task("sequences", total=len(job.sequences))
         try:
             with input_errors():
-                run(job, build, tracker, workers, World.of_environment(), lambda name: bar.advance(task))
+                run(job, build, tracker, workers, world, lambda name: bar.advance(task), tell_waiting)
         except BrokenProcessPool as error:
             raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
         except KeyboardInterrupt:

@@ -109,7 +109,8 @@ def track(
     check_device(device)
     number_type = parse_dtype(dtype, backend)
     found = check_weights(weights)
-    world = World.of_environment()
+    with input_errors():
+        world = World.of_environment()
 
     @cache  # when the first source is known to be good, and then for all of them
     def make_tracker() -> Tracker:

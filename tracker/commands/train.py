@@ -87,7 +87,9 @@ def train(
         chosen = load_config(saved if resumed else config, settings or ())
         if overfit:
             chosen = dataclasses.replace(chosen, overfit=True, steps=chosen.steps or OVERFIT_STEPS)
-    with join() as world:
+    with ExitStack() as stack:
+        with input_errors():
+            world = stack.enter_context(join())
         where = torch.device(device) if device else world.device()
         _run(chosen, output, where, world, quiet=quiet, as_json=as_json)
 

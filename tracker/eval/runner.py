@@ -113,7 +113,15 @@ def track_once(
     return rows, seconds
 
 
-def run(job: Job, build: Build, tracker: Tracker, workers: int, world: World, progress: Progress) -> None:
+def run(
+    job: Job,
+    build: Build,
+    tracker: Tracker,
+    workers: int,
+    world: World,
+    progress: Progress,
+    waiting: Callable[[list[str]], None] = lambda names: None,
+) -> None:
     """Track what has no whole result yet; the processes of `world` share it out, the first waits for the others.
 
     They do not talk to each other: who is done is seen from the files, so that none runs into a time limit of
@@ -122,6 +130,7 @@ def run(job: Job, build: Build, tracker: Tracker, workers: int, world: World, pr
     Args:
         tracker: works where `workers` is 1.
         workers: number of processes, each with a tracker of its own and its part of the CPU's cores.
+        waiting: is told once what the other processes of `world` have left, when this one has done its part.
 
     Raises:
         ValueError, OSError: when a frame or ground truth cannot be read; what was tracked before stays.
@@ -139,6 +148,9 @@ def run(job: Job, build: Build, tracker: Tracker, workers: int, world: World, pr
         _run_workers(job, build, mine, workers, progress)
     if world.is_first:
         others = [sequence for sequence in todo if sequence not in mine]
+        left = [sequence.name for sequence in others if not job.is_done(sequence)]
+        if left:
+            waiting(left)
         while others:
             done = [sequence for sequence in others if job.is_done(sequence)]
             for sequence in done:
