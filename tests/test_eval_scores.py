@@ -210,6 +210,53 @@ def test_lasot_counts_absent_frames_as_misses(tmp_path):
     assert list(scores.attributes) == ["full_occlusion"]
 
 
+def test_attributes_of_lasot_are_those_of_its_toolkit(tmp_path):
+    root = MAKE["lasot"](tmp_path / "data")
+    write_rows(tmp_path / "results" / "car-1.txt", one_based(TRUTH))
+    for place in (root, root / "car"):
+        (place / "att").mkdir()
+        (place / "att" / "car-1.txt").write_text("0,1,0,0,0,1,0,0,1,0,0,0,1,0\n")
+        scores = score("lasot", open_dataset("lasot", place), tmp_path / "results")
+        assert list(scores.attributes) == ["LR", "POC", "ROT", "SV"]
+        (place / "att" / "car-1.txt").write_text("0,many\n")
+        with pytest.raises(ValueError, match=r"att/car-1.txt: file must hold a number per frame, got .*'many'"):
+            score("lasot", open_dataset("lasot", place), tmp_path / "results")
+        (place / "att" / "car-1.txt").unlink()
+        (place / "att").rmdir()
+
+
+def test_attributes_of_got10k(tmp_path):
+    root = MAKE["got10k"](tmp_path / "data")
+    names = ("GOT-10k_Val_000001", "GOT-10k_Val_000002")
+    for name, kind in zip(names, ("animal", "vehicle"), strict=True):
+        with (root / "val" / name / "meta_info.ini").open("a") as meta:
+            meta.write(f"root_class: {kind}\nmotion_class: walking\nmotion_adverb: quickly\n")
+        write_rows(tmp_path / "results" / name / f"{name}_001.txt", noisy(len(kind), one_based(TRUTH)))
+    folder = root / "val" / names[0]
+    (folder / "cut_by_image.label").write_text("\n".join(str(int(20 <= i < 26)) for i in range(FRAMES)) + "\n")
+    (folder / "cover.label").write_text("\n".join(["8"] * 10 + ["3", "0", "7"] + ["8"] * 17) + "\n")
+    scores = score("got10k", open_made("got10k", root), tmp_path / "results")
+    found = scores.attributes
+    assert list(found) == ["cut_by_image", "motion: walking", "occluded", "root: animal", "root: vehicle"]
+    assert {name: row["frames"] for name, row in found.items()} == {
+        "cut_by_image": 6, "motion: walking": 28 + 26, "occluded": 2, "root: animal": 28, "root: vehicle": 26,
+    }  # fmt: skip
+    assert found["root: animal"]["ao"] == scores.sequences[names[0]]["ao"]
+    assert found["motion: walking"]["ao"] == pytest.approx(scores.overall["ao"])
+    overlaps = iou(noisy(len("animal"), one_based(TRUTH)), one_based(TRUTH))  # all in the image: nothing is cut
+    assert found["occluded"]["ao"] == pytest.approx(overlaps[[10, 12]].mean(), abs=1e-3)
+
+
+def test_binary_results_of_the_vot_toolkit(tmp_path):
+    root, folder = MAKE["vot"](tmp_path / "data"), tmp_path / "results/baseline/bag"
+    folder.mkdir(parents=True)
+    (folder / "bag_001.bin").write_bytes(b"\0")
+    with pytest.raises(
+        FileNotFoundError, match="result of bag must be text, got a .bin file: set VOT_RESULTS_BINARY=0"
+    ):
+        score("vot", open_made("vot", root), tmp_path / "results")
+
+
 def test_absent_frames_of_a_folder_do_not_count(tmp_path):
     root = MAKE["folder"](tmp_path / "data")
     truth = one_based(TRUTH)

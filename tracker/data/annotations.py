@@ -27,7 +27,7 @@ class Problems:
 
 def parse_box(line: str) -> list[float]:
     """x, y, w, h of a line; commas, semicolons, tabs or blanks separate them."""
-    box = _numbers(line)
+    box = parse_numbers(line)
     if len(box) != 4 or not np.isfinite(box).all():
         raise ValueError(f"line must be four finite numbers x, y, w, h, got {line!r}")
     if min(box[2:]) < 0:
@@ -37,7 +37,7 @@ def parse_box(line: str) -> list[float]:
 
 def parse_box_or_absent(line: str) -> list[float]:
     """As `parse_box`; four times nan, or a negative size (GOT-10k writes -1 four times), tells an absent target."""
-    box = _numbers(line)
+    box = parse_numbers(line)
     if len(box) == 4 and (np.isnan(box).all() or (np.isfinite(box).all() and min(box[2:]) < 0)):
         return _NOWHERE
     return parse_box(line)
@@ -45,7 +45,7 @@ def parse_box_or_absent(line: str) -> list[float]:
 
 def parse_region(line: str) -> list[float]:
     """A box, or the smallest and largest coordinates of a polygon x1, y1, x2, y2, ... as VOT's toolkit has it."""
-    numbers = _numbers(line)
+    numbers = parse_numbers(line)
     if line.startswith("m"):
         raise ValueError(f"line must be a box or a polygon, got a mask: {line[:40]!r}")
     if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
@@ -117,7 +117,8 @@ def _fields(line: str) -> list[str]:
     return [field for field in _SEPARATOR.split(line.strip()) if field]
 
 
-def _numbers(line: str) -> list[float]:
+def parse_numbers(line: str) -> list[float]:
+    """The numbers of a line, whatever separates them; none where one of its fields is no number."""
     try:
         return [float(field) for field in _fields(line)]
     except ValueError:

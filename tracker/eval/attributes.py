@@ -10,6 +10,11 @@ import numpy as np
 from tracker.data.annotations import read_names
 from tracker.data.sequence import Sequence
 
+# In the order of the flags in LaSOT's att/<sequence>.txt: illumination variation, partial occlusion, deformation,
+# motion blur, camera motion, rotation, background clutter, viewpoint change, scale variation, full occlusion, fast
+# motion, out of view, low resolution, aspect ratio change.
+LASOT = ("IV", "POC", "DEF", "MB", "CM", "ROT", "BC", "VC", "SV", "FOC", "FM", "OV", "LR", "ARC")
+_CLASS = re.compile(r"^(root_class|motion_class):[ \t]*(\S.*)$", re.MULTILINE)
 _SIZE = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)", re.MULTILINE)
 
 
@@ -22,7 +27,11 @@ def folder_of(sequence: Sequence) -> Path | None:
 
 
 def sequence_attributes(sequence: Sequence) -> list[str]:
-    """Attributes of a whole sequence: the names in OTB's attrs.txt, and LaSOT's flags of which a frame is set."""
+    """Attributes of a whole sequence: the names in OTB's attrs.txt; LaSOT's flags.
+
+    LaSOT's authors keep those in annos/att of their toolkit: a copy of that folder in the one of the data set, att/, is
+    read. Without it, full_occlusion and out_of_view are told of sequences with such a frame.
+    """
     folder = folder_of(sequence)
     if folder is None:
         return []
@@ -30,6 +39,10 @@ def sequence_attributes(sequence: Sequence) -> list[str]:
     if (folder / "attrs.txt").is_file():
         lines = read_names(folder / "attrs.txt")
         names += [name.strip() for line in lines for name in re.split(r"[,;\t]", line) if name.strip()]
+    kept = [parent / "att" / f"{folder.name}.txt" for parent in list(folder.parents)[:2]]  # beside it or its class
+    if flags := next((path for path in kept if path.is_file()), None):
+        values = read_values(flags, len(LASOT))
+        return names + [name for name, value in zip(LASOT, values, strict=True) if value > 0]
     for flag in ("full_occlusion", "out_of_view"):
         path = folder / f"{flag}.txt"
         if path.is_file() and read_values(path, len(sequence)).any():
@@ -51,6 +64,26 @@ def visible_frames(sequence: Sequence) -> np.ndarray:
     if path is None or not path.is_file():
         return ~sequence.absent
     return read_values(path, len(sequence)) > 0
+
+
+def got10k_attributes(sequence: Sequence) -> dict[str, np.ndarray]:
+    """What GOT-10k tells of a sequence, bool [N] each: its classes in all frames; cut_by_image and occluded in some.
+
+    Classes are the root class of the target and that of its motion (meta_info.ini); a target is occluded where a part
+    of it is seen (cover.label is 1 to 7 eighths), and cut where the image ends within it.
+    """
+    folder = folder_of(sequence)
+    if folder is None:
+        return {}
+    count, masks = len(sequence), {}
+    meta = folder / "meta_info.ini"
+    for key, value in _CLASS.findall(meta.read_text(encoding="utf-8")) if meta.is_file() else ():
+        masks[f"{key.removesuffix('_class')}: {value.strip()}"] = np.ones(count, bool)
+    for name, low, high in (("cover", 1, 7), ("cut_by_image", 1, 1)):
+        if (path := folder / f"{name}.label").is_file():
+            values = read_values(path, count)
+            masks["occluded" if name == "cover" else name] = (values >= low) & (values <= high)
+    return masks
 
 
 def image_size(sequence: Sequence) -> tuple[int, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from tracker.data.sequence import Sequence
-from tracker.eval.attributes import image_size, visible_frames
+from tracker.eval.attributes import got10k_attributes, image_size, visible_frames
 from tracker.eval.metrics import above, iou
 from tracker.eval.results import find_results, read_fps, read_result
 from tracker.eval.scores import Curve, Scores, mean
@@ -22,22 +23,25 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
     - sr_50, sr_75: part of the frames whose overlap is strictly above .5, .75.
 
     The first frame, which is given, and frames in which nothing of the target is seen (cover.label is 0, or where that
-    file is missing the target is absent) are left out. Boxes are first cut to the image as the got10k toolkit does it.
+    file is missing the target is absent) are left out. By attribute, the same over the frames that have it
+    (`got10k_attributes`). Boxes are first cut to the image as the got10k toolkit does it.
 
     Raises:
         ValueError, OSError: as `tracker.eval.scores.score`.
 
     Source: Huang et al., GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking in the Wild.
     """
-    scores, pooled = Scores(name), []
+    scores, pooled, groups = Scores(name), [], defaultdict(list)
     for sequence in sequences:
         counts = (visible_frames(sequence) & np.isfinite(sequence.boxes).all(axis=1))[1:]
         size, truth = image_size(sequence), sequence.boxes + (1, 1, 0, 0)
-        overlaps = []
+        repetitions = []
         for path in find_results(layout, folder, sequence.name):
             boxes = read_result(path, len(sequence))
-            overlaps.append(iou(_cut(boxes[1:], size), _cut(truth[1:], size))[counts])
-        overlaps = np.concatenate(overlaps)
+            repetitions.append(iou(_cut(boxes[1:], size), _cut(truth[1:], size)))
+        overlaps = _those(repetitions, counts)
+        for attribute, mask in got10k_attributes(sequence).items():
+            groups[attribute].append(_those(repetitions, counts & mask[1:]))
         pooled.append(overlaps)
         row = _numbers(overlaps) | {"frames": len(overlaps), "fps": read_fps(layout, folder, sequence.name)}
         scores.sequences[sequence.name] = row
@@ -46,9 +50,16 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
         raise ValueError(f"{name}: sequences must have frames with a target behind their first, got none")
     speed = mean(row["fps"] for row in scores.sequences.values())
     scores.overall = _numbers(pooled) | {"frames": len(pooled), "fps": speed}
+    for attribute, parts in sorted(groups.items()):
+        values = np.concatenate(parts)
+        scores.attributes[attribute] = _numbers(values) | {"frames": len(values)}
     values = above(pooled, THRESHOLDS).tolist()
     scores.curves["success"] = Curve("Success", "overlap threshold", THRESHOLDS.tolist(), values, scores.overall["ao"])
     return scores
+
+
+def _those(repetitions: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
+    return np.concatenate([overlaps[mask] for overlaps in repetitions])
 
 
 def _numbers(overlaps: np.ndarray) -> dict[str, float | None]:

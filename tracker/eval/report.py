@@ -17,7 +17,7 @@ from tracker.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_ROWS = 25  # sequences on the screen; all are in the CSV
+MOST_ROWS = 25  # of a table by attribute or sequence on the screen; all are in the CSV
 HEADINGS = {
     "success_rate": "SR.50",
     "normalized_precision": "norm. precision",
@@ -33,7 +33,7 @@ def print_scores(console: Console, all_scores: Sequence[Scores]) -> None:
     """Print a row per tracker, and for the first one a row per attribute and per sequence."""
     first = all_scores[0]
     _print(console, "overall", {scores.name: scores.overall for scores in all_scores}, "tracker")
-    if first.attributes:
+    if 0 < len(first.attributes) <= MOST_ROWS:
         _print(console, f"{first.name} by attribute", first.attributes, "attribute")
     if len(first.sequences) <= MOST_ROWS:
         _print(console, f"{first.name} by sequence", first.sequences, "sequence")

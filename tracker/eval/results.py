@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tracker.data.annotations import parse_box_or_absent, read_rows
+from tracker.data.annotations import parse_box_or_absent, parse_numbers, read_rows
 from tracker.draw import write_boxes
 from tracker.eval.polygons import box_corners
 from tracker.files import replacing
@@ -54,6 +54,8 @@ def find_results(layout: str, folder: Path, name: str) -> list[Path]:
         files = sorted(path for path in first.parent.glob(f"{name}_*.txt") if path.stem.rpartition("_")[2].isdigit())
     else:
         files = [first] if first.is_file() else []
+    if not files and first.with_suffix(".bin").is_file():
+        raise FileNotFoundError(f"{first}: result of {name} must be text, got a .bin file: set VOT_RESULTS_BINARY=0")
     if not files:
         raise FileNotFoundError(f"{first}: result of {name} must be an existing file")
     return files
@@ -157,10 +159,7 @@ def _of_length(path: Path, rows: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _parse_region(line: str) -> list[float]:
-    try:
-        numbers = [float(field) for field in line.split(",")]
-    except ValueError:
-        numbers = []
+    numbers = parse_numbers(line)
     if len(numbers) == 1 and numbers[0] in (SKIPPED, STARTED, FAILED):
         return numbers + [np.nan] * 7
     if len(numbers) not in (4, 8) or not np.isfinite(numbers).all():

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tracker.data.annotations import read_rows
+from tracker.data.annotations import parse_numbers, read_rows
 from tracker.data.sequence import Sequence
 from tracker.eval.attributes import folder_of, frame_attributes
 from tracker.eval.polygons import box_corners, corners_box, polygon_overlap
@@ -212,10 +212,7 @@ def _tag_row(overlaps: np.ndarray, failed: np.ndarray, mask: np.ndarray) -> Row:
 
 def _parse_truth(line: str) -> list[float]:
     """Four corners and the box to start with."""
-    try:
-        numbers = [float(field) for field in line.split(",")]
-    except ValueError:
-        numbers = []
+    numbers = parse_numbers(line)
     if len(numbers) not in (4, 8) or not np.isfinite(numbers).all():
         raise ValueError(f"line must be a box x,y,w,h or four corners x,y, got {line!r}")
     if len(numbers) == 4:

@@ -7,6 +7,8 @@ In the trackers.ini of a workspace::
     protocol = trax
     command = python -m tracker.integrations.vot --weights siamfc.pth
 
+Tried with version 0.7.3 of the toolkit; docs/evaluation.md tells more.
+
 Needs TraX's Python package: ``pip install 'siamfc-fastops[toolkits]'``.
 """
 
