@@ -7,11 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from examples import blocks, declared_options, make_files, options, run_block
+from examples import blocks, declared_options, make_files, marks, options, run_block
 
 from tracker.cli import main
 
@@ -21,15 +20,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 BLOCKS = {page: blocks(page, "python", "bash", "console", "toml") for page in PAGES}
 
-#: Why blocks are not run, and how many: a new one has to be counted here.
-NOT_RUN = {
-    "installs": 1,
-    "needs a camera": 1,
-    "needs a data set": 1,
-    "needs CUDA": 1,
-    "serves until it is stopped": 1,
-    "takes hours": 2,
-}
+MARKS = {"not run: installs": 1, "not run: needs a camera": 1, "run smaller: takes hours": 3}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,14 +86,14 @@ def test_tables_are_those_of_the_results(site):
 # ---- the pages' examples ---------------------------------------------------------------------------------------
 
 
-SLOW = {"index", "tracking"}  # pages and notebooks that train or track for more than a moment
+SLOW = {"index", "tracking", "training"}  # pages and notebooks that train or track for more than a moment
 
 
 def _params(paths: list[Path]) -> list:
     return [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in paths]
 
 
-EXAMPLES = [page for page in PAGES if any(block.not_run is None for block in BLOCKS[page])]
+EXAMPLES = [page for page in PAGES if any(block.runs for block in BLOCKS[page])]
 
 
 @pytest.mark.parametrize("page", _params(EXAMPLES))
@@ -111,23 +102,25 @@ def test_examples_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "page"}
     for block in BLOCKS[page]:
-        if block.not_run is None:
+        if block.runs:
             run_block(page, block, scope, monkeypatch)
     shown = capsys.readouterr().out
     for printed in blocks(page, "text"):
         assert printed.code.rstrip() in shown
 
 
-def test_blocks_that_are_not_run_are_counted():
-    assert Counter(block.not_run for page in PAGES for block in BLOCKS[page] if block.not_run) == NOT_RUN
+def test_blocks_that_are_not_run_as_they_are_are_counted():
+    assert marks(block for page in PAGES for block in BLOCKS[page]) == MARKS
 
 
 def test_no_block_escapes():
     """Every fence is of a language that is run or is plain text, and a mark stands right before one."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        assert text.count("\n```") == 2 * len(blocks(page, "python", "bash", "console", "toml", "text")), page.name
-        assert text.count("<!-- not run") == sum(block.not_run is not None for block in BLOCKS[page]), page.name
+        assert text.count("\n```") == 2 * len(blocks(page, "python", "bash", "console", "toml", "ini", "text")), (
+            page.name
+        )
+        assert len(re.findall("<!-- (?:not run|run smaller):", text)) == marks(BLOCKS[page]).total(), page.name
 
 
 OPTIONS = options(block for page in PAGES for block in BLOCKS[page] if block.language in ("bash", "console"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from examples import blocks, declared_options, make_files, options, run_block
+from examples import blocks, declared_options, make_files, marks, options, run_block
 
 from tracker.cli import main
 
@@ -14,8 +13,6 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 BLOCKS = blocks(README, "python", "bash")
-#: Why blocks are not run, and how many: a new one has to be counted here.
-NOT_RUN = {"serves until it is stopped": 1, "take hours": 1}
 
 
 @pytest.mark.slow
@@ -24,8 +21,6 @@ def test_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ran = 0
     for block in BLOCKS:
-        if block.not_run is not None:
-            continue
         scope: dict = {"__name__": "readme"}
         run_block(README, block, scope, monkeypatch)
         shown, ran = capsys.readouterr().out, ran + 1
@@ -36,12 +31,12 @@ def test_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
             assert scope["losses"].shape == (2,) and scope["pred"].grad.any(1).all()
         if "accelerate" in block.code:
             assert "accelerate: 2 changed, 0 left alone" in shown
-    assert ran == len(BLOCKS) - 2 >= 7
+    assert ran == len(BLOCKS) >= 9
     assert (tmp_path / "tracked.mp4").is_file() and (tmp_path / "demo" / "overlap.png").is_file()
 
 
-def test_blocks_that_are_not_run_are_counted():
-    assert Counter(block.not_run for block in BLOCKS if block.not_run) == NOT_RUN
+def test_all_blocks_run():
+    assert marks(BLOCKS) == {"run smaller: take hours": 1}
     assert README.read_text(encoding="utf-8").count("\n```") == 2 * len(BLOCKS)
 
 
