@@ -11,7 +11,7 @@
 PYTHON ?= python3
 WHEEL_PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
 TORCH ?= torch==2.13.0
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 

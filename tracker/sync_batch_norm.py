@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from fastops.nn._in_class import in_class
 
 
 class _Statistics(torch.autograd.Function):
@@ -62,15 +63,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift[:, None, None].to(x.dtype), x, scale[:, None, None].to(x.dtype))
 
 
-@contextmanager
-def synchronised(model: nn.Module) -> Iterator[None]:
+def synchronised(model: nn.Module) -> AbstractContextManager[None]:
     """For a ``with`` block, make every ``nn.BatchNorm2d`` of the model a :class:`SyncBatchNorm2d`, the same module
     otherwise."""
-    norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
-    for module in norms:
-        module.__class__ = SyncBatchNorm2d
-    try:
-        yield
-    finally:
-        for module in norms:
-            module.__class__ = nn.BatchNorm2d
+    return in_class(model, nn.BatchNorm2d, SyncBatchNorm2d)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastops.nn._in_class import in_class
 from fastops.ops._transforms import in_transform_or_vmap
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
@@ -61,8 +61,7 @@ class WinogradConv2d(nn.Conv2d):
         return winograd_tile_size(self.kernel_size, tuple(x.shape), stride, self.groups)
 
 
-@contextmanager
-def winograd_convolutions(model: nn.Module) -> Iterator[None]:
+def winograd_convolutions(model: nn.Module) -> AbstractContextManager[None]:
     """For a ``with`` block, make every ``nn.Conv2d`` of the model a :class:`WinogradConv2d`, the same module otherwise.
 
     Example::
@@ -75,14 +74,7 @@ def winograd_convolutions(model: nn.Module) -> Iterator[None]:
         >>> type(model[0]).__name__
         'Conv2d'
     """
-    convolutions = [module for module in model.modules() if type(module) is nn.Conv2d]
-    for module in convolutions:
-        module.__class__ = WinogradConv2d
-    try:
-        yield
-    finally:
-        for module in convolutions:
-            module.__class__ = nn.Conv2d
+    return in_class(model, nn.Conv2d, WinogradConv2d)
 
 
 class _Convolution(torch.autograd.Function):
