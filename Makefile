@@ -5,6 +5,7 @@
 # make docs     the documentation, in build/site: open build/site/index.html
 # make bench    the CPU benchmarks of the README
 # make wheel    dist/: a wheel of the CPU kernels for each Python in WHEEL_PYTHONS at once, and the source distribution
+# make check-wheel  that wheel in a new environment, with any TORCH="torch==2.11.0": does it work?
 # make clean    removes what these made
 #
 # Everything lives in .venv. The environment is rebuilt when pyproject.toml, setup.py or a native source changes.
@@ -15,7 +16,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: demo test test-cuda-host lint docs bench wheel clean
+.PHONY: demo test test-cuda-host lint docs bench wheel check-wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/tracker demo --output-dir demo
@@ -49,6 +50,12 @@ wheel: $(VENV)/ready
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
 	$(BIN)/python setup.py --quiet sdist --dist-dir dist
 	ls dist
+
+check-wheel: wheel
+	$(PYTHON) -m venv --clear build/check
+	build/check/bin/pip install --quiet "$(TORCH)"
+	build/check/bin/pip install --quiet dist/*.whl
+	cd build/check && bin/python -m fastops && bin/python $(CURDIR)/tests/smoke.py && bin/tracker --help > /dev/null
 
 # torch comes first and at one version, so that nothing else pulls in another build of it.
 $(VENV)/ready: $(SOURCES)
