@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS
 from tracker.files import replacing
+from tracker.installed import install_hint
 
 COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # told apart also by the colour-blind
 DIRECTIONS = ("forward", "forward+backward")
@@ -32,7 +33,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise SystemExit("plots need matplotlib: pip install 'siamfc-fastops[plot]'") from None
+        raise SystemExit(f"plots need matplotlib: {install_hint('plot')}") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -52,6 +52,7 @@ from torch import Tensor
 import fastops
 from benchmarks.harness import append_rows, environment, print_table
 from tracker.files import replacing
+from tracker.installed import install_hint
 
 FORMAT = "cxcywh"
 CENTER, AREA = 10.0, 100.0  # of the targets
@@ -197,7 +198,7 @@ def check_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        advice = "pip install 'siamfc-fastops[plot]' (in a checkout: '.[plot]'), or leave the plots out with --no-plot"
+        advice = f"{install_hint('plot')}, or leave the plots out with --no-plot"
         raise SystemExit(f"simulate_boxes: the plots need matplotlib: {advice}") from error
 
 

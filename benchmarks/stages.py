@@ -32,6 +32,7 @@ from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
 from tracker.data.sources import open_source
 from tracker.data.synthetic import SyntheticVideo
 from tracker.files import replacing
+from tracker.installed import install_hint
 
 SIZES = {"VGA": (640, 480), "1080p": (1920, 1080), "4K": (3840, 2160)}
 STAGES = ("decode", "upload", "crop", "network", "xcorr", "response", "other")
@@ -206,7 +207,7 @@ def draw(rows: list[dict], path: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise SystemExit("plots need matplotlib: pip install 'siamfc-fastops[plot]'") from None
+        raise SystemExit(f"plots need matplotlib: {install_hint('plot')}") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

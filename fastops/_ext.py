@@ -7,6 +7,7 @@ comes from ``_cpu.so`` (always), from ``_cuda.so`` (when it was built and torch 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from fastops._version import __version__
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parent
 
 #: Why the CPU library (schemas and CPU kernels) could not be loaded; None when it was.
 load_error: str | None = None
@@ -51,11 +52,22 @@ _load()
 
 def missing_message() -> str:
     """The one error of an import without the native library: what is wrong and what to run."""
+    if hidden := _hidden_package():
+        return (
+            f"the fused ops are not available: the sources in {_PACKAGE} hide the package installed in {hidden}. "
+            "Run this from another folder, or `pip install --editable .` in that of the sources."
+        )
     return (
         f"the fused ops are not available: {load_error}. Run `pip install .` (or `python setup.py build_ext "
         "--inplace`) in the source folder, with a C++20 compiler at hand; `fastops.reference` has the same ops in "
         "plain PyTorch."
     )
+
+
+def _hidden_package() -> Path | None:
+    """A built package that comes later on the path than this one."""
+    packages = (Path(entry) / _PACKAGE.name for entry in sys.path)
+    return next((path for path in packages if path.resolve() != _PACKAGE and (path / "_cpu.so").is_file()), None)
 
 
 def build_info() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -54,7 +55,7 @@ def test_demo_says_what_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "QUICK_COMPARED", 2)
     monkeypatch.setattr(demo, "compare", lambda networks, *_: [Comparison("one", np.ones(1), np.ones(1), 1.0)])
     code, out, _ = run(capsys, "demo", "--output-dir", tmp_path, "--frames", 2, "--quick")
-    assert code == 0 and "pip install matplotlib\n" in out and not (tmp_path / "overlap.png").exists()
+    assert code == 0 and "matplotlib is missing, pip install " in out and not (tmp_path / "overlap.png").exists()
 
 
 def test_plot_without_matplotlib(monkeypatch, tmp_path):
@@ -78,6 +79,22 @@ def test_ctrl_c_leaves_no_half_file_of_the_demo(capsys, monkeypatch, tmp_path):
     result = run(capsys, "demo", "-o", tmp_path, "--frames", 8, "--quick", "--quiet")
     assert result == (130, "", "")
     assert list(tmp_path.iterdir()) == []
+    calls.clear()
+    assert run(capsys, "demo", "-o", tmp_path / "new", "--quick", "--json") == (130, "", "stopped\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_for_programs(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "SIZE", (160, 120))
+    monkeypatch.setattr(demo, "QUICK_FRAMES", 4)
+    monkeypatch.setattr(demo, "QUICK_COMPARED", 2)
+    code, out, err = run(capsys, "demo", "-o", tmp_path / "demo", "--quick", "--json")
+    summary = json.loads(out)
+    assert (code, err) == (0, "") and summary["frames"] == 4 and summary["mean_overlap"] > 0.5
+    assert [network["network"] for network in summary["networks"]] == ["ReLU", "Mish + SE"]
+    assert all(Path(file).is_file() for file in summary["files"])
+    code, _, err = run(capsys, "demo", "--frames", 10, "--seconds", 1)
+    assert code == 2 and err == "tracker: error: --seconds must come without --frames\n"
 
 
 def test_bench_measures_the_networks_of_the_package_on_a_synthetic_video(capsys, monkeypatch):

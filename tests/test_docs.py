@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     for package in ("material", "mkdocstrings_handlers", "latex2mathml", "nbconvert", "matplotlib"):
-        pytest.importorskip(package, reason=f"the documentation needs {package}: pip install 'siamfc-fastops[docs]'")
+        pytest.importorskip(package, reason=f"the documentation needs {package}: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("docs") / "site"
     run = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
@@ -144,8 +144,8 @@ def shown_by(cell) -> list[str]:
 
 @pytest.mark.parametrize("path", _params(NOTEBOOKS))
 def test_notebook_runs_and_shows_what_is_kept_in_it(path, tmp_path, monkeypatch):
-    nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install 'siamfc-fastops[docs]'")
-    pytest.importorskip("ipykernel", reason="notebooks need ipykernel: pip install 'siamfc-fastops[docs]'")
+    nbclient = pytest.importorskip("nbclient", reason="notebooks need nbclient: pip install '.[docs]'")
+    pytest.importorskip("ipykernel", reason="notebooks need ipykernel: pip install '.[docs]'")
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, 4)

@@ -165,7 +165,7 @@ def test_without_matplotlib_there_is_no_plot(capsys, monkeypatch, tmp_path):
     root = otb(tmp_path / "OTB", names=("Car4",))
     write_rows(tmp_path / "net" / "Car4.txt", one_based(TRUTH))
     code, printed, _ = run(capsys, "otb", "--root", root, "--results", tmp_path / "net", "-o", tmp_path / "report")
-    assert code == 0 and "no plot: matplotlib is missing, pip install 'siamfc-fastops[plot]'" in printed
+    assert code == 0 and "no plot: matplotlib is missing, pip install" in printed
     assert sorted(path.suffix for path in (tmp_path / "report").iterdir()) == [".csv", ".csv", ".csv", ".json"]
 
 
@@ -269,6 +269,9 @@ def test_mistakes_are_one_line(capsys, tmp_path, weights):
     assert_one_line(evaluate("vot"), "--root must be laid out as vot, got .*Car4.groundtruth.txt is missing")
     (tmp_path / "empty").mkdir()
     assert_one_line(evaluate("lasot", root=tmp_path / "empty"), "root must hold lasot sequences, got none")
+    assert_one_line(
+        evaluate("otb", root=root / "Deer"), "root must be the folder that holds the sequences, got the seq"
+    )
     assert_one_line(evaluate("otb", "--split", "val"), "split of otb must be left out, got 'val'")
     assert_one_line(evaluate("otb", "--workers", "0"), "workers")
     assert_one_line(evaluate("vot", "--eao-interval", "9,1"), "--eao-interval must be two lengths .*got '9,1'")
@@ -281,7 +284,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, weights):
     assert_one_line(evaluate("otb"), "Deer: .*00000003.jpg: image must be a whole JPEG")
     assert is_whole("otb", out / "OTB/net", "Car4", 4) and not (out / "OTB/net/Deer.txt").exists()
     write_rows(root / "Deer" / "groundtruth_rect.txt", [[SIZE[0] + 9, 1, 5, 5]] * 4)
-    assert_one_line(evaluate("otb"), "Deer: init: box must overlap the image")
+    assert_one_line(evaluate("otb"), "error: Deer: box must overlap the image")
     (out / "OTB/net/times/Car4_time.txt").write_text("soon\n")
     with pytest.raises(ValueError, match="Car4_time.txt: file must hold seconds per frame"):
         read_fps("otb", out / "OTB/net", "Car4")

@@ -24,7 +24,7 @@ from tracker.data.sources import open_source
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoError, VideoWriter
 
-pytest.importorskip("starlette", reason="needs the extra serve: pip install 'siamfc-fastops[serve]'")
+pytest.importorskip("starlette", reason="needs the extra serve: pip install '.[serve]'")
 anyio = pytest.importorskip("anyio", reason="comes with starlette")
 httpx = pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
 from serve_jobs import LIMITS, PATIENCE, Slow, until  # noqa: E402
@@ -513,4 +513,4 @@ def test_mistakes_of_the_command_are_one_line(capsys, monkeypatch, tmp_path, wei
     assert code == 2 and "max-frames" in error
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, error = run(capsys)
-    assert code == 2 and "serve: uvicorn must be installed: pip install 'siamfc-fastops[serve]'" in error
+    assert code == 2 and "serve: uvicorn must be installed: pip install" in error

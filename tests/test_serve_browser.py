@@ -24,8 +24,8 @@ from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter
 from tracker.eval.metrics import iou
 
-pytest.importorskip("starlette", reason="needs the extra serve: pip install 'siamfc-fastops[serve]'")
-pytest.importorskip("uvicorn", reason="needs the extra serve: pip install 'siamfc-fastops[serve]'")
+pytest.importorskip("starlette", reason="needs the extra serve: pip install '.[serve]'")
+pytest.importorskip("uvicorn", reason="needs the extra serve: pip install '.[serve]'")
 api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cv2
 import pytest
@@ -63,12 +64,31 @@ def test_boxes_belong_to_the_sources_in_their_order(capsys, tmp_path, places):
 
 def test_one_that_fails_is_named_and_the_others_go_on(capsys, tmp_path, places):
     (a, _, c), weights = places
-    code, _, err = run(capsys, [a, str(tmp_path / "none.mp4"), c], weights, "--results", tmp_path / "boxes", "--quiet")
+    (tmp_path / "none.mp4").write_text("no video")
+    sources, boxes = [a, str(tmp_path / "none.mp4"), c], ("--box", "10,20,30,40") * 3
+    code, _, err = run(capsys, sources, weights, *boxes, "--results", tmp_path / "boxes", "--quiet")
     lines = err.splitlines()
     assert code == 2 and len(lines) == 2
-    assert "none.mp4: open_source: source must be an existing file" in lines[0]
+    assert "none.mp4: source must be a video or an image, got the text file" in lines[0]
     assert lines[1] == "tracker: error: SOURCE: 1 of 3 could not be tracked to their end"
     assert sorted(path.name for path in (tmp_path / "boxes").iterdir()) == ["video0.txt", "video2.txt"]
+
+
+def test_what_is_known_to_fail_is_told_before_the_first_is_tracked(capsys, monkeypatch, tmp_path, places):
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    (a, _, c), weights = places
+    results = "--results", tmp_path / "boxes"
+    code, _, err = run(capsys, [a, str(tmp_path / "none"), c], weights, *results)
+    assert code == 2 and err.startswith(
+        "tracker: error: SOURCE must be an existing file or folder, a pattern or a camera"
+    )
+    frames = str(next(Path(a).rglob("*.png")).parent)
+    code, _, err = run(capsys, [a, frames], weights, *results)
+    assert code == 2 and err.startswith(f"tracker: error: --box must be given for {frames!r}: it tells no target")
+    code, _, err = run(capsys, [a, c], weights, "--output", tmp_path / "all.mp4")
+    assert code == 2 and "--output must be a folder for several SOURCEs" in err and "the name of a file" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("rank", "tracked"), [(0, ["video0.txt", "video2.txt"]), (1, ["video1.txt"])])

@@ -375,12 +375,16 @@ def test_command_overfits(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "lrr=1"], "lrr must be a known key, got one near to lr"),
+        (["--set", "lrr=1"], "unknown setting lrr: did you mean lr?"),
         (["--config", "no.toml"], "no.toml: No such file or directory"),
         (["--device", "tpu"], "--device must be cpu, cuda or cuda:N, got 'tpu'"),
         (["--set", "data.synthetic=0"], "one of data.synthetic, data.archives and data.sequences must give pairs"),
-        (["--set", "model.head=cube"], "SiamFC: head must be one of xcorr"),
-        (["--set", "model.weights=no.pth"], "load_state: path must be an existing file, got no.pth"),
+        (
+            ["--set", "data.synthetic=4", "--set", "batch_size=8"],
+            "pairs must fill a batch of 8, got 4 per epoch: set a smaller batch_size, or data.repeat",
+        ),
+        (["--set", "model.head=cube"], "error: head must be one of xcorr"),
+        (["--set", "model.weights=no.pth"], "error: path must be an existing file, got no.pth"),
     ],
 )
 def test_command_names_mistakes(tmp_path, capsys, arguments, message):

@@ -35,9 +35,9 @@ def test_settings_replace_those_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("lrr=1", "train config: lrr must be a known key, got one near to lr"),
-        ("model.widht=1", "train config: model.widht must be a known key, got one near to model.width"),
-        ("modle.width=1", "train config: modle must be a known key, got one near to model"),
+        ("lrr=1", "train config: unknown setting lrr: did you mean lr?"),
+        ("model.widht=1", "train config: unknown setting model.widht: did you mean model.width?"),
+        ("modle.width=1", "train config: unknown setting modle: did you mean model?"),
         ("lr=fast", "train config: lr must be of type float, got 'fast'"),
         ("batch_size=2.5", "train config: batch_size must be of type int, got 2.5"),
         ("batch_size=true", "train config: batch_size must be of type int, got True"),

@@ -100,6 +100,10 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
             linked = path.exists() and other.exists() and path.samefile(other)
             if linked or path.resolve() == other.resolve():
                 raise CommandError(f"{option} must be a file of its own, got {str(path)!r}, which is {str(other)!r}")
+        if str(path) == "-":
+            raise CommandError(f"{option} must be a file, got '-': /dev/stdout is the standard output")
+        if option == "--output" and path.exists() and not path.is_file() and not path.is_dir():
+            raise CommandError(f"{option} must be a file, got the device or pipe {str(path)!r}")
         check_writable(path, option)
         taken.append(path)
 
@@ -130,13 +134,17 @@ def find_sequence(source: str, target: int | None) -> Sequence | None:
     return load_sequence(source, target or 1)
 
 
+def has_display() -> bool:
+    """Whether there is one for windows: without it some GUI builds of OpenCV end the whole process."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def pick_box(image: np.ndarray) -> np.ndarray:
     """Let the user drag a box around the target in a window."""
     import cv2
     import numpy as np
 
-    # Where there is no display some GUI builds of OpenCV end the whole process, so it is looked for first.
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_display():
         raise CommandError("--box must be given: there is no display to pick the target on")
     window = "drag a box around the target, then press Enter"
     try:

@@ -36,6 +36,8 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if "weights_only" in reason:  # torch advises to load it all the same, which may run what is in it
+                reason = "it is none, or holds more than tensors"
             raise ValueError(f"load_state: path must be a file of plain weights, got {path} ({reason})") from error
     else:
         raise ValueError(f"load_state: path must end in .pth, .pt or .safetensors, got {path}")

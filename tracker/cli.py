@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
@@ -18,32 +19,42 @@ from tracker.commands.prepare import prepare
 from tracker.commands.serve import serve
 from tracker.commands.track import track
 from tracker.commands.train import train
+from tracker.installed import NAME, installed_version
 
 app = typer.Typer(
-    help="Track one target through a video with SiamFC made of fused PyTorch ops.",
+    help="Track targets through videos with SiamFC made of fused PyTorch ops; train, evaluate and measure it.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
 @app.callback(invoke_without_command=True)
-def _without_command(context: typer.Context) -> None:
+def _without_command(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"{NAME} {installed_version()}")
+        raise typer.Exit
     # Not `no_args_is_help`: newer versions of click raise the whole help as a usage error.
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
-# In the order that the help shows them.
-app.command()(track)
-app.command()(demo)
-app.command()(prepare)
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(bench)
-app.command()(export)
-app.command()(serve)
-app.command()(experiment)
-app.command()(info)
+# In the order, and the words, that the help shows.
+for _function, _short in (
+    (track, "Track a target through a video, camera or folder."),
+    (demo, "Everything at once, on a video made here."),
+    (prepare, "Cut the crops of data sets into one file."),
+    (train, "Train a network."),
+    (evaluate, "Score the tracker on a benchmark."),
+    (bench, "Measure this machine: stock PyTorch against fused."),
+    (export, "Write the network as ONNX or torch.export."),
+    (serve, "Open a page to track in the browser."),
+    (experiment, "Run an experiment of the papers."),
+    (info, "Print versions, devices, builds."),
+):
+    app.command("eval" if _function is evaluate else None, short_help=_short)(_function)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import shlex
 import time
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,18 +20,21 @@ from tracker.comparison import compare, comparison_table
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter, annotate, write_boxes
 from tracker.eval.metrics import iou
-from tracker.files import replacing
+from tracker.experiments.report import write_plot
+from tracker.installed import install_hint
 from tracker.pretrained import DEFAULT, PRETRAINED, find_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FPS = 30.0
 SIZE = (640, 480)
-QUICK_FRAMES, QUICK_COMPARED, COMPARED = 90, 6, 40
+FRAMES, QUICK_FRAMES, QUICK_COMPARED, COMPARED = 300, 90, 6, 40
 
 
-def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: Console) -> None:
-    """Run the demonstration and leave its videos, plot and boxes in the existing folder `output_dir`."""
-    if quick:
-        frames = min(frames, QUICK_FRAMES)
+def run_demo(output_dir: Path, *, frames: int | None, seed: int, quick: bool, console: Console) -> dict[str, Any]:
+    """Run the demonstration and return its numbers; videos, plot and boxes go to the existing folder `output_dir`."""
+    frames = frames or (QUICK_FRAMES if quick else FRAMES)
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
@@ -50,7 +54,7 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
     if plot_overlap(output_dir / "overlap.png", overlap, video.visible):
         names.insert(2, "overlap.png")
     else:
-        say("   no plot: matplotlib is missing, pip install matplotlib")
+        say(f"   no plot: matplotlib is missing, {escape(install_hint('plot'))}")
 
     say("[bold]3[/]  the same trackers in stock PyTorch and with fused ops, frame by frame in turn")
     count = QUICK_COMPARED if quick else COMPARED
@@ -61,6 +65,13 @@ def run_demo(output_dir: Path, *, frames: int, seed: int, quick: bool, console: 
     source, again = (shlex.quote(str(output_dir / n)) for n in ("video.mp4", "again.mp4"))
     box = ",".join(f"{value:.1f}" for value in video.boxes[0])
     say(f"try it: {escape(f'tracker track {source} --box {box} -o {again}')}")
+    return {
+        "frames": frames,
+        "mean_overlap": float(overlap.mean()),
+        "device": device,
+        "networks": [comparison.summary() for comparison in comparisons],
+        "files": [output_dir / name for name in names],
+    }
 
 
 def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarray:
@@ -93,23 +104,17 @@ def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarra
 
 def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
     """Plot overlap over time with the hidden spans shaded; False, and no file, where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no global state, no display
-    axes = figure.add_subplot()
-    frames = np.arange(len(overlap))
-    axes.fill_between(frames, 0, 1 - visible, step="mid", color="0.8", label="hidden part of the target")
-    axes.plot(frames, overlap, color="tab:green", label="overlap")
-    axes.set(
-        xlabel="frame", ylabel="overlap (IoU)", ylim=(0, 1), xlim=(0, max(1, len(overlap) - 1)),
-        title=f"Overlap with the true box: mean {overlap.mean():.3f}",
-    )  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    return True
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        frames = np.arange(len(overlap))
+        axes.fill_between(frames, 0, 1 - visible, step="mid", color="0.8", label="hidden part of the target")
+        axes.plot(frames, overlap, color="tab:green", label="overlap")
+        axes.set(
+            xlabel="frame", ylabel="overlap (IoU)", ylim=(0, 1), xlim=(0, max(1, len(overlap) - 1)),
+            title=f"Overlap with the true box: mean {overlap.mean():.3f}",
+        )  # fmt: skip
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower left")
+
+    return write_plot(path, draw, (9, 3.2))

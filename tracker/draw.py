@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tracker.files import replacing
+
 TRACKED, LOST, TRUTH, TEXT = (60, 220, 60), (235, 50, 50), (255, 205, 40), (255, 255, 255)
 # H.264 plays in browsers, but many builds of OpenCV cannot write it; MPEG-4 part 2 is in all of them. VP8 plays in
 # browsers too, and takes 25 times as long to write (55 ms of noisy 640x480).
@@ -87,6 +89,8 @@ def check_writable(path: Path, name: str) -> None:
         raise OSError(f"{name} must lie in an existing folder, got {str(path)!r}")
     if path.is_dir():
         raise OSError(f"{name} must be a file, got the folder {str(path)!r}")
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing is made beside it
+        return
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -130,6 +134,8 @@ class VideoWriter:
         if suffix not in CODECS:
             raise ValueError(f"VideoWriter: path must end in .mp4, .avi or .webm, got {str(path)!r}")
         check_writable(self.path, "VideoWriter: path")
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(f"VideoWriter: path must be a file, got the device or pipe {str(path)!r}")
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
         for self.codec in CODECS[suffix]:
             fourcc = cv2.VideoWriter_fourcc(*self.codec)
@@ -186,11 +192,6 @@ def write_boxes(path: str | os.PathLike[str], boxes: ArrayLike) -> None:
         ...     Path(f"{folder}/boxes.txt").read_text()
         '1.00,1.00,10.00,20.00\\n'
     """
-    path = Path(path)
     rows = np.asarray(boxes, np.float64).reshape(-1, 4) + (1, 1, 0, 0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(Path(path)) as temporary:
         temporary.write_text("".join("{:.2f},{:.2f},{:.2f},{:.2f}\n".format(*row) for row in rows))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tracker.config import TrackerConfig
 from tracker.draw import check_writable
+from tracker.installed import install_hint
 from tracker.model import SiamFC
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -112,7 +113,7 @@ def branch_paths(path: str | os.PathLike[str], format: str) -> dict[str, Path]:
     if format == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
         raise ImportError(
             f"export: the format onnx must have the packages onnx and onnxscript, got no {' and no '.join(missing)}: "
-            "pip install 'siamfc-fastops[export]'"
+            + install_hint("export")
         )
     return {branch: path.with_suffix(f".{branch}{path.suffix}") for branch in BRANCHES}
 

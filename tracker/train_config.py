@@ -253,7 +253,7 @@ def from_dict(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"train config: {prefix}{key} must be a known key, got one near to {prefix}{near[0]}")
+            raise ValueError(f"train config: unknown setting {prefix}{key}: did you mean {prefix}{near[0]}?")
     return kind(**{key: _typed(types_of[key], value, prefix + key) for key, value in values.items()})
 
 

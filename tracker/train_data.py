@@ -25,6 +25,17 @@ class Loaded(NamedTuple):
     pairs: Pair
 
 
+def check_batch(pairs: int, batch_size: int, world: World) -> None:
+    """Refuse a batch that an epoch of `pairs` does not fill, or that the processes cannot share equally."""
+    if pairs < batch_size:
+        raise ValueError(
+            f"train: pairs must fill a batch of {batch_size}, got {pairs} per epoch: set a smaller batch_size, or "
+            "data.repeat to take more pairs of each sequence"
+        )
+    if batch_size % world.size:
+        raise ValueError(f"train: batch_size must be a multiple of the {world.size} processes, got {batch_size}")
+
+
 class BatchOrder:
     """Which pairs each step takes: a function of the seed and the step alone, so any step can come first.
 
@@ -53,12 +64,7 @@ class BatchOrder:
         repeat_first: bool = False,
     ) -> None:
         self.world = world or World()
-        if pairs < batch_size:
-            raise ValueError(f"train: pairs must fill a batch of {batch_size}, got {pairs} per epoch")
-        if batch_size % self.world.size:
-            raise ValueError(
-                f"train: batch_size must be a multiple of the {self.world.size} processes, got {batch_size}"
-            )
+        check_batch(pairs, batch_size, self.world)
         self.pairs, self.batch_size, self.seed, self.steps, self.repeat_first = (
             pairs, batch_size, seed, steps, repeat_first,
         )  # fmt: skip

@@ -42,7 +42,8 @@ def _geometry(pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: float) ->
     p, t = _at_least(p, eps), _at_least(t, eps)
     ahead = torch.where(regular, ahead, (p + t) / 2 + offset)
     behind = torch.where(regular, behind, (p + t) / 2 - offset)
-    overlap = torch.minimum(torch.minimum(ahead, behind), torch.minimum(p, t)).clamp(min=0)
+    overlap = torch.minimum(torch.minimum(ahead, behind), torch.minimum(p, t))
+    overlap = overlap.masked_fill(overlap < 0, 0.0)  # not clamp: versions of torch differ in its gradient at the limit
     cover = torch.maximum(torch.maximum(ahead, behind), torch.maximum(p, t))
     return p, t, offset, overlap, cover
 

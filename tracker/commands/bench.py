@@ -19,7 +19,7 @@ from tracker.arguments import (
     pick_box,
 )
 from tracker.commands.options import Activation, Box, Device, Dtype, Json, Quiet, Weights
-from tracker.commands.output import print_json, progress_bar
+from tracker.commands.output import print_json, print_stopped, progress_bar
 
 if TYPE_CHECKING:
     from tracker.model import SiamFC
@@ -32,7 +32,12 @@ def bench(
         str | None, typer.Option(help="Video file, image folder or OTB sequence folder, in place of a synthetic video.")
     ] = None,
     box: Box = None,
-    frames: Annotated[int, typer.Option(min=2, help="How many frames each network tracks, at most.")] = 50,
+    frames: Annotated[
+        int,
+        typer.Option(
+            "--max-frames", "--frames", min=2, help="Stop after this many frames, the first of which is not timed."
+        ),
+    ] = 50,
     weights: Weights = None,
     activation: Activation = None,
     device: Device = None,
@@ -85,7 +90,11 @@ def bench(
         networks = _networks(weights, activation)
         with open_frames() as opened, progress_bar(quiet) as bar:
             images = bar.track(islice(opened, frames), task_id=bar.add_task("measuring", total=count))
-            comparisons = compare(networks, images, start, device=device, dtype=number_type)
+            try:
+                comparisons = compare(networks, images, start, device=device, dtype=number_type)
+            except KeyboardInterrupt:
+                print_stopped(quiet)
+                raise
     if as_json:
         summary = {
             "source": "synthetic" if source is None else name,

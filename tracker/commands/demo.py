@@ -7,36 +7,52 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import input_errors, make_folder
-from tracker.commands.options import Quiet
+from tracker.arguments import CommandError, input_errors, make_folder
+from tracker.commands.options import Json, Quiet
+from tracker.commands.output import print_json, print_stopped
 
 
 def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results; made where it is missing.")
     ] = Path("demo"),
-    frames: Annotated[int, typer.Option(min=2, help="Length of the video in frames.")] = 300,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Length of the video in frames: 300, of --quick 90, by default.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of the video in seconds of 30 frames.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the video.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A short video, and a few frames to compare.")] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a synthetic video, track it with the weights of the package, and compare with reference PyTorch.
 
-    Needs no download. Writes video.mp4, tracked.mp4, overlap.png and boxes.txt.
+    Needs no download. Writes video.mp4, tracked.mp4 and boxes.txt, and overlap.png where matplotlib is.
 
     \b
     Examples:
       tracker demo
       tracker demo --output results --seconds 5 --seed 3
+      tracker demo --quick --json > demo.json
     """
     # Imported here: the other commands start without them.
     from rich.console import Console
 
     from tracker.demo import FPS, run_demo
 
+    if seconds is not None and frames is not None:
+        raise CommandError("--seconds must come without --frames")
     if seconds is not None:
         frames = max(2, round(seconds * FPS))
+    made = not output.exists()
     with input_errors():
         make_folder(output, "--output")
-    run_demo(output, frames=frames, seed=seed, quick=quick, console=Console(quiet=quiet))
+    try:
+        summary = run_demo(output, frames=frames, seed=seed, quick=quick, console=Console(quiet=quiet or as_json))
+    except KeyboardInterrupt:
+        if made and not any(output.iterdir()):
+            output.rmdir()
+        print_stopped(quiet)
+        raise
+    if as_json:
+        print_json(summary)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
-from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights
+from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_json, progress_bar
+from tracker.installed import install_hint
 
 if TYPE_CHECKING:
     from tracker.distributed import World
@@ -20,14 +21,16 @@ BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
 
 
 def evaluate(
-    benchmark: Annotated[str, typer.Argument(metavar="otb|vot|got10k|lasot|folder", help="Layout and protocol.")],
+    benchmark: Annotated[str, typer.Argument(**choices("|".join(BENCHMARKS)), help="Layout and protocol.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set, as its authors have it.")],
     split: Annotated[str | None, typer.Option(help="got10k: val or test; lasot: test. All of ROOT by default.")] = None,
     weights: Weights = None,
     activation: Activation = None,
     device: Device = None,
     dtype: Dtype = "float32",
-    backend: Annotated[str, typer.Option(help="fastops (fused) or eager (plain PyTorch).")] = "fastops",
+    backend: Annotated[
+        str, typer.Option(**choices("fastops|eager"), help="fastops (fused) or eager (plain PyTorch).")
+    ] = "fastops",
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the sequences, and the cores, out.")] = 1,
     output: Annotated[
         Path | None,
@@ -62,7 +65,7 @@ def evaluate(
     Result files are laid out as those of the got10k toolkit. Each is written when its sequence is done: after Ctrl-C
     the same command goes on behind them. A folder takes results of one network and setting only (settings.json). Beside
     them are report.json, overall.csv, sequences.csv, attributes.csv where the data set tells attributes, and the plots
-    (pip install 'siamfc-fastops[plot]'). torchrun, or RANK and WORLD_SIZE, share the sequences out over machines that
+    (pip install matplotlib). torchrun, or RANK and WORLD_SIZE, share the sequences out over machines that
     have a common OUTPUT.
 
     \b
@@ -125,7 +128,7 @@ def evaluate(
     elif not quiet:
         print_scores(Console(width=None if sys.stdout.isatty() else 160), scores)
         if files and not any(path.suffix == ".png" for path in files):
-            print("no plot: matplotlib is missing, pip install 'siamfc-fastops[plot]'")
+            print(f"no plot: matplotlib is missing, {install_hint('plot')}")
         for path in files:
             print(f"wrote {path}")
 

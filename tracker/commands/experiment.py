@@ -17,7 +17,7 @@ EXPERIMENTS = {"activations": "activations", "box-loss": "box_loss", "tracking":
 
 def experiment(
     name: Annotated[str, typer.Argument(**choices("|".join(EXPERIMENTS)), help="Which one.")],
-    quick: Annotated[bool, typer.Option("--quick", help="All variants, hardly trained: under a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="All variants, hardly trained: a minute or a few.")] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the results; made where it is missing.")
     ] = Path("experiments"),
@@ -39,7 +39,7 @@ def experiment(
     tracking      ReLU, + Mish, + SE, + GC, all of them: success AUC on held-out videos
 
     Writes <name>.csv (mean and standard deviation over the seeds), <name>_runs.csv (a row per run) and <name>.png.
-    Without --data activations runs on scikit-learn's digits: pip install 'siamfc-fastops[experiments]'.
+    Without --data activations runs on scikit-learn's digits: pip install '.[experiments]' in the sources.
 
     \b
     Examples:

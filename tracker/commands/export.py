@@ -29,7 +29,7 @@ def export(
 
     Crops are RGB, 0 to 255. The template is an input of the search branch, so one file serves every target. Packages
     of --format torch load with torch.export.load, without fastops; --format onnx needs the packages of
-    pip install 'siamfc-fastops[export]', and its graphs run in ONNX Runtime 1.18 or later.
+    pip install '.[export]' in its sources, and its graphs run in ONNX Runtime 1.18 or later.
 
     \b
     Examples:

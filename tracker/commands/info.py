@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tracker.commands.options import Json
 from tracker.commands.output import print_json
+from tracker.installed import installed_version
 
 
 def info(as_json: Json = False) -> None:
@@ -25,12 +25,8 @@ def info(as_json: Json = False) -> None:
 
     import fastops
 
-    try:
-        package = version("siamfc-fastops")
-    except PackageNotFoundError:  # run from a source folder
-        package = f"{fastops.__version__} (not installed)"
     rows: dict[str, Any] = {
-        "siamfc-fastops": package,
+        "siamfc-fastops": installed_version(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "opencv": cv2.__version__,

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
+from tracker.arguments import CommandError, check_device, check_weights, has_display, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
+from tracker.installed import install_hint
 
 SHUTDOWN_SECONDS = 2  # for answers on their way when the server ends
 
@@ -35,7 +36,7 @@ def serve(
 ) -> None:
     """Open a page to track in the browser: choose a video, draw a box, watch, download.
 
-    Needs pip install 'siamfc-fastops[serve]'. The page loads nothing from elsewhere and tells nothing to anyone. Videos
+    Needs pip install starlette uvicorn. The page loads nothing from elsewhere and tells nothing to anyone. Videos
     lie in a temporary folder that goes with the server; each browser gets to see its own alone. One video is tracked at
     a time, others wait for their turn. Ctrl-C ends the server.
 
@@ -49,7 +50,7 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise CommandError(f"serve: {error.name} must be installed: pip install 'siamfc-fastops[serve]'") from None
+        raise CommandError(f"serve: {error.name} must be installed: {install_hint('serve')}") from None
     # Imported here: the other commands start without them.
     from tracker.serve.app import create_app
     from tracker.serve.limits import Limits
@@ -75,7 +76,7 @@ def serve(
         print(f"{address}   (Ctrl-C ends it)", flush=True)
         if not local:
             print("tracker: this page may be used by all who reach this machine", file=sys.stderr)
-        if _has_display() if open_page is None else open_page:
+        if has_display() if open_page is None else open_page:
             webbrowser.open(address)  # the socket listens already: the page waits for the server
         try:
             server.run(sockets=[listening])
@@ -107,7 +108,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _has_display() -> bool:
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -19,13 +19,14 @@ from tracker.arguments import (
     check_outputs,
     check_weights,
     find_sequence,
+    has_display,
     input_errors,
     parse_box,
     parse_dtype,
     pick_box,
 )
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
-from tracker.commands.output import print_error, print_json, progress_bar
+from tracker.commands.output import print_error, print_json, print_stopped, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,8 +88,8 @@ def track(
     Frames are decoded ahead, and drawn and written behind, in threads of their own; a camera gives its newest frame, so
     slow tracking misses frames and does not lag behind. Ctrl-C ends the run and keeps what was tracked.
 
-    Several SOURCEs are tracked one after the other; one that fails is reported and the others go on. Processes started
-    by torchrun share them.
+    Several SOURCEs are tracked one after the other; one that cannot be read is reported and the others go on. Processes
+    started by torchrun share them.
 
     \b
     Examples:
@@ -119,6 +120,8 @@ def track(
 
     def run(job: Job) -> None:
         summary, stopped = _track_one(job, make_tracker, found, quiet, max_frames)
+        if isinstance(stopped, KeyboardInterrupt):
+            print_stopped(quiet, f"stopped after {summary['frames']} frames, which are kept")
         if as_json:
             print_json(summary)
         elif not quiet:
@@ -165,6 +168,8 @@ def _jobs(
         return [Job(sources[0], starts[0], output, results, target)]
     if target is not None:
         raise CommandError(f"--target must come with a single SOURCE, got {len(sources)}")
+    for source, start in zip(sources, starts, strict=True):
+        _check_source(source, start)
     names = [
         Path(source).resolve().stem if Path(source).is_file() else Path(source).resolve().name for source in sources
     ]
@@ -174,6 +179,10 @@ def _jobs(
     for option, folder in (("--output", output), ("--results", results)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise CommandError(f"{option} must be a folder for several SOURCEs, got the file {str(folder)!r}")
+        if folder is not None and not folder.exists() and folder.suffix in (".mp4", ".avi", ".webm", ".txt"):
+            raise CommandError(
+                f"{option} must be a folder for several SOURCEs, got {str(folder)!r}, the name of a file"
+            )
         if folder is not None:
             with input_errors():
                 folder.mkdir(parents=True, exist_ok=True)
@@ -181,6 +190,19 @@ def _jobs(
         Job(source, start, output and output / f"{name}.mp4", results and results / f"{name}.txt")
         for source, start, name in zip(sources, starts, names, strict=True)
     ]
+
+
+def _check_source(source: str, start: np.ndarray | None) -> None:
+    """Refuse what is known to fail before the first of several sources is tracked."""
+    from tracker.data.sources import is_path
+
+    if not is_path(source):
+        return
+    if not Path(source).exists():
+        raise CommandError(f"SOURCE must be an existing file or folder, a pattern or a camera, got {source!r}")
+    with input_errors():
+        if start is None and not has_display() and find_sequence(source, None) is None:
+            raise CommandError(f"--box must be given for {source!r}: it tells no target, and there is no display")
 
 
 def _track_one(
@@ -235,6 +257,7 @@ def _track_one(
                     write_boxes(results, run.boxes)
     summary = {
         "source": frames.name,
+        "stopped": run.stopped is not None,
         **run.summary(truth),
         "output": str(output) if output else None,
         "results": str(results) if results else None,

@@ -52,7 +52,7 @@ def train(
     The folder of the run:
       train.toml              all settings
       metrics.jsonl           a line per step and per validation
-      tensorboard/            the same for TensorBoard, where it is installed: pip install 'siamfc-fastops[train]'
+      tensorboard/            the same for TensorBoard, where it is installed: pip install tensorboard
       checkpoints/            the newest states; --resume goes on from the last one, to the bit on a CPU
       best.safetensors        the weights of the best validation
       model.safetensors       the weights at the end
@@ -102,7 +102,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     from tracker.train import scale_responses
     from tracker.train import train as train_model
     from tracker.train_config import to_toml
-    from tracker.train_data import open_pairs
+    from tracker.train_data import check_batch, open_pairs
     from tracker.train_log import TrainLog
     from tracker.train_state import Checkpoints
     from tracker.validation import validation_sequences
@@ -112,6 +112,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     with input_errors():
         validation = validation_sequences(config.validation) if config.validation.every and not config.overfit else []
         pairs = open_pairs(config, held=[sequence.name for sequence in validation])
+        check_batch(len(pairs), config.batch_size, world)
         model = _make_model(config.model, config.seed).to(device)
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder

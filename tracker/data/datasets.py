@@ -156,6 +156,8 @@ def _load_got10k(folder: Path, problems: Problems) -> list[Sequence]:
 
 
 def _find_otb(root: Path, split: str | None) -> list[Path]:
+    if (root / "img").is_dir():
+        raise ValueError(f"open_dataset: root must be the folder that holds the sequences, got the sequence {root}")
     return _folders(root)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from tracker.background import DEPTH, ReadAhead
 
+_CAMERA = re.compile(r"(?:camera:)?(\d+)")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Containers round their frame count and length, so a video is only called truncated when it ends this much too early.
 TRUNCATED_BELOW = 0.9
@@ -138,10 +140,9 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
         return _camera(int(source), read_ahead)
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
-        camera = re.fullmatch(r"(?:camera:)?(\d+)", text)
-        if camera:
+        if camera := _CAMERA.fullmatch(text):
             return _camera(int(camera[1]), read_ahead)
-        if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+        if _ADDRESS.match(text):
             return _video(text, read_ahead)
         return _path(Path(text), read_ahead)
     if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] in (1, 3):
@@ -156,6 +157,11 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
         "open_source: source must be a path, a glob pattern, a camera number or an iterable of frames, "
         f"got {type(source).__name__}"
     )
+
+
+def is_path(text: str) -> bool:
+    """Whether the name of a source is that of a file or folder: not of a camera, a stream or a pattern."""
+    return Path(text).exists() or not (_CAMERA.fullmatch(text) or _ADDRESS.match(text) or any(c in text for c in "*?["))
 
 
 def natural_key(path: Path) -> list[tuple[bool, int, str]]:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracker.installed import install_hint
+
 SIDE = 32  # of every image but the digits'
 CIFAR10 = ([f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"], 1)
 CIFAR100 = (["train.bin"], ["test.bin"], 2)  # two labels per image, the coarse one first
@@ -62,7 +64,7 @@ def _digits() -> ImageSet:
     except ImportError as error:
         raise ImportError(
             "--data must be given where scikit-learn, which brings digits along, is missing: "
-            "pip install 'siamfc-fastops[experiments]'"
+            + install_hint("experiments")
         ) from error
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8).astype(np.float32)

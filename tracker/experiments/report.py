@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tracker.checkpoint import write_whole
+from tracker.files import replacing
+from tracker.installed import install_hint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,12 +101,8 @@ def write_plot(path: Path, draw: Callable[[Figure], None], size: tuple[float, fl
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot: no global state, no display
     draw(figure)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -142,7 +139,7 @@ def report(
     if write_plot(folder / f"{name}.png", lambda figure: draw(figure, rows), size):
         files.append(f"{name}.png")
     else:
-        console.print("no plot: matplotlib is missing, pip install 'siamfc-fastops[plot]'", markup=False)
+        console.print(f"no plot: matplotlib is missing, {install_hint('plot')}", markup=False)
     console.print(f"wrote {', '.join(str(folder / file) for file in files)}", soft_wrap=True, markup=False)
     return rows
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL.Image import Image
 
+from tracker.installed import install_hint
+
 try:
     from got10k.trackers import Tracker as ToolkitTracker
 except ImportError as error:
     raise ImportError(
-        f"tracker.integrations.got10k: needs the toolkit, pip install 'siamfc-fastops[toolkits]' ({error})"
+        f"tracker.integrations.got10k: needs the toolkit, {install_hint('toolkits')} ({error})"
     ) from error
 
 from tracker.tracker import Tracker

@@ -9,7 +9,7 @@ In the trackers.ini of a workspace::
 
 Tried with version 0.7.3 of the toolkit; docs/evaluation.md tells more.
 
-Needs TraX's Python package: ``pip install 'siamfc-fastops[toolkits]'``.
+Needs TraX's Python package: ``pip install vot-trax`` (or the extra ``toolkits``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import typer
 from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.data.sequence import read_image
+from tracker.installed import install_hint
 from tracker.tracker import Tracker
 
 
@@ -65,9 +66,7 @@ class TraxConnection:
         try:
             import trax
         except ImportError as error:
-            raise ImportError(
-                f"tracker.integrations.vot: needs TraX, pip install 'siamfc-fastops[toolkits]' ({error})"
-            ) from error
+            raise ImportError(f"tracker.integrations.vot: needs TraX, {install_hint('toolkits')} ({error})") from error
         self._trax = trax
         self._server = trax.Server(
             [trax.Region.RECTANGLE],
