@@ -37,7 +37,7 @@ def _load() -> None:
     if load_error is not None:
         cuda_error = load_error
     elif not path.exists():
-        cuda_error = "built without a CUDA toolkit"
+        cuda_error = "not built: there was no CUDA toolkit, or FASTOPS_BUILD=cpu"
     elif torch.version.cuda is None:
         cuda_error = f"torch {torch.__version__} has no CUDA"
     else:

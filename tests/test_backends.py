@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 import fastops
 from fastops import _backends, _ext, reference
+from fastops.__main__ import main
 
 INF, NAN = float("inf"), float("nan")
 
@@ -461,3 +463,16 @@ def test_the_formula_under_vmap(device):
     compiled = torch.compile(lambda x: torch.vmap(fastops.mish, 1, 1)(x), fullgraph=True, backend="aot_eager")
     with fastops.set_backend("inductor"):
         torch.testing.assert_close(compiled(x), fastops.mish(x))
+
+
+def test_python_m_fastops(capsys):
+    assert main([]) == 0
+    table = capsys.readouterr().out
+    assert main(["--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["backends"] == fastops.backends() and facts["version"] == fastops.__version__
+    for op in facts["backends"]:
+        assert f"\n{op} " in table
+    with pytest.raises(SystemExit) as end:
+        main(["--jsno"])
+    assert end.value.code == 2

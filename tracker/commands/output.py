@@ -25,9 +25,9 @@ def progress_bar(quiet: bool) -> Progress:
 
 # Who raised it, in the messages of the Python functions: of no use to whoever typed a command.
 _FUNCTION = re.compile(
-    r"(?:^|(?<=: ))(?:init|update|export|compare|train|train config|load_(?:config|model|sequence|state)|open_(?:dataset|source)|"
-    r"save_state|scale_responses|(?:Batch|Reference)?Tracker|TrackerConfig|TrainState|AugmentConfig|PairDataset|Pictures|"
-    r"SEAttention|Sequence|SiamFC|SyntheticVideo|VideoWriter): (?=[a-z])"
+    r"(?:^|(?<=: ))(?:init|update|export|compare|train|train config|load_(?:config|model|sequence|state)|"
+    r"open_(?:dataset|source)|save_state|scale_responses|(?:Batch|Reference)?Tracker|TrackerConfig|TrainState|"
+    r"AugmentConfig|PairDataset|Pictures|SEAttention|Sequence|SiamFC|SyntheticVideo|VideoWriter): (?=[a-z])"
 )
 
 
