@@ -160,6 +160,12 @@ def test_comparison_of_several_results(capsys, tmp_path):
         assert f"wrote {out / name}" in printed and (out / name).stat().st_size > 1000
 
 
+def test_sequences_too_short_for_an_expected_overlap(capsys, tmp_path, weights):
+    root = MAKE["vot"](tmp_path / "data")
+    code, printed, _ = run(capsys, "vot", "--root", root, "--weights", weights, "--output", tmp_path / "out")
+    assert code == 0 and "no EAO: no run is longer than 100 frames, where --eao-interval begins\n" in printed
+
+
 def test_without_matplotlib_there_is_no_plot(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     root = otb(tmp_path / "OTB", names=("Car4",))

@@ -127,6 +127,8 @@ def evaluate(
         print_json({"benchmark": benchmark, "trackers": [one.as_dict() for one in scores], "files": files})
     elif not quiet:
         print_scores(Console(width=None if sys.stdout.isatty() else 160), scores)
+        if any(one.overall.get("eao", 0) is None for one in scores):
+            print(f"no EAO: no run is longer than {options['interval'][0]} frames, where --eao-interval begins")
         if files and not any(path.suffix == ".png" for path in files):
             print(f"no plot: matplotlib is missing, {install_hint('plot')}")
         for path in files:
