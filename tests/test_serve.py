@@ -316,7 +316,7 @@ def test_an_upload_that_stands_still_ends():
             closed.append(True)
 
     async def read():
-        return [chunk async for chunk in moving(chunks(), 0.05)]
+        return [chunk async for chunk in moving(chunks(), 0.05, 1e9)]
 
     with pytest.raises(Refused, match="stood still for 0.05 seconds") as error:
         anyio.run(read)
@@ -327,9 +327,20 @@ def test_an_upload_that_stands_still_ends():
         yield b"b"
 
     async def read_whole():
-        return [chunk async for chunk in moving(whole(), PATIENCE)]
+        return [chunk async for chunk in moving(whole(), PATIENCE, 1.0)]
 
     assert anyio.run(read_whole) == [b"a", b"b"]
+
+    async def trickle():
+        while True:
+            await anyio.sleep(0.01)
+            yield b"a"
+
+    async def read_slowly():
+        return [chunk async for chunk in moving(trickle(), 0.1, 1e6)]  # never still for so long, and far too slow
+
+    with pytest.raises(Refused, match="or was too slow"):
+        anyio.run(read_slowly)
 
 
 def test_a_newer_upload_takes_the_place_of_one_under_way(app, clip):

@@ -384,7 +384,7 @@ def test_command_overfits(tmp_path, capsys):
             "pairs must fill a batch of 8, got 4 per epoch: set a smaller batch_size, or data.repeat",
         ),
         (["--set", "model.head=cube"], "error: head must be one of xcorr"),
-        (["--set", "model.weights=no.pth"], "error: path must be an existing file, got no.pth"),
+        (["--set", "model.weights=no.pth"], "error: model.weights: path must be an existing file, got no.pth"),
     ],
 )
 def test_command_names_mistakes(tmp_path, capsys, arguments, message):

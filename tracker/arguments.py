@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,27 @@ class CommandError(Exception):
     """Bad usage or bad input: one line for stderr, exit code 2."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C ended a command, which has told what is kept."""
+
+
+_FUNCTION = re.compile(
+    r"^(?:init|update|export|compare|train|load_(?:config|model|sequence|state)|open_(?:dataset|source)|save_state|"
+    r"scale_responses|train config|(?:Batch|Reference)?Tracker|TrackerConfig|TrainState|AugmentConfig|PairDataset|"
+    r"Pictures|SEAttention|Sequence|SiamFC|SyntheticVideo|VideoWriter): "
+)
+
+
+def without_function(message: str) -> str:
+    """The message of an error without the Python function it begins with: of no use to whoever typed a command.
+
+    Example:
+        >>> without_function("open_source: source must be an existing file")
+        'source must be an existing file'
+    """
+    return _FUNCTION.sub("", message)
+
+
 @contextmanager
 def input_errors(what: str = "") -> Iterator[None]:
     """Turn what opening and checking an input may raise into one line; other errors keep their traceback.
@@ -35,7 +57,7 @@ def input_errors(what: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        message = str(error)
+        message = without_function(str(error))
         if isinstance(error, OSError) and error.filename is not None:  # without Python's [Errno 2]
             message = f"{error.filename}: {error.strerror}"
         raise CommandError(f"{what}{message}") from error
@@ -71,6 +93,10 @@ def check_weights(path: Path | None) -> Path:
     found = find_weights(path)
     if not found.is_file():
         raise CommandError(f"--weights must be an existing file, {' or '.join(PRETRAINED)}, got {str(path)!r}")
+    from tracker.checkpoint import load_state
+
+    with input_errors("--weights: "):  # read here, where the option is known, and once more where they are used
+        load_state(found)
     return found
 
 
@@ -91,6 +117,7 @@ def check_device(name: str | None) -> None:
 def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
     """Refuse outputs that cannot be written, or would replace an input or each other."""
     from tracker.draw import check_writable
+    from tracker.files import is_stream
 
     taken = list(inputs)
     for option, path in outputs.items():
@@ -102,7 +129,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
                 raise CommandError(f"{option} must be a file of its own, got {str(path)!r}, which is {str(other)!r}")
         if str(path) == "-":
             raise CommandError(f"{option} must be a file, got '-': /dev/stdout is the standard output")
-        if option == "--output" and path.exists() and not path.is_file() and not path.is_dir():
+        if option == "--output" and is_stream(path):
             raise CommandError(f"{option} must be a file, got the device or pipe {str(path)!r}")
         check_writable(path, option)
         taken.append(path)
@@ -121,15 +148,23 @@ def make_folder(path: Path, option: str) -> None:
     check_writable(path / "results", option)
 
 
-def find_sequence(source: str, target: int | None) -> Sequence | None:
-    """The OTB sequence where `source` is the folder of one, else None."""
-    from tracker.data.otb import list_targets, load_sequence
+def is_sequence(source: str) -> bool:
+    """Whether `source` is the folder of an OTB sequence; its files are not read."""
+    from tracker.data.otb import list_targets
 
     try:
-        list_targets(source)
+        return bool(list_targets(source))
     except FileNotFoundError:
+        return False
+
+
+def find_sequence(source: str, target: int | None) -> Sequence | None:
+    """The OTB sequence where `source` is the folder of one, else None."""
+    from tracker.data.otb import load_sequence
+
+    if not is_sequence(source):
         if target is not None:
-            raise CommandError(f"--target must be left out: {source!r} is no OTB sequence folder") from None
+            raise CommandError(f"--target must be left out: {source!r} is no OTB sequence folder")
         return None
     return load_sequence(source, target or 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from tracker.files import behind_link
 from tracker.model import BASE_CHANNELS, CHANNEL_MULTIPLE, SiamFC
 
 _PREFIXES = ("module.", "net.")
@@ -34,11 +34,11 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
     elif path.suffix in (".pth", ".pt"):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if "weights_only" in reason:  # torch advises to load it all the same, which may run what is in it
-                reason = "it is none, or holds more than tensors"
-            raise ValueError(f"load_state: path must be a file of plain weights, got {path} ({reason})") from error
+        except OSError:
+            raise
+        except Exception as error:  # pickle raises whatever it stumbles over
+            # Not torch's own words: they advise to load it all the same, which may run what is in the file.
+            raise ValueError(f"load_state: path must be a file of plain weights, got {path}") from error
     else:
         raise ValueError(f"load_state: path must end in .pth, .pt or .safetensors, got {path}")
     for wrapper in _WRAPPERS:
@@ -97,6 +97,7 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there whole or, after a crash at any time, as it was before: on the disk, then renamed."""
+    path = behind_link(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
-from tracker.arguments import INTERRUPTED, CommandError
+from tracker.arguments import INTERRUPTED, CommandError, Interrupted, without_function
 from tracker.commands.bench import bench
 from tracker.commands.demo import demo
 from tracker.commands.eval import evaluate
@@ -66,9 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
-        return app(args=arguments, prog_name="tracker", standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
+        code = app(args=arguments, prog_name="tracker", standalone_mode=False) or 0
+    except Interrupted:
         return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except FloatingPointError as error:
         return _report(str(error), 1)
     except Exception as error:
@@ -76,6 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
         if message is None:
             raise
         return _report(message, 2)
+    if code == INTERRUPTED and not {"-q", "--quiet"} & set(sys.argv[1:] if arguments is None else arguments):
+        print("stopped", file=sys.stderr)
+    return code
 
 
 def _mistake(error: Exception) -> str | None:
@@ -87,7 +93,7 @@ def _mistake(error: Exception) -> str | None:
     from tracker.data.sources import SourceError
     from tracker.draw import VideoError
 
-    return str(error) if isinstance(error, (CommandError, SourceError, VideoError)) else None
+    return without_function(str(error)) if isinstance(error, (CommandError, SourceError, VideoError)) else None
 
 
 def _report(message: str, code: int) -> int:

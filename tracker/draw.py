@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tracker.files import replacing
+from tracker.files import behind_link, is_stream, replacing
 
 TRACKED, LOST, TRUTH, TEXT = (60, 220, 60), (235, 50, 50), (255, 205, 40), (255, 255, 255)
 # H.264 plays in browsers, but many builds of OpenCV cannot write it; MPEG-4 part 2 is in all of them. VP8 plays in
@@ -85,12 +85,13 @@ def check_writable(path: Path, name: str) -> None:
 
     A file that is removed at once is made for it: permissions alone do not tell (read-only mounts, the superuser).
     """
+    if is_stream(path):  # nothing is made beside it
+        return
+    path = behind_link(path)
     if not path.parent.is_dir():
         raise OSError(f"{name} must lie in an existing folder, got {str(path)!r}")
     if path.is_dir():
         raise OSError(f"{name} must be a file, got the folder {str(path)!r}")
-    if path.exists() and not path.is_file():  # a device or a pipe: nothing is made beside it
-        return
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -134,9 +135,9 @@ class VideoWriter:
         if suffix not in CODECS:
             raise ValueError(f"VideoWriter: path must end in .mp4, .avi or .webm, got {str(path)!r}")
         check_writable(self.path, "VideoWriter: path")
-        if self.path.exists() and not self.path.is_file():
+        if is_stream(self.path):
             raise OSError(f"VideoWriter: path must be a file, got the device or pipe {str(path)!r}")
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
+        self._temporary = behind_link(self.path).with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
         for self.codec in CODECS[suffix]:
             fourcc = cv2.VideoWriter_fourcc(*self.codec)
             self._writer = cv2.VideoWriter(str(self._temporary), fourcc, fps or DEFAULT_FPS, self.size)
@@ -161,7 +162,7 @@ class VideoWriter:
         """Finish the file and give it its name; does nothing when the writer was closed or aborted before."""
         self._writer.release()
         if self.frames and self._temporary.exists():
-            os.replace(self._temporary, self.path)
+            os.replace(self._temporary, behind_link(self.path))
         else:
             self._temporary.unlink(missing_ok=True)
 

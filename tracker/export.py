@@ -26,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tracker.config import TrackerConfig
 from tracker.draw import check_writable
+from tracker.files import behind_link
 from tracker.installed import install_hint
 from tracker.model import SiamFC
 
@@ -147,7 +148,7 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
         for branch, program in export_branches(model).items():
             write(program, branch, temporaries[branch])
         for branch, temporary in temporaries.items():
-            os.replace(temporary, paths[branch])
+            os.replace(temporary, behind_link(paths[branch]))
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)

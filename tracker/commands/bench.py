@@ -19,7 +19,7 @@ from tracker.arguments import (
     pick_box,
 )
 from tracker.commands.options import Activation, Box, Device, Dtype, Json, Quiet, Weights
-from tracker.commands.output import print_json, print_stopped, progress_bar
+from tracker.commands.output import print_json, progress_bar
 
 if TYPE_CHECKING:
     from tracker.model import SiamFC
@@ -90,11 +90,7 @@ def bench(
         networks = _networks(weights, activation)
         with open_frames() as opened, progress_bar(quiet) as bar:
             images = bar.track(islice(opened, frames), task_id=bar.add_task("measuring", total=count))
-            try:
-                comparisons = compare(networks, images, start, device=device, dtype=number_type)
-            except KeyboardInterrupt:
-                print_stopped(quiet)
-                raise
+            comparisons = compare(networks, images, start, device=device, dtype=number_type)
     if as_json:
         summary = {
             "source": "synthetic" if source is None else name,

@@ -9,7 +9,7 @@ import typer
 
 from tracker.arguments import CommandError, input_errors, make_folder
 from tracker.commands.options import Json, Quiet
-from tracker.commands.output import print_json, print_stopped
+from tracker.commands.output import print_json
 
 
 def demo(
@@ -52,7 +52,6 @@ def demo(
     except KeyboardInterrupt:
         if made and not any(output.iterdir()):
             output.rmdir()
-        print_stopped(quiet)
         raise
     if as_json:
         print_json(summary)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
+from tracker.arguments import CommandError, Interrupted, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_json, progress_bar
 from tracker.installed import install_hint
@@ -158,8 +158,9 @@ def _track(job: Job, root: Path, build: Build, workers: int, world: World, quiet
         except BrokenProcessPool as error:
             raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
         except KeyboardInterrupt:
-            print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
-            raise
+            if not quiet:
+                print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
+            raise Interrupted from None
 
 
 def _device_of(world: World) -> str | None:

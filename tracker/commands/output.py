@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,23 +22,9 @@ def progress_bar(quiet: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
-# Who raised it, in the messages of the Python functions: of no use to whoever typed a command.
-_FUNCTION = re.compile(
-    r"(?:^|(?<=: ))(?:init|update|export|compare|train|train config|load_(?:config|model|sequence|state)|"
-    r"open_(?:dataset|source)|save_state|scale_responses|(?:Batch|Reference)?Tracker|TrackerConfig|TrainState|"
-    r"AugmentConfig|PairDataset|Pictures|SEAttention|Sequence|SiamFC|SyntheticVideo|VideoWriter): (?=[a-z])"
-)
-
-
 def print_error(message: str) -> None:
-    """Print one line on stderr, whatever the message, without the names of functions."""
-    print(f"tracker: error: {_FUNCTION.sub('', ' '.join(message.split()))}", file=sys.stderr)
-
-
-def print_stopped(quiet: bool, what: str = "stopped") -> None:
-    """Tell on stderr that Ctrl-C was heard."""
-    if not quiet:
-        print(what, file=sys.stderr)
+    """Print one line on stderr, whatever the message."""
+    print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

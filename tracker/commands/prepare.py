@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tracker.arguments import input_errors
+from tracker.arguments import Interrupted, input_errors
 from tracker.commands.options import Json, Quiet
 from tracker.commands.output import print_json, progress_bar
 
@@ -70,8 +71,9 @@ def prepare(
                     progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
             except KeyboardInterrupt:
-                bar.console.print(f"stopped; the same command goes on with {output}.part", soft_wrap=True, markup=False)
-                raise
+                if not quiet:
+                    print(f"stopped; the same command goes on with {output}.part", file=sys.stderr)
+                raise Interrupted from None
     skipped += made.skipped
     size = output.stat().st_size
     if as_json:

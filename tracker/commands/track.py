@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -13,20 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracker.arguments import (
-    INTERRUPTED,
     CommandError,
+    Interrupted,
     check_device,
     check_outputs,
     check_weights,
     find_sequence,
     has_display,
     input_errors,
+    is_sequence,
     parse_box,
     parse_dtype,
     pick_box,
+    without_function,
 )
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
-from tracker.commands.output import print_error, print_json, print_stopped, progress_bar
+from tracker.commands.output import print_error, print_json, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,8 +123,8 @@ def track(
 
     def run(job: Job) -> None:
         summary, stopped = _track_one(job, make_tracker, found, quiet, max_frames)
-        if isinstance(stopped, KeyboardInterrupt):
-            print_stopped(quiet, f"stopped after {summary['frames']} frames, which are kept")
+        if isinstance(stopped, KeyboardInterrupt) and not quiet:
+            print(f"stopped after {summary['frames']} frames, which are kept", file=sys.stderr)
         if as_json:
             print_json(summary)
         elif not quiet:
@@ -129,7 +132,7 @@ def track(
         if isinstance(stopped, SourceError):
             raise CommandError(f"{stopped} (the {summary['frames']} frames before it are kept)")
         if stopped is not None:
-            raise typer.Exit(INTERRUPTED)
+            raise Interrupted
 
     if len(jobs) == 1:
         if world.is_first:
@@ -140,7 +143,7 @@ def track(
         try:
             run(job)
         except (CommandError, SourceError, VideoError) as error:
-            print_error(f"{job.source}: {error}")
+            print_error(f"{job.source}: {without_function(str(error))}")
             failed += 1
     if failed:
         raise CommandError(f"SOURCE: {failed} of {len(mine)} could not be tracked to their end")
@@ -200,9 +203,8 @@ def _check_source(source: str, start: np.ndarray | None) -> None:
         return
     if not Path(source).exists():
         raise CommandError(f"SOURCE must be an existing file or folder, a pattern or a camera, got {source!r}")
-    with input_errors():
-        if start is None and not has_display() and find_sequence(source, None) is None:
-            raise CommandError(f"--box must be given for {source!r}: it tells no target, and there is no display")
+    if start is None and not has_display() and not is_sequence(source):
+        raise CommandError(f"--box must be given for {source!r}: it tells no target, and there is no display")
 
 
 def _track_one(
@@ -253,7 +255,7 @@ def _track_one(
         finally:  # a video that cannot be written, on a full disk, takes no boxes with it
             run.total = time.perf_counter() - began
             if results is not None and run.boxes:
-                with input_errors():
+                with input_errors("--results: "):
                     write_boxes(results, run.boxes)
     summary = {
         "source": frames.name,

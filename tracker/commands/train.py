@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.arguments import INTERRUPTED, CommandError, check_device, input_errors, make_folder
+from tracker.arguments import CommandError, Interrupted, check_device, input_errors, make_folder
 from tracker.commands.options import Device, Json, Quiet
 from tracker.commands.output import print_json
 
@@ -136,7 +136,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         console.print(f"stopped after step {done + len(losses)}; --resume goes on", soft_wrap=True)
         if as_json and world.is_first:
             print_json(_summary(folder, steps))
-        raise typer.Exit(INTERRUPTED)
+        raise Interrupted
     if config.overfit and losses and not losses[-1] < LOW_LOSS:
         raise FloatingPointError(f"--overfit: loss must get below {LOW_LOSS}, got {losses[-1]:.3f} after {steps} steps")
     if world.is_first:
@@ -173,7 +173,9 @@ def _make_model(config: ModelConfig, seed: int) -> SiamFC:
     model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)
     if config.weights:
         try:
-            model.load_state_dict(load_state(config.weights))
+            with input_errors("model.weights: "):
+                state = load_state(config.weights)
+            model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"model.weights must fit the model's settings, got {config.weights}: {error}") from error
     return model

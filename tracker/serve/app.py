@@ -112,13 +112,15 @@ class _Server:
         try:
             received = 0
             with video.path.open("wb") as file:
-                async for chunk in moving(request.stream(), limits.stall_seconds):
+                async for chunk in moving(request.stream(), limits.stall_seconds, limits.least_rate):
                     self._still_wanted(video)
                     received += len(chunk)
                     check_upload_size(received, limits)
                     await run_in_threadpool(file.write, chunk)
-            facts = await run_in_threadpool(check_video, video.path, limits)
-            self._still_wanted(video)
+            try:
+                facts = await run_in_threadpool(check_video, video.path, limits)
+            finally:
+                self._still_wanted(video)  # else its file has gone, and that is what went wrong
             video.facts = facts
         except BaseException:  # a browser that went away included
             self._store.remove(video)
@@ -228,22 +230,26 @@ def _describe(video: Video) -> dict[str, Any]:
     }
 
 
-async def moving(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
-    """What comes, unless nothing comes for so long: whoever holds still must not keep a place from others."""
+async def moving(chunks: AsyncIterator[bytes], seconds: float, rate: float) -> AsyncIterator[bytes]:
+    """What comes, unless nothing comes for so long, or all of it so late at `rate` bytes per second: whoever is slow on
+    purpose must not keep a place from others."""
+    began, received = anyio.current_time(), 0
     while True:
+        allowed = min(seconds, began + received / rate + seconds - anyio.current_time())
         try:
-            with anyio.fail_after(seconds):
+            with anyio.fail_after(max(0.0, allowed)):
                 chunk = await anext(chunks)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise Refused(f"the upload stood still for {seconds:g} seconds", 408) from None
+            raise Refused(f"the upload stood still for {seconds:g} seconds, or was too slow", 408) from None
+        received += len(chunk)
         yield chunk
 
 
 async def _read_json(request: Request) -> dict[str, Any]:
     body = bytearray()
-    async for chunk in moving(request.stream(), 10):
+    async for chunk in moving(request.stream(), 10, LARGEST_REQUEST):
         body += chunk
         if len(body) > LARGEST_REQUEST:
             raise Refused("the request must be smaller", 413)

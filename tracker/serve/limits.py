@@ -34,7 +34,8 @@ class Limits:
     """Of one server: what one video may be, and how much is kept at a time."""
 
     upload_bytes: int = 200_000_000
-    stall_seconds: float = 30.0  # in which at least a piece of an upload must come
+    stall_seconds: float = 30.0  # that an upload may stand still, and be behind the rate
+    least_rate: float = 50_000.0  # of an upload, bytes per second
     seconds: float = 120.0
     frames: int = 7200
     pixels: int = 4096 * 2304  # of a frame: a small file may hold pictures that no memory holds

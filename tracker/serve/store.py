@@ -56,8 +56,9 @@ class Store:
         Raises:
             Refused: as many videos as may be kept are being uploaded or tracked.
         """
-        for unfinished in [v for v in self._videos.values() if v.owner == owner and v.facts is None]:
-            self.remove(unfinished)
+        unfinished = [v for v in self._videos.values() if v.owner == owner and v.facts is None]
+        for video in unfinished if path is None else ():
+            self.remove(video)
         while len(self._videos) >= self._limits.videos:
             idle = (v for v in self._videos.values() if v.facts is not None and not self._in_use(v))
             oldest = next(idle, None)
