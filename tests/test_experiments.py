@@ -119,7 +119,7 @@ def test_other_folders_and_pickles_are_refused(tmp_path):
 
 def test_digits_need_scikit_learn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match="--data must be given where scikit-learn.*siamfc-fastops.experiments"):
+    with pytest.raises(ImportError, match="--data must be given where scikit-learn.* is missing: pip install "):
         load_images()
 
 

@@ -169,7 +169,7 @@ def test_backends_print_the_same_errors(tmp_path, capsys):
 
 def test_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SystemExit, match=r"simulate_boxes: the plots need matplotlib: .*siamfc-fastops\[plot\]"):
+    with pytest.raises(SystemExit, match=r"simulate_boxes: the plots need matplotlib: pip install .*--no-plot"):
         _main(tmp_path, "--iterations", "1")
     assert list(tmp_path.iterdir()) == []
     _main(tmp_path, "--iterations", "1", "--no-plot")
