@@ -229,7 +229,7 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
         "--dtype auto must go with --backend fastops, got 'eager'",
     )
     assert_one_line(track(sequence, "--backend", "magic"), "backend must be one of fastops, eager, got 'magic'")
-    assert_one_line(track(sequence, "-o", tmp_path / "a.mov"), "path must end in .mp4, .avi or .webm, got")
+    assert_one_line(track(sequence, "-o", tmp_path / "a.mov"), "--output must end in .mp4, .avi or .webm, got")
     assert_one_line(track(sequence, "-o", tmp_path / "no" / "a.mp4"), "--output must lie in an existing folder")
     assert_one_line(track(sequence, "--results", tmp_path / "no" / "b.txt"), "--results must lie in an existing folder")
     assert_one_line(track(sequence, "--max-frames", 0), "max-frames")

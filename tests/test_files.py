@@ -122,6 +122,15 @@ def test_messages_lose_the_name_of_the_function_alone():
         assert without_function(message) == message
 
 
+def test_a_link_to_itself_and_a_wrong_suffix_are_one_line(capsys, tmp_path):
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "S").mkdir()
+    for name, message in (("loop.mp4", ", a link that leads to itself"), ("x.gif", "")):
+        assert main(["track", str(tmp_path / "S"), "--box", "1,1,9,9", "-o", str(tmp_path / name)]) == 2
+        what = "must be a file" if message else "must end in .mp4, .avi or .webm"
+        assert capsys.readouterr().err == f"tracker: error: --output {what}, got '{tmp_path / name}'{message}\n"
+
+
 def test_what_cannot_take_a_file_is_refused(capsys, tmp_path):
     os.mkfifo(tmp_path / "a.avi")
     with pytest.raises(OSError, match="VideoWriter: path must be a file, got the device or pipe"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ class Interrupted(Exception):
 
 _FUNCTION = re.compile(
     r"^(?:init|update|export|compare|train|load_(?:config|model|sequence|state)|open_(?:dataset|source)|save_state|"
-    r"scale_responses|train config|(?:Batch|Reference)?Tracker|TrackerConfig|TrainState|AugmentConfig|PairDataset|"
+    r"scale_responses|train config|(?:Batch|Reference)?Tracker|[A-Z]\w+Config|TrainState|PairDataset|"
     r"Pictures|SEAttention|Sequence|SiamFC|SyntheticVideo|VideoWriter): "
 )
 
@@ -123,6 +124,10 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
     for option, path in outputs.items():
         if path is None:
             continue
+        try:
+            path.resolve()
+        except (OSError, RuntimeError):
+            raise CommandError(f"{option} must be a file, got {str(path)!r}, a link that leads to itself") from None
         for other in taken:
             linked = path.exists() and other.exists() and path.samefile(other)
             if linked or path.resolve() == other.resolve():
@@ -137,15 +142,19 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
 
 def make_folder(path: Path, option: str) -> None:
     """Make the folder for results where it is missing; refuse one that files cannot be written to."""
-    from tracker.draw import check_writable
-
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(
             f"{option} must be a folder, or be made one, got {str(path)!r} ({error.strerror})"
         ) from error
-    check_writable(path / "results", option)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"{option} must be a folder that can be written, got {str(path)!r} ({error.strerror})"
+        ) from error
 
 
 def is_sequence(source: str) -> bool:

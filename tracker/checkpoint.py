@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -33,7 +34,9 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
             raise ValueError(f"load_state: path must be a safetensors file, got {path} ({error})") from error
     elif path.suffix in (".pth", ".pt"):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what the file is, where it is none: the error tells
+                state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # pickle raises whatever it stumbles over

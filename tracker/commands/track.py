@@ -59,14 +59,18 @@ def track(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Annotated video, .mp4, .avi or .webm; of several SOURCEs the folder of theirs."
+            "-o",
+            "--output",
+            readable=False,
+            help="Annotated video, .mp4, .avi or .webm; of several SOURCEs the folder of theirs.",
         ),
     ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
+            readable=False,  # it is written
             help="Boxes file as OTB has it: x,y,w,h per line, 1-based (one more than --box counts); of several SOURCEs "
-            "the folder of theirs."
+            "the folder of theirs. /dev/stdout prints them: alone with --quiet.",
         ),
     ] = None,
     target: Annotated[
@@ -91,8 +95,8 @@ def track(
     Frames are decoded ahead, and drawn and written behind, in threads of their own; a camera gives its newest frame, so
     slow tracking misses frames and does not lag behind. Ctrl-C ends the run and keeps what was tracked.
 
-    Several SOURCEs are tracked one after the other; one that cannot be read is reported and the others go on. Processes
-    started by torchrun share them.
+    Several SOURCEs are tracked one after the other, once all of them are there and have a target; one that cannot be
+    read is reported and the others go on. Processes started by torchrun share them.
 
     \b
     Examples:
@@ -216,7 +220,7 @@ def _track_one(
     from tracker.background import WriteBehind
     from tracker.data.otb import list_targets
     from tracker.data.sources import open_images, open_source
-    from tracker.draw import VideoWriter, annotate, write_boxes
+    from tracker.draw import CODECS, VideoWriter, annotate, write_boxes
     from tracker.eval.metrics import iou
     from tracker.run import Run
 
@@ -226,6 +230,8 @@ def _track_one(
             sequence = find_sequence(source, job.target)
             inputs = [Path(source), weights, *(list_targets(source) if sequence else ())]
             check_outputs({"--output": output, "--results": results}, inputs)
+            if output is not None and output.suffix.lower() not in CODECS:
+                raise CommandError(f"--output must end in .mp4, .avi or .webm, got {str(output)!r}")
             frames = stack.enter_context(open_images(sequence.frames, source) if sequence else open_source(source))
             truth = sequence.boxes if sequence else np.empty((0, 4))
             tracker = make_tracker()

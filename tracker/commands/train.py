@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -87,6 +88,8 @@ def train(
         chosen = load_config(saved if resumed else config, settings or ())
         if overfit:
             chosen = dataclasses.replace(chosen, overfit=True, steps=chosen.steps or OVERFIT_STEPS)
+    if resume and not resumed and not quiet:
+        print(f"no run in {output}: starting one", file=sys.stderr)
     with ExitStack() as stack:
         with input_errors():
             world = stack.enter_context(join())

@@ -156,9 +156,13 @@ def _load_got10k(folder: Path, problems: Problems) -> list[Sequence]:
 
 
 def _find_otb(root: Path, split: str | None) -> list[Path]:
-    if (root / "img").is_dir():
-        raise ValueError(f"open_dataset: root must be the folder that holds the sequences, got the sequence {root}")
+    _no_sequence(root, "img")
     return _folders(root)
+
+
+def _no_sequence(root: Path, part: str) -> None:
+    if (root / part).exists():
+        raise ValueError(f"open_dataset: root must be the folder that holds the sequences, got the sequence {root}")
 
 
 def _load_otb(folder: Path, problems: Problems) -> list[Sequence]:
@@ -166,6 +170,7 @@ def _load_otb(folder: Path, problems: Problems) -> list[Sequence]:
 
 
 def _find_vot(root: Path, split: str | None) -> list[Path]:
+    _no_sequence(root, "groundtruth.txt")
     return _listed(root)
 
 
