@@ -232,23 +232,44 @@ def test_the_first_process_tells_what_it_waits_for(capsys, monkeypatch, tmp_path
     assert err == "waiting for other processes: S001; if none runs, stop and start again\n"
 
 
+def interrupt(arguments, seen):
+    """What `tracker eval` with two workers printed, when a terminal's Ctrl-C ended it as soon as `seen(child)`."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tracker", "eval", *map(str, arguments), "--workers", "2"],
+        env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not seen(child) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    printed, err = child.communicate(timeout=300)
+    assert (child.returncode, printed) == (130, ""), err
+    return err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc tells which workers have started")
+@pytest.mark.parametrize("count", [1, 2])
+def test_ctrl_c_while_workers_start(tmp_path, weights, count):
+    def workers(child):
+        lines = [path.read_text().split() for path in Path(f"/proc/{child.pid}/task").glob("*/children")]
+        return [pid for pids in lines for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    root, out = many(tmp_path / "data", 4), tmp_path / "out"
+    arguments = ["folder", "--root", root, "--weights", weights, "--output", out, "--backend", "eager", "--json"]
+    err = interrupt(arguments, lambda child: len(workers(child)) >= count)
+    assert f"stopped; the same command goes on with {out / 'data' / 'net'}" in err and "Traceback" not in err
+    assert not list(out.rglob("S*.txt"))
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_whole_files_and_the_command_goes_on(capsys, tmp_path, weights):
     count = 60
     root, out = many(tmp_path / "data", count), tmp_path / "out"
     arguments = ["folder", "--root", root, "--weights", weights, "--output", out, "--backend", "eager", "--json"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tracker", "eval", *map(str, arguments), "--workers", "2"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
     results = out / "data" / "net"
-    deadline = time.monotonic() + 300
-    while not list(results.glob("S*.txt")) and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    printed, err = child.communicate(timeout=300)
-    assert (child.returncode, printed) == (130, ""), err
+    err = interrupt(arguments, lambda child: list(results.glob("S*.txt")))
     assert f"stopped; the same command goes on with {results}" in err and "Traceback" not in err
     done = sorted(path.name for path in results.glob("*.txt"))
     assert 0 < len(done) < count

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,6 @@ _worker: tuple[Job, Tracker, Any]
 
 def _start_worker(job: Job, build: Build, threads: int, stop: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process says when to stop
     torch.set_num_threads(threads)
     _worker = job, build.tracker(), stop
 
@@ -198,8 +198,24 @@ def _run_workers(job: Job, build: Build, sequences: list[Sequence], workers: int
     ):
         # The longest first: none is then left for the end.
         ordered = sorted(sequences, key=len, reverse=True)
-        for future in as_completed([pool.submit(_track, sequence) for sequence in ordered]):
+        with _uninterrupted():
+            futures = [pool.submit(_track, sequence) for sequence in ordered]
+        for future in as_completed(futures):
             progress(future.result())
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, and never gets to the processes started in it, not even as they start.
+
+    A terminal sends it to the whole group; the first process alone answers it and says when the others stop.
+    """
+    resource_tracker.ensure_running()  # its own start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
