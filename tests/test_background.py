@@ -71,16 +71,17 @@ def test_newest_item_wins():
 
     def camera():
         for i in range(1000):
+            shown.append(i)  # the item before has been put
             assert go.acquire(timeout=10)
             yield i
 
+    shown: list[int] = []
     reader = ReadAhead(camera(), newest=True)
     produced = 0
     for count in (1, 5, 1, 30):
         go.release(count)
         produced += count
-        held = reader._buffer._items
-        assert wait_until(lambda held=held, newest=produced - 1: list(held) == [newest])
+        assert wait_until(lambda produced=produced: shown[-1] == produced) and reader._buffer._items.qsize() == 1
         assert next(reader) == produced - 1
     go.release(1000)
     assert list(reader)[-1] == 999  # the last one is never dropped
@@ -226,3 +227,85 @@ def test_an_exception_drops_what_waits(error):
         threading.Timer(0.05, go.set).start()
         raise error
     assert calls == [0]
+
+
+INTERRUPTED = """
+import faulthandler, itertools, sys, threading, time
+from tracker.background import ReadAhead, WriteBehind
+
+FILES = ("background.py", "queue.py", "threading.py")
+
+
+class Interrupt:
+    '''Ctrl-C at the n-th line that this thread runs there, after the other thread had time to go as far as it can.'''
+
+    def __init__(self, n):
+        self.left = n
+
+    def __call__(self, frame, event, argument):
+        if not frame.f_code.co_filename.endswith(FILES):
+            return None
+        if event == "call":
+            self.at_try = frame.f_code.co_name == "__exit__"  # its first line, before which nothing can be caught
+        elif event == "line" and self.at_try:
+            self.at_try = False
+        elif event == "line":
+            self.left -= 1
+            if self.left == 0:
+                time.sleep(0.003)
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupted(n, body):
+    '''Whether the n-th line was reached.'''
+    interrupt = Interrupt(n)
+    try:
+        body(interrupt)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return interrupt.left <= 0
+
+
+def write_behind(interrupt):
+    with WriteBehind(lambda item: None, depth=2) as write:
+        sys.settrace(interrupt)
+        try:
+            for item in range(4):
+                write(item)
+        except KeyboardInterrupt:
+            time.sleep(0.003)  # unwinding gives the other thread time to wait again
+            raise
+
+
+def read_ahead(interrupt):
+    reader = ReadAhead(iter(range(5)), depth=2)
+    sys.settrace(interrupt)
+    try:
+        for item in range(5):
+            try:
+                assert next(reader) >= item
+            except KeyboardInterrupt:
+                time.sleep(0.003)
+                next(reader, None)
+                raise
+    finally:
+        sys.settrace(None)
+        reader.close()
+
+
+faulthandler.dump_traceback_later(60, exit=True)
+for body in write_behind, read_ahead:
+    lines = next(n for n in itertools.count(1) if not interrupted(n, body))
+    print(body.__name__, "interrupted" if lines > 10 else lines, threading.active_count())
+"""
+
+
+def test_an_interrupt_at_any_line_leaves_no_thread_waiting():
+    child = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1]
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout == "write_behind interrupted 1\nread_ahead interrupted 1\n"

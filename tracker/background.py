@@ -1,12 +1,16 @@
-"""Work beside the tracker: frames read ahead of it and results written behind it, each in a thread."""
+"""Work beside the tracker: frames read ahead of it and results written behind it, each in a thread.
+
+The threads talk through `SimpleQueue`, which is atomic. `Queue` and `Condition` are Python: Ctrl-C amid a `notify` leaves a
+waiter behind that swallows the next one, and the other thread then waits for ever.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
-from queue import Queue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -65,42 +69,53 @@ class _Buffer(Generic[T]):
     """What the thread of a `ReadAhead` and its consumer share."""
 
     def __init__(self, depth: int, newest: bool) -> None:
-        self._items: deque[T] = deque(maxlen=1 if newest else None)
-        self._depth, self._newest = depth, newest
-        self._changed = threading.Condition()
+        self._items: SimpleQueue[T | object] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()  # holds one for each item that may be read
+        for _ in range(depth):
+            self._room.put(None)
+        self._newest = newest
+        self._closed = False
         self._end: BaseException | None = None  # what `get` raises once the items are used up
 
     def wait_for_room(self) -> bool:
         """Wait until one more item may be read; False when none is wanted any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._end or self._newest or len(self._items) < self._depth)
-            return self._end is None
+        if not self._newest:
+            self._room.get()
+        return not self._closed
 
     def put(self, item: T) -> None:
-        with self._changed:
-            if self._end is None:
-                self._items.append(item)
-                self._changed.notify_all()
+        if self._newest:
+            self._drop()
+        self._items.put(item)
 
     def get(self) -> T:
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._end)
-            if self._items:
-                self._changed.notify_all()
-                return self._items.popleft()
-            end, self._end = self._end, StopIteration()
-        raise end
+        self._room.put(None)  # before the item is taken: an interrupt between them makes room, and never loses it
+        while not self._closed:
+            if self._end is not None and self._items.empty():
+                end, self._end = self._end, StopIteration()
+                raise end
+            item = self._items.get()
+            if item is not _WAKE and not self._closed:
+                return item  # type: ignore[return-value]
+        raise StopIteration
 
     def finish(self, end: BaseException) -> None:
-        with self._changed:
-            self._end = self._end or end
-            self._changed.notify_all()
+        self._end = end
+        self._items.put(_WAKE)
 
     def stop(self) -> None:
-        with self._changed:
-            self._items.clear()
-            self._end = StopIteration()
-            self._changed.notify_all()
+        self._closed = True
+        self._drop()
+        self._room.put(None)
+        self._items.put(_WAKE)
+
+    def _drop(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._items.get_nowait()
+
+
+_WAKE = object()  # no item: whoever waits for one looks again whether there will be any
 
 
 def _fill(buffer: _Buffer[T], items: Iterator[T], close: Callable[[], None] | None) -> None:
@@ -137,7 +152,10 @@ class WriteBehind:
 
     def __init__(self, function: Callable[..., object], *, depth: int = DEPTH) -> None:
         self._function = function
-        self._calls: Queue[tuple[tuple, dict] | None] = Queue(depth)
+        self._calls: SimpleQueue[tuple[tuple, dict] | None] = SimpleQueue()  # None: the last one was before
+        self._room: SimpleQueue[None] = SimpleQueue()  # holds one for each call that may be put
+        for _ in range(depth):
+            self._room.put(None)
         self._error: BaseException | None = None
         self._dropping = False
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
@@ -145,6 +163,7 @@ class WriteBehind:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         if self._error is not None:
             raise self._error
+        self._room.get()
         self._calls.put((args, kwargs))
 
     def __enter__(self) -> WriteBehind:
@@ -154,8 +173,8 @@ class WriteBehind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._dropping = kind is not None
         try:
+            self._dropping = kind is not None
             self._calls.put(None)
             self._thread.join()
         except BaseException:  # Ctrl-C while it waits: drop the rest
@@ -168,6 +187,7 @@ class WriteBehind:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
+            self._room.put(None)
             if self._dropping or self._error is not None:
                 continue  # keeps emptying the queue, so that no caller waits for ever
             args, kwargs = call
