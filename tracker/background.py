@@ -1,7 +1,7 @@
 """Work beside the tracker: frames read ahead of it and results written behind it, each in a thread.
 
-The threads talk through `SimpleQueue`, which is atomic. `Queue` and `Condition` are Python: Ctrl-C amid a `notify` leaves a
-waiter behind that swallows the next one, and the other thread then waits for ever.
+The threads talk through `SimpleQueue`, which is atomic. `Queue` and `Condition` are Python: Ctrl-C amid a `notify`
+leaves a waiter behind that swallows the next one, and the other thread then waits for ever.
 """
 
 from __future__ import annotations
