@@ -147,19 +147,21 @@ def test_decoding_tracking_and_writing_overlap():
             time.sleep(0.02)
             yield i
 
-    written = []
-
     def write(item):
         time.sleep(0.02)
         written.append(item)
 
-    began = time.perf_counter()
-    with WriteBehind(write) as writer:
-        for item in ReadAhead(decoder()):
-            time.sleep(0.02)
-            writer(item)
-    assert written == list(range(20))
-    assert time.perf_counter() - began < 0.75 * 60 * 0.02  # 22 steps of 20 ms where 60 would be one after the other
+    times = []
+    for _ in range(3):
+        written: list[int] = []
+        began = time.perf_counter()
+        with WriteBehind(write) as writer:
+            for item in ReadAhead(decoder()):
+                time.sleep(0.02)
+                writer(item)
+        times.append(time.perf_counter() - began)
+        assert written == list(range(20))
+    assert min(times) < 0.75 * 60 * 0.02  # 22 steps of 20 ms where 60 would be one after the other
 
 
 def test_calls_keep_their_order_and_are_done_at_the_end():
