@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_newest_item_wins():
     for count in (1, 5, 1, 30):
         go.release(count)
         produced += count
-        assert wait_until(lambda produced=produced: shown[-1] == produced) and reader._buffer._items.qsize() == 1
+        assert wait_until(lambda produced=produced: shown[-1:] == [produced]) and reader._buffer._items.qsize() == 1
         assert next(reader) == produced - 1
     go.release(1000)
     assert list(reader)[-1] == 999  # the last one is never dropped
@@ -126,6 +127,26 @@ def test_a_stuck_decoder_delays_the_close_for_a_while_only(monkeypatch):
     assert not closed.is_set() and list(reader) == []  # a decoder is not closed while it decodes
     network.set()
     assert closed.wait(10)
+
+
+def test_an_item_read_during_the_close_is_let_go():
+    class Frame:
+        pass
+
+    def stream():
+        reading.set()
+        assert go.wait(10)
+        frame = Frame()
+        frames.append(weakref.ref(frame))
+        yield frame
+
+    reading, go, frames = threading.Event(), threading.Event(), []
+    reader = ReadAhead(stream())
+    assert reading.wait(10)
+    threading.Timer(0.05, go.set).start()
+    reader.close()
+    gc.collect()
+    assert list(reader) == [] and frames[0]() is None
 
 
 def test_a_program_ends_with_a_reader_open():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import commands
@@ -233,34 +236,75 @@ def test_the_first_process_tells_what_it_waits_for(capsys, monkeypatch, tmp_path
 
 
 def interrupt(arguments, seen):
-    """What `tracker eval` with two workers printed, when a terminal's Ctrl-C ended it as soon as `seen(child)`."""
+    """What `tracker eval` with two workers printed, when Ctrl-C in a terminal ended it as soon as `seen(child)`."""
+
+    def read():
+        with suppress(OSError):  # how Linux says that the other side is closed
+            while piece := os.read(terminal, 65536):
+                pieces.append(piece)
+
+    terminal, stderr = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "tracker", "eval", *map(str, arguments), "--workers", "2"],
         env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
     )  # fmt: skip
+    os.close(stderr)
+    pieces: list[bytes] = []
+    reader = threading.Thread(target=read)
+    reader.start()
     deadline = time.monotonic() + 300
     while not seen(child) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    printed, err = child.communicate(timeout=300)
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    printed, _ = child.communicate(timeout=300)
+    reader.join(60)  # the workers have it open, too
+    os.close(terminal)
+    err = b"".join(pieces).decode()
     assert (child.returncode, printed) == (130, ""), err
     return err
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc tells which workers have started")
+@pytest.mark.skipif(not list(Path("/proc").glob("self/task/*/children")), reason="/proc does not tell who has started")
 @pytest.mark.parametrize("count", [1, 2])
 def test_ctrl_c_while_workers_start(tmp_path, weights, count):
-    def workers(child):
-        lines = [path.read_text().split() for path in Path(f"/proc/{child.pid}/task").glob("*/children")]
-        return [pid for pids in lines for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    def seen(child):
+        with suppress(OSError):  # one of them has ended meanwhile
+            lists = [path.read_text().split() for path in Path(f"/proc/{child.pid}/task").glob("*/children")]
+            pids = [pid for pids in lists for pid in pids]
+            return count <= sum(b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+        return False
 
     root, out = many(tmp_path / "data", 4), tmp_path / "out"
     arguments = ["folder", "--root", root, "--weights", weights, "--output", out, "--backend", "eager", "--json"]
-    err = interrupt(arguments, lambda child: len(workers(child)) >= count)
+    err = interrupt(arguments, seen)
     assert f"stopped; the same command goes on with {out / 'data' / 'net'}" in err and "Traceback" not in err
     assert not list(out.rglob("S*.txt"))
+
+
+def test_ctrl_c_waits_until_the_workers_have_started():
+    end, went_on = threading.Event(), []
+    other = threading.Thread(target=end.wait)  # as that of a progress bar; the signal may come by way of it
+    other.start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    print_mask = [sys.executable, "-c", "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, ()))"]
+    try:
+        for thread in (other, threading.main_thread()):
+            with pytest.raises(KeyboardInterrupt), runner._uninterrupted():
+                signal.pthread_kill(thread.ident, signal.SIGINT)
+                started = subprocess.run(print_mask, capture_output=True, text=True, check=True)
+                time.sleep(0.01)
+                went_on.append(started.stdout)
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        end.set()
+        other.join()
+    assert len(went_on) == 2 and all("SIGINT" in masked or masked.strip() == "2" for masked in went_on), went_on
 
 
 @pytest.mark.slow

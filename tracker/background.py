@@ -70,32 +70,33 @@ class _Buffer(Generic[T]):
 
     def __init__(self, depth: int, newest: bool) -> None:
         self._items: SimpleQueue[T | object] = SimpleQueue()
-        self._room: SimpleQueue[None] = SimpleQueue()  # holds one for each item that may be read
-        for _ in range(depth):
-            self._room.put(None)
-        self._newest = newest
+        self._taken: SimpleQueue[None] = SimpleQueue()  # not empty: look again whether there is room
+        self._depth, self._newest = depth, newest
         self._closed = False
         self._end: BaseException | None = None  # what `get` raises once the items are used up
 
     def wait_for_room(self) -> bool:
         """Wait until one more item may be read; False when none is wanted any more."""
-        if not self._newest:
-            self._room.get()
+        while not self._closed and not self._newest and self._items.qsize() >= self._depth:
+            self._taken.get()
         return not self._closed
 
     def put(self, item: T) -> None:
         if self._newest:
             self._drop()
         self._items.put(item)
+        if self._closed:  # while the item was read
+            self.stop()
 
     def get(self) -> T:
-        self._room.put(None)  # before the item is taken: an interrupt between them makes room, and never loses it
+        _wake(self._taken)  # in case an interrupt kept the last `get` from it
         while not self._closed:
             if self._end is not None and self._items.empty():
                 end, self._end = self._end, StopIteration()
                 raise end
             item = self._items.get()
             if item is not _WAKE and not self._closed:
+                _wake(self._taken)
                 return item  # type: ignore[return-value]
         raise StopIteration
 
@@ -106,7 +107,7 @@ class _Buffer(Generic[T]):
     def stop(self) -> None:
         self._closed = True
         self._drop()
-        self._room.put(None)
+        self._taken.put(None)
         self._items.put(_WAKE)
 
     def _drop(self) -> None:
@@ -116,6 +117,12 @@ class _Buffer(Generic[T]):
 
 
 _WAKE = object()  # no item: whoever waits for one looks again whether there will be any
+
+
+def _wake(queue: SimpleQueue[None]) -> None:
+    """Let the thread that waits on `queue`, or is about to, look again at what it waits for."""
+    if queue.empty():
+        queue.put(None)
 
 
 def _fill(buffer: _Buffer[T], items: Iterator[T], close: Callable[[], None] | None) -> None:
@@ -152,10 +159,9 @@ class WriteBehind:
 
     def __init__(self, function: Callable[..., object], *, depth: int = DEPTH) -> None:
         self._function = function
-        self._calls: SimpleQueue[tuple[tuple, dict] | None] = SimpleQueue()  # None: the last one was before
-        self._room: SimpleQueue[None] = SimpleQueue()  # holds one for each call that may be put
-        for _ in range(depth):
-            self._room.put(None)
+        self._calls: SimpleQueue[tuple[tuple, dict] | None] = SimpleQueue()  # None: there are no more
+        self._taken: SimpleQueue[None] = SimpleQueue()  # not empty: look again whether there is room
+        self._depth = depth
         self._error: BaseException | None = None
         self._dropping = False
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
@@ -163,7 +169,8 @@ class WriteBehind:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         if self._error is not None:
             raise self._error
-        self._room.get()
+        while self._calls.qsize() >= self._depth:
+            self._taken.get()
         self._calls.put((args, kwargs))
 
     def __enter__(self) -> WriteBehind:
@@ -187,7 +194,7 @@ class WriteBehind:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            self._room.put(None)
+            _wake(self._taken)
             if self._dropping or self._error is not None:
                 continue  # keeps emptying the queue, so that no caller waits for ever
             args, kwargs = call

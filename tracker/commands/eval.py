@@ -150,17 +150,16 @@ def _track(job: Job, root: Path, build: Build, workers: int, world: World, quiet
             what = f"{left[0]} and {len(left) - 1} more" if len(left) > 1 else left[0]
             print(f"waiting for other processes: {what}; if none runs, stop and start again", file=sys.stderr)
 
-    with progress_bar(quiet) as bar:
-        task = bar.add_task("sequences", total=len(job.sequences))
-        try:
-            with input_errors():
-                run(job, build, tracker, workers, world, lambda name: bar.advance(task), tell_waiting)
-        except BrokenProcessPool as error:
-            raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
-        except KeyboardInterrupt:
-            if not quiet:
-                print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
-            raise Interrupted from None
+    try:
+        with progress_bar(quiet) as bar, input_errors():
+            task = bar.add_task("sequences", total=len(job.sequences))
+            run(job, build, tracker, workers, world, lambda name: bar.advance(task), tell_waiting)
+    except BrokenProcessPool as error:
+        raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
+    except KeyboardInterrupt:
+        if not quiet:
+            print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
+        raise Interrupted from None
 
 
 def _device_of(world: World) -> str | None:

@@ -56,9 +56,9 @@ def prepare(
         for place in dataset:
             with input_errors(f"--dataset {place}: "):
                 sequences += open_place(place, skip_bad=skip_bad, skipped=skipped)
-        with progress_bar(quiet) as bar:
-            task = bar.add_task("crops")
-            try:
+        try:
+            with progress_bar(quiet) as bar:
+                task = bar.add_task("crops")
                 made = prepare_archive(
                     sequences,
                     output,
@@ -70,10 +70,10 @@ def prepare(
                     skip_bad=skip_bad,
                     progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
-            except KeyboardInterrupt:
-                if not quiet:
-                    print(f"stopped; the same command goes on with {output}.part", file=sys.stderr)
-                raise Interrupted from None
+        except KeyboardInterrupt:
+            if not quiet:
+                print(f"stopped; the same command goes on with {output}.part", file=sys.stderr)
+            raise Interrupted from None
     skipped += made.skipped
     size = output.stat().st_size
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -170,6 +171,7 @@ _worker: tuple[Job, Tracker, Any]
 
 def _start_worker(job: Job, build: Build, threads: int, stop: Any) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_uninterrupted` kept it away until here
     torch.set_num_threads(threads)
     _worker = job, build.tracker(), stop
 
@@ -210,12 +212,22 @@ def _uninterrupted() -> Iterator[None]:
 
     A terminal sends it to the whole group; the first process alone answers it and says when the others stop.
     """
-    resource_tracker.ensure_running()  # its own start would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[int] = []
+    handler = None
+    if threading.current_thread() is threading.main_thread():
+        # The mask below is this thread's alone: the signal may come by way of another.
+        handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        resource_tracker.ensure_running()  # its own start would let the signal through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
