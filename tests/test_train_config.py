@@ -14,7 +14,7 @@ from tracker.train_config import DataConfig, ModelConfig, TrainConfig, Validatio
 def test_defaults_are_those_of_the_paper():
     config = load_config()
     assert config == TrainConfig()
-    assert (config.lr, config.final_lr, config.momentum, config.weight_decay) == (1e-2, 1e-5, 0.9, 5e-4)
+    assert (config.lr, config.final_lr, config.momentum, config.weight_decay) == (1e-2, 1e-4, 0.9, 5e-4)
     assert (config.batch_size, config.epochs, config.optimizer) == (8, 50, "sgd_gc")
 
 

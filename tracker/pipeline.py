@@ -56,13 +56,20 @@ class FusedNetwork:
     def features(self, crops: Tensor) -> Tensor:
         """Embed crops [N, 3, H, W] of the network's dtype, grey levels 0 to 255, as [N, C, H', W'] (float32, or
         float64 for float64), both channels_last."""
+        return self.attend(self.embed(crops))
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """The features before the attention."""
         x = crops
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
             if pool:
                 x = relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
-        x = x.to(self._wide)
-        return x if self._attention is None else fastops.se_attention(x, *self._attention)
+        return x.to(self._wide)
+
+    def attend(self, features: Tensor) -> Tensor:
+        """Channel attention on the features, where the network has it."""
+        return features if self._attention is None else fastops.se_attention(features, *self._attention)
 
     def scores(self, templates: Tensor, features: Tensor) -> Tensor:
         """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or

@@ -22,6 +22,7 @@ from tracker.data.sequence import Sequence
 from tracker.distributed import World
 from tracker.model import SiamFC
 from tracker.sync_batch_norm import synchronised
+from tracker.teacher import Student, Teacher, teacher_losses
 from tracker.train_config import TrainConfig
 from tracker.train_data import BatchOrder, Loaded, make_loader, seed_of
 from tracker.train_log import TrainLog
@@ -37,6 +38,7 @@ def train(
     *,
     pairs: PairDataset | None = None,
     validation: list[Sequence] | None = None,
+    teacher: Teacher | None = None,
     world: World | None = None,
     folder: Path | None = None,
     log: TrainLog | None = None,
@@ -50,6 +52,7 @@ def train(
         config: defaults to `TrainConfig()`.
         pairs: what to learn from; synthetic videos by default.
         validation: sequences to score the tracker on every `config.validation.every` steps.
+        teacher: a network to imitate, with the weights that the configuration gives its losses.
         world: the processes that train together.
         folder: of the run, for its checkpoints and best weights; the run goes on from the newest checkpoint there.
         log: told of every step and validation.
@@ -64,7 +67,8 @@ def train(
             pairs. The step is not applied.
         ValueError: when pairs, batch and processes do not fit each other, or a checkpoint does not fit the run.
 
-    Source: paper 000 section 4.1 (SGD, exponential learning rate), eq. 2-5 and 10-11.
+    Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", section 4.1
+    (SGD, exponential learning rate), eq. 2-5 and 10-11.
 
     Example:
         >>> from tracker.train_config import DataConfig
@@ -77,9 +81,10 @@ def train(
     pairs = PairDataset.synthetic(config.seed, config.data.synthetic) if pairs is None else pairs
     steps = config.total_steps(len(pairs))
     model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, config)
+    learner = model if teacher is None else Student(model, teacher.channels).to(device)
+    optimizer = make_optimizer(learner, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    state = TrainState(model, optimizer, scaler)
+    state = TrainState(learner, optimizer, scaler)
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", config.keep)
     _start_or_resume(state, checkpoints, len(pairs))
     todo = range(state.step, steps)
@@ -88,28 +93,34 @@ def train(
     generator = torch.Generator()
     losses: list[float] = []
 
-    with training_form(model, config, world) as network:
+    with training_form(model, config, world, learner) as network:
         for step in range(state.step + 1, steps + 1):
             began = time.perf_counter()
             loaded = next(loader)
             data_wait = time.perf_counter() - began
             for group in optimizer.param_groups:
-                group["lr"] = config.lr_at(step, steps)
+                group["lr"] = config.lr_at(step, steps) * group["lr_factor"]
 
             generator.manual_seed(seed_of(config.seed, 0 if config.overfit else step))
             part = slice(world.rank * len(loaded.indices), (world.rank + 1) * len(loaded.indices))
             batch = augment(loaded.pairs, generator, config.augment, device=device, part=part, of=config.batch_size)
+            taught = time.perf_counter()
+            targets = None if teacher is None else teacher(batch)
+            taught = time.perf_counter() - taught
             with torch.autocast(device.type, getattr(torch, config.precision), enabled=config.precision != "float32"):
                 output = network(batch.exemplar, batch.instance)
+                output, features = (output, ()) if targets is None else (output[0], output[1:])
                 parts = losses_of(output, batch, config.box_loss)
-            loss = torch.stack(list(parts.values())).sum()
+                if targets is not None:
+                    parts |= teacher_losses(output, *features, targets)
+            loss = torch.stack([config.weight_of(name) * part for name, part in parts.items()]).sum()
 
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
-            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            norm = nn.utils.get_total_norm([p.grad for p in learner.parameters() if p.grad is not None])
             if config.clip:
-                nn.utils.clip_grads_with_norm_(model.parameters(), config.clip, norm)
+                nn.utils.clip_grads_with_norm_(learner.parameters(), config.clip, norm)
 
             # The one time in a step that the host waits for the device; all processes get the same numbers.
             stopping = torch.full_like(norm, stop is not None and stop())
@@ -129,6 +140,8 @@ def train(
                 if len(parts) > 1:
                     record |= {f"loss_{name}": value for name, value in zip(parts, mean_parts, strict=True)}
                 took = {"seconds": time.perf_counter() - began, "data_wait": data_wait}
+                if teacher is not None:
+                    took["teacher"] = taught
                 log.train(record | {"grad_norm": grad_norm, "pairs": config.batch_size} | took)
             ending = step == steps or stopping > 0
             if validation and config.validation.every and (step % config.validation.every == 0 or step == steps):
@@ -151,10 +164,13 @@ def _start_or_resume(state: TrainState, checkpoints: Checkpoints | None, pairs: 
 
 
 @contextmanager
-def training_form(model: nn.Module, config: TrainConfig, world: World) -> Iterator[nn.Module]:
+def training_form(
+    model: nn.Module, config: TrainConfig, world: World, learner: nn.Module | None = None
+) -> Iterator[nn.Module]:
     """The network as it is trained: fused modules, compiled, a replica per process, whatever applies.
 
     The parameters stay those of `model`, which has its own modules back, in eval mode, when the block ends.
+    `learner` is what is run in its place, such as a `Student` that holds it.
     """
     with ExitStack() as undo:
         undo.callback(model.eval)
@@ -165,7 +181,7 @@ def training_form(model: nn.Module, config: TrainConfig, world: World) -> Iterat
             undo.callback(fastops.restore, model)
             if config.winograd:
                 undo.enter_context(fastops.nn.winograd_convolutions(model))
-        network = model.train()
+        network = (model if learner is None else learner).train()
         if config.compile:
             network = torch.compile(network)
         if world.size > 1:
@@ -174,7 +190,7 @@ def training_form(model: nn.Module, config: TrainConfig, world: World) -> Iterat
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that the configuration names, of all parameters."""
+    """The optimizer that the configuration names, of all parameters, each at its share of the learning rate."""
     kind = {
         "sgd_gc": fastops.optim.SGDGC,
         "sgd": torch.optim.SGD,
@@ -182,7 +198,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         "adamw": torch.optim.AdamW,
     }[config.optimizer]
     options = {"momentum": config.momentum} if "sgd" in config.optimizer else {}
-    return kind(model.parameters(), config.lr, weight_decay=config.weight_decay, **options)
+    groups = [{"params": list(model.parameters()), "lr_factor": 1.0}]
+    if config.backbone_lr != 1:
+        backbone = {id(p) for name, p in model.named_parameters() if "backbone." in name}
+        split = [[p for p in model.parameters() if (id(p) in backbone) == inside] for inside in (True, False)]
+        factors = (config.backbone_lr, 1.0)
+        groups = [{"params": p, "lr_factor": factor} for p, factor in zip(split, factors, strict=True) if p]
+    return kind(groups, config.lr, weight_decay=config.weight_decay, **options)
 
 
 def losses_of(output: Any, batch: Batch, box_loss: str) -> dict[str, Tensor]:

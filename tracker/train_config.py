@@ -17,6 +17,7 @@ from typing import Any
 from tracker.box_head import LOSSES
 from tracker.data.augment import AugmentConfig
 from tracker.data.crops import CROP_SIZE, INSTANCE
+from tracker.data.pairs import MAX_GAP
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +25,7 @@ else:
     import tomli as tomllib
 
 OPTIMIZERS = ("sgd_gc", "adamw_gc", "sgd", "adamw")
+SCHEDULES = ("exponential", "cosine")
 PRECISIONS = ("float32", "bfloat16", "float16")
 #: What `load_config` takes for head "box" where nothing else is said: a box head must see targets off the middle, and
 #: of other sizes than the tracker's last guess. Crops of 383 px have the room for it.
@@ -63,7 +65,9 @@ class DataConfig:
         archives: files that `tracker prepare` wrote.
         sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
         leave_out: names of sequences of these places that are not trained on; those of `validation` must be.
+        stills: pairs per epoch of two random views of one of `pictures`; see `tracker.data.stills`.
         repeat: pairs per sequence and epoch.
+        max_gap: the two frames of a pair are less than this apart.
         crop_size: side of the crops that are cut of the frames, in pixels; what `augment` shifts and stretches must fit
             into them. Archives have theirs, which must be the same.
         skip_bad: leave out annotations and frames that cannot be read, with a warning, in place of stopping.
@@ -75,15 +79,19 @@ class DataConfig:
     archives: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+    stills: int = 0
     repeat: int = 1
+    max_gap: int = MAX_GAP
     crop_size: int = CROP_SIZE
     skip_bad: bool = False
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "workers"):
+        for name in ("synthetic", "stills", "workers"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
-        _require(self, "repeat", self.repeat >= 1, "at least 1")
+        for name in ("repeat", "max_gap"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "stills", not self.stills or bool(self.pictures), "0 where there are no pictures")
         _require(self, "crop_size", self.crop_size >= INSTANCE, f"at least {INSTANCE}")
 
 
@@ -121,7 +129,15 @@ class TrainConfig:
         steps: number of batches, in place of `epochs`; 0 leaves it to them.
         batch_size: pairs per step, of all processes together.
         optimizer: "sgd_gc" or "adamw_gc", with gradient centralization in one kernel; "sgd" or "adamw" of torch.
-        lr, final_lr: learning rate of the first and the last step; it falls exponentially from one to the other.
+        lr, final_lr: learning rate after the warm-up and of the last step.
+        schedule: how it falls from one to the other, "exponential" or "cosine".
+        warmup: number of steps in which it rises to `lr`, in equal parts.
+        backbone_lr: factor on the learning rate of the backbone; 0 keeps the convolutions as they start, for a head
+            that is added to a trained network.
+        teacher: checkpoint of a network to learn from, or a name of the package's; "" for none. See `tracker.teacher`.
+        teacher_weight: weight of the error of the features against the teacher's.
+        teacher_map_weight: weight of the error of the score map, and of the boxes, against the teacher's.
+        label_weight: weight of the losses against the true boxes.
         momentum: of SGD.
         weight_decay: of the optimizer.
         clip: largest norm of all gradients together, above which they are scaled down; 0 for none.
@@ -139,8 +155,8 @@ class TrainConfig:
     Raises:
         ValueError: when a value is of another type or out of its range; the message names it.
 
-    Source: paper 000, section 4.1: SGD, learning rate 1e-2 to 1e-5 (its code; 1e-4 in print), weight decay 5e-4,
-    momentum .9, batches of 8, 50 epochs.
+    Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function",
+    section 4.1: SGD, learning rate 1e-2 to 1e-4, weight decay 5e-4, momentum .9, batches of 8, 50 epochs.
 
     Example:
         >>> TrainConfig(steps=200, lr=5e-2).batch_size
@@ -153,7 +169,14 @@ class TrainConfig:
     batch_size: int = 8
     optimizer: str = "sgd_gc"
     lr: float = 1e-2
-    final_lr: float = 1e-5
+    final_lr: float = 1e-4
+    schedule: str = "exponential"
+    warmup: int = 0
+    backbone_lr: float = 1.0
+    teacher: str = ""
+    teacher_weight: float = 1.0
+    teacher_map_weight: float = 0.3
+    label_weight: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip: float = 0.0
@@ -173,20 +196,39 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr", "final_lr", "checkpoint_every", "keep"):
             _require(self, name, 0 < getattr(self, name) < math.inf, "positive")
-        for name in ("seed", "steps", "momentum", "weight_decay", "clip"):
+        for name in (
+            "seed", "steps", "momentum", "weight_decay", "clip", "warmup", "backbone_lr",
+            "teacher_weight", "teacher_map_weight", "label_weight",
+        ):  # fmt: skip
             _require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
-        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("box_loss", LOSSES)):
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("box_loss", LOSSES),
+        ):
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
     def total_steps(self, pairs: int) -> int:
         """Number of steps with `pairs` pairs per epoch, of which those that fill no batch are left out."""
         return self.steps or self.epochs * (pairs // self.batch_size)
 
+    def weight_of(self, loss: str) -> float:
+        """Weight of one of the losses in the sum that training minimises, by the loss's name."""
+        if loss == "features":
+            return self.teacher_weight
+        return self.teacher_map_weight if loss in ("map", "teacher_box") else self.label_weight
+
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of step `step` of `steps`, from 1."""
         if self.overfit or steps <= 1:
             return self.lr
-        return self.lr * (self.final_lr / self.lr) ** ((step - 1) / (steps - 1))
+        if step <= self.warmup:
+            return self.lr * step / self.warmup
+        done = (step - 1 - self.warmup) / max(1, steps - 1 - self.warmup)
+        if self.schedule == "cosine":
+            return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (self.final_lr / self.lr) ** done
 
 
 def _require(config: Any, name: str, ok: bool, rule: str) -> None:

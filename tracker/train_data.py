@@ -149,13 +149,21 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
         names |= in_archive
         left_out = in_archive.intersection(data.leave_out)
         if left_out != in_archive:
-            parts.append(PairDataset.from_archive(path, repeat=data.repeat, leave_out=sorted(left_out)))
+            parts.append(
+                PairDataset.from_archive(path, repeat=data.repeat, max_gap=data.max_gap, leave_out=sorted(left_out))
+            )
     if data.sequences:
         opened = [sequence for place in data.sequences for sequence in open_place(place, skip_bad=data.skip_bad)]
         names |= {sequence.name for sequence in opened}
         sequences = [sequence for sequence in opened if sequence.name not in data.leave_out]
         parts.append(
-            PairDataset.from_sequences(sequences, repeat=data.repeat, crop_size=data.crop_size, skip_bad=data.skip_bad)
+            PairDataset.from_sequences(
+                sequences,
+                repeat=data.repeat,
+                max_gap=data.max_gap,
+                crop_size=data.crop_size,
+                skip_bad=data.skip_bad,
+            )
         )
     if unknown := set(data.leave_out) - names:
         raise ValueError(f"train config: data.leave_out must name sequences, got {', '.join(sorted(unknown))}")
@@ -164,9 +172,13 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
             "train config: data.leave_out must name the sequences of the validation that are in the data, "
             f"got none of {', '.join(sorted(both))}"
         )
+    pictures = Pictures(data.pictures) if data.pictures else None
+    if data.stills:
+        parts.append(PairDataset.stills(pictures, data.stills, crop_size=data.crop_size))
     if data.synthetic:
-        pictures = Pictures(data.pictures) if data.pictures else None
         parts.append(PairDataset.synthetic(pairs=data.synthetic, crop_size=data.crop_size, pictures=pictures))
     if not parts:
-        raise ValueError("train config: one of data.synthetic, data.archives and data.sequences must give pairs")
+        raise ValueError(
+            "train config: one of data.synthetic, data.stills, data.archives and data.sequences must give pairs"
+        )
     return PairDataset.concat(parts, seed=config.seed)

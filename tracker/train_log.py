@@ -43,7 +43,7 @@ class TrainLog:
             write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self.path.open("a", buffering=1, encoding="utf-8")  # a line is written as soon as it is whole
         self._board = _summary_writer(folder, done)
-        self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, float, float, float]] = deque(maxlen=RECENT)
         self._auc = ""
         self._console = Console(stderr=True, quiet=quiet)
         columns = (
@@ -69,14 +69,16 @@ class TrainLog:
             self._board.close()
 
     def train(self, record: dict[str, Any]) -> None:
-        """Note a step: its number, loss, and what it took (pairs, seconds, data_wait in seconds)."""
+        """Note a step: its number, loss, and what it took (pairs, seconds, of which data_wait and teacher)."""
         self._write("train", record)
-        self._recent.append((record["pairs"], record["seconds"], record["data_wait"]))
-        pairs, seconds, waited = map(sum, zip(*self._recent, strict=True))
+        self._recent.append((record["pairs"], record["seconds"], record["data_wait"], record.get("teacher", 0.0)))
+        pairs, seconds, waited, taught = map(sum, zip(*self._recent, strict=True))
         rates = (
             f"loss {record['loss']:.4f}  {pairs / seconds:.1f} pairs/s  "
             f"data wait {100 * waited / seconds:.0f} %{self._auc}"
         )
+        if taught:
+            rates += f"  teacher {100 * taught / seconds:.0f} %"
         self._progress.update(self._task, completed=record["step"], rates=rates)
         # Without a terminal, as in a log file of a cluster, a line every half minute and the last one.
         last = record["step"] == self._steps

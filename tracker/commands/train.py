@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tracker.distributed import World
     from tracker.model import SiamFC
+    from tracker.teacher import Teacher
     from tracker.train_config import ModelConfig, TrainConfig
 
 OVERFIT_STEPS = 200
@@ -117,6 +118,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         pairs = open_pairs(config, held=[sequence.name for sequence in validation])
         check_batch(len(pairs), config.batch_size, world)
         model = _make_model(config.model, config.seed).to(device)
+        teacher = _make_teacher(config, device)
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder
         if world.is_first:
@@ -133,8 +135,9 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
             log.say(f"{folder}: {steps} steps of {config.batch_size} pairs, {len(pairs)} pairs per epoch, on {device}")
         signals = stack.enter_context(Signals())
         losses = train_model(
-            model, config, pairs=pairs, validation=validation, world=world, folder=folder, log=log, stop=signals.caught
-        )
+            model, config, pairs=pairs, validation=validation, teacher=teacher, world=world, folder=folder, log=log,
+            stop=signals.caught,
+        )  # fmt: skip
     if done + len(losses) < steps:
         console.print(f"stopped after step {done + len(losses)}; --resume goes on", soft_wrap=True)
         if as_json and world.is_first:
@@ -171,17 +174,36 @@ def _make_model(config: ModelConfig, seed: int) -> SiamFC:
 
     from tracker.checkpoint import load_state
     from tracker.model import SiamFC
+    from tracker.pretrained import find_weights
 
     torch.manual_seed(seed)
     model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)
     if config.weights:
         try:
             with input_errors("model.weights: "):
-                state = load_state(config.weights)
-            model.load_state_dict(state)
+                state = load_state(find_weights(config.weights))
+            # A head or an attention that the checkpoint has nothing of starts afresh.
+            absent = {key for key in model.state_dict() if key not in state}
+            parts = {part for part in ("attention.", "box_head.") if not any(key.startswith(part) for key in state)}
+            fresh = {key for key in absent if key.startswith(tuple(parts))}
+            own = model.state_dict()
+            model.load_state_dict(state | {key: own[key] for key in fresh})
         except RuntimeError as error:
             raise ValueError(f"model.weights must fit the model's settings, got {config.weights}: {error}") from error
     return model
+
+
+def _make_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
+    import torch
+
+    from tracker.checkpoint import load_model
+    from tracker.pretrained import find_weights
+    from tracker.teacher import Teacher
+
+    if not config.teacher:
+        return None
+    with input_errors("teacher: "):
+        return Teacher(load_model(find_weights(config.teacher)), device, getattr(torch, config.precision))
 
 
 class Signals:

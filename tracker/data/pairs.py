@@ -18,6 +18,7 @@ from tracker.data.archive import CropArchive
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
 from tracker.data.pictures import Pictures
 from tracker.data.sequence import ImageError, Sequence
+from tracker.data.stills import still_pair
 from tracker.data.synthetic import SyntheticVideo
 
 MAX_GAP = 100
@@ -72,6 +73,13 @@ class PairDataset(Dataset):
     ) -> PairDataset:
         """`pairs` pairs an epoch, each of a `SyntheticVideo` of its own (of `pictures`); no video ever comes twice."""
         return cls(_Synthetic(pairs, crop_size, pictures), seed)
+
+    @classmethod
+    def stills(
+        cls, pictures: Pictures, pairs: int = 10_000, *, seed: int = 0, crop_size: int = CROP_SIZE
+    ) -> PairDataset:
+        """`pairs` pairs an epoch, each two random views of a patch or cut-out of one of `pictures`."""
+        return cls(_Stills(pictures, pairs, crop_size), seed)
 
     @classmethod
     def from_sequences(
@@ -181,6 +189,19 @@ class _Synthetic:
         if video.visible[first] < video.visible[second]:
             first, second = second, first  # the exemplar is the frame that shows more of the target
         return _as_pair(*(crop_target(*video.frame(frame), self._crop_size) for frame in (first, second)))
+
+
+class _Stills:
+    def __init__(self, pictures: Pictures, pairs: int, crop_size: int) -> None:
+        _require("pairs", pairs)
+        _require("crop_size", crop_size)
+        self._pictures, self._pairs, self._crop_size = pictures, pairs, crop_size
+
+    def __len__(self) -> int:
+        return self._pairs
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair:
+        return _as_pair(*still_pair(self._pictures, rng, self._crop_size))
 
 
 class _FromSequences:
