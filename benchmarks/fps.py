@@ -28,12 +28,12 @@ import torch
 
 from benchmarks.harness import ROOT, append_rows, environment, print_table
 from tracker import SiamFC, Tracker
-from tracker.checkpoint import load_model
 from tracker.data.otb import load_sequence
-from tracker.data.sources import open_images, open_source
 from tracker.data.synthetic import SyntheticVideo
+from tracker.engines.reference import ReferenceTracker
 from tracker.eval.metrics import iou
-from tracker.reference import ReferenceTracker
+from tracker.io.sources import open_images, open_source
+from tracker.network.checkpoint import load_model
 
 SHARED = ROOT.parent / "shared" / "data"
 MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}

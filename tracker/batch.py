@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from tracker.config import TrackerConfig
-from tracker.engine import is_finite, make_engine, to_result
-from tracker.model import SiamFC
-from tracker.pretrained import find_weights
-from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
+from tracker.engines.fused import is_finite, make_engine, to_result
+from tracker.engines.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
+from tracker.network.model import SiamFC
+from tracker.network.pretrained import find_weights
 from tracker.tracker import check_dtype, find_model
 
 
@@ -72,7 +72,8 @@ class BatchTracker:
         """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
 
         Args:
-            path: a checkpoint, or the name of weights in the package, see `tracker.pretrained`; None: the default ones.
+            path: a checkpoint, or the name of weights in the package, see `tracker.network.pretrained`; None: the
+                default ones.
             device, dtype, activation: as for `BatchTracker`.
 
         Example:
@@ -186,10 +187,10 @@ class BatchTracker:
         The targets are in a video of their own and are dropped at the end. One that is dropped before gives None.
 
         Args:
-            source: a video file, image folder, camera or iterable of images; see `tracker.data.sources.open_source`.
+            source: a video file, image folder, camera or iterable of images; see `tracker.io.sources.open_source`.
             boxes: x, y, w, h of each target in the first frame.
         """
-        from tracker.data.sources import open_source
+        from tracker.io.sources import open_source
 
         boxes, video = list(boxes), object()
         targets: list[int] = []

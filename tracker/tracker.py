@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from tracker.checkpoint import load_model
 from tracker.config import TrackerConfig
-from tracker.eager import EagerBoxEngine, EagerEngine, Network
-from tracker.model import EagerNetwork, SiamFC
-from tracker.pretrained import find_weights
-from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_array, to_tensor
+from tracker.engines.eager import EagerBoxEngine, EagerEngine, Network
+from tracker.engines.target import Image, Start, TrackResult, as_box, as_rgb, to_array, to_tensor
+from tracker.network.checkpoint import load_model
+from tracker.network.model import EagerNetwork, SiamFC
+from tracker.network.pretrained import find_weights
 
 BACKENDS = ("fastops", "eager")
 
@@ -35,7 +35,7 @@ class Tracker:
     slows the tracker down.
 
     With a network that has a box head the tracker searches one scale and takes the box, aspect ratio included, from the
-    best cell (`tracker.box_update`); the limits are the same.
+    best cell (`tracker.engines.box_update`); the limits are the same.
 
     The score is (peak - mean) of the best scale's score map over the same of the first frame searched with its own
     template, cut to 0..1. With the published weights on 13 real targets, 1,640 frames of overlap above .4 against 251
@@ -47,13 +47,13 @@ class Tracker:
 
     Args:
         model: the network; the tracker works on a copy of it.
-        weights: path of a checkpoint, in place of `model`; see `tracker.checkpoint.load_model`.
+        weights: path of a checkpoint, in place of `model`; see `tracker.network.checkpoint.load_model`.
         activation: "relu" or "mish", for `weights` that do not tell it, such as any .pth file; None is what they say,
             and ReLU where they say nothing.
         config: settings.
         device: where the network runs; None is the model's own, or with `weights` a GPU where there is one.
         dtype: floating-point type of the network, or "auto" for the fastest one on this machine (see
-            `tracker.autotune`); None is the model's own.
+            `tracker.network.autotune`); None is the model's own.
         backend: "fastops" for the fused path, everything on the device; "eager" for OpenCV and NumPy around the model
             run op by op: in plain PyTorch with `weights`, with the ops it was made with where a model is passed in.
 
@@ -88,7 +88,9 @@ class Tracker:
         self._started = False
         self._engine: Engine
         if backend == "fastops":
-            from tracker.engine import SingleEngine  # imported here: "eager" must work without the compiled library
+            from tracker.engines.fused import (
+                SingleEngine,  # imported here: "eager" must work without the compiled library
+            )
 
             self._engine = SingleEngine(model, self.config, device=device, dtype=dtype)
         else:
@@ -110,7 +112,8 @@ class Tracker:
         """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
 
         Args:
-            path: a checkpoint, or the name of weights in the package, see `tracker.pretrained`; None: the default ones.
+            path: a checkpoint, or the name of weights in the package, see `tracker.network.pretrained`; None: the
+                default ones.
             device, dtype, backend, activation: as for `Tracker`.
 
         Example:
@@ -164,10 +167,10 @@ class Tracker:
         """Yield a result for every frame of `source`; the first is the given box.
 
         Args:
-            source: a video file, image folder, camera or iterable of images; see `tracker.data.sources.open_source`.
+            source: a video file, image folder, camera or iterable of images; see `tracker.io.sources.open_source`.
             box: x, y, w, h of the target in the first frame.
         """
-        from tracker.data.sources import open_source
+        from tracker.io.sources import open_source
 
         with open_source(source) as frames:
             self.init(next(frames), box)

@@ -16,7 +16,7 @@ from pathlib import Path
 import layer
 
 TESTS = Path(__file__).resolve().parents[1]
-#: The families of tests/test_ops.py that say most about a kernel: values and gradients of every dtype and layout,
+#: The families of tests/ops/test_ops.py that say most about a kernel: values and gradients of every dtype and layout,
 #: values that are not finite, runs in another order of threads. The optimizer steps, crop_and_resize and response_peak
 #: are not in the table of ops. The accuracy of a batch norm's statistics depends on how the kernel splits its sums.
 SELECTION = (
@@ -27,7 +27,7 @@ FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_crop.
 
 
 def default_arguments() -> list[str]:
-    return [*(str(TESTS / name) for name in FILES), "-k", SELECTION]
+    return [*(str(TESTS / "ops" / name) for name in FILES), "-k", SELECTION]
 
 
 def environment(library: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracker.arguments import CommandError, Interrupted, check_device, check_weights, input_errors, parse_dtype
+from tracker.commands.checks import CommandError, Interrupted, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_json, progress_bar
 from tracker.installed import install_hint

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import CommandError, check_device, check_weights, has_display, input_errors, parse_dtype
+from tracker.commands.checks import CommandError, check_device, check_weights, has_display, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.installed import install_hint
 

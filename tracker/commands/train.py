@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.arguments import CommandError, Interrupted, check_device, input_errors, make_folder
+from tracker.commands.checks import CommandError, Interrupted, check_device, input_errors, make_folder
 from tracker.commands.options import Device, Json, Quiet
 from tracker.commands.output import print_json
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from tracker.distributed import World
-    from tracker.model import SiamFC
-    from tracker.train_config import ModelConfig, TrainConfig
+    from tracker.network.model import SiamFC
+    from tracker.training.config import ModelConfig, TrainConfig
 
 OVERFIT_STEPS = 200
 LOW_LOSS = 0.1  # what a batch known by heart is below; it starts near ln 2 = .69
@@ -73,7 +73,7 @@ def train(
     import torch
 
     from tracker.distributed import join
-    from tracker.train_config import load_config
+    from tracker.training.config import load_config
 
     check_device(device)
     saved = output / "train.toml"
@@ -101,14 +101,14 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     """Train, or go on training, in `folder`, and leave the weights there."""
     from rich.console import Console
 
-    from tracker.checkpoint import save_state, write_whole
-    from tracker.train import scale_responses
-    from tracker.train import train as train_model
-    from tracker.train_config import to_toml
-    from tracker.train_data import check_batch, open_pairs
-    from tracker.train_log import TrainLog
-    from tracker.train_state import Checkpoints
-    from tracker.validation import validation_sequences
+    from tracker.network.checkpoint import save_state, write_whole
+    from tracker.training.batches import check_batch, open_pairs
+    from tracker.training.config import to_toml
+    from tracker.training.log import TrainLog
+    from tracker.training.loop import scale_responses
+    from tracker.training.loop import train as train_model
+    from tracker.training.state import Checkpoints
+    from tracker.training.validation import validation_sequences
 
     checkpoints = Checkpoints(folder / "checkpoints")
     done = checkpoints.newest_step()
@@ -151,7 +151,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
 
 def _summary(folder: Path, steps: int) -> dict[str, Any]:
     """How far the run in `folder` is, and what it has: null for what it has not."""
-    from tracker.train_log import read_metrics
+    from tracker.training.log import read_metrics
 
     records = read_metrics(folder / "metrics.jsonl")
     last = {record["kind"]: record for record in records}
@@ -169,8 +169,8 @@ def _summary(folder: Path, steps: int) -> dict[str, Any]:
 def _make_model(config: ModelConfig, seed: int) -> SiamFC:
     import torch
 
-    from tracker.checkpoint import load_state
-    from tracker.model import SiamFC
+    from tracker.network.checkpoint import load_state
+    from tracker.network.model import SiamFC
 
     torch.manual_seed(seed)
     model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)

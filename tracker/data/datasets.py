@@ -16,7 +16,7 @@ from tracker.data import imagenet_vid
 from tracker.data.annotations import Problems, parse_box_or_absent, parse_region, read_flags, read_names, read_rows
 from tracker.data.otb import list_targets, load_target
 from tracker.data.sequence import Sequence
-from tracker.data.sources import images_in, natural_key
+from tracker.io.sources import images_in, natural_key
 
 
 def open_dataset(

@@ -10,7 +10,7 @@ import numpy as np
 
 from tracker.data.annotations import Problems, parse_box, parse_box_or_absent, read_rows
 from tracker.data.sequence import Sequence
-from tracker.data.sources import images_in
+from tracker.io.sources import images_in
 
 # First annotated frame, 1-based, as the OTB toolkit's configuration has it, where that is not the first image.
 START_FRAMES = {"BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "David": 300}

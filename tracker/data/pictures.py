@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tracker.data.sources import IMAGE_SUFFIXES, natural_key
+from tracker.io.sources import IMAGE_SUFFIXES, natural_key
 
 SCENE_SIDE, CUTOUT_SIDE = 1024, 256  # longer sides, in pixels, that pictures are reduced to when they are read
 SMALLEST = 16  # a picture with a shorter side shows nothing

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracker.arguments import without_function
+from tracker.commands.checks import without_function
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
+from tracker.engines.target import TrackResult
 from tracker.eval.results import is_whole, write_result
 from tracker.eval.vot import track_supervised
-from tracker.target import TrackResult
 from tracker.tracker import Tracker
 
 Progress = Callable[[str], None]  # is told the name of each sequence that is done

@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tracker.checkpoint import write_whole
-from tracker.files import replacing
 from tracker.installed import install_hint
+from tracker.io.files import replacing
+from tracker.network.checkpoint import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import typer
 
-from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
+from tracker.commands.checks import CommandError, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.data.sequence import read_image
 from tracker.installed import install_hint

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tracker.data.sources import SourceError, open_source
-from tracker.draw import DEFAULT_FPS
-from tracker.target import as_box
+from tracker.engines.target import as_box
+from tracker.io.draw import DEFAULT_FPS
+from tracker.io.sources import SourceError, open_source
 
 NOT_A_VIDEO = "this file is not a video that can be read here: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, OGG or WMV"
 # Containers that hold their pictures themselves. What only points to other files or addresses (playlists, manifests,

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import torch
 
-from tracker.comparison import Turns, reference_tracker
-from tracker.data.sources import SourceError, open_source
-from tracker.draw import VideoError, VideoWriter, annotate, write_boxes
+from tracker.engines.reference import ReferenceTracker
+from tracker.eval.comparison import Turns, reference_tracker
 from tracker.eval.metrics import iou
-from tracker.reference import ReferenceTracker
+from tracker.io.draw import VideoError, VideoWriter, annotate, write_boxes
+from tracker.io.sources import SourceError, open_source
 from tracker.serve.jobs import Cancelled, Job
 from tracker.serve.limits import Limits
 from tracker.tracker import Tracker
