@@ -37,7 +37,8 @@ from tracker.data.augment import AugmentConfig, Batch, augment, collate
 from tracker.data.pairs import Pair, PairDataset
 from tracker.distributed import World
 from tracker.training.config import DataConfig, TrainConfig
-from tracker.training.loop import losses_of, make_optimizer, scale_responses, train, training_form
+from tracker.training.loop import make_optimizer, scale_responses, train, training_form
+from tracker.training.losses import losses_of
 
 PHASES = ("data", "forward", "backward", "optimizer")
 #: Of a step's change of the weights: reference float32 itself differs by 3e-4 from float64, bfloat16 by 1e-1.

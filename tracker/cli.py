@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tracker.commands.bench import bench
-from tracker.commands.checks import INTERRUPTED, CommandError, Interrupted, without_function
+from tracker.commands.checks import INTERRUPTED, CommandError, Interrupted
 from tracker.commands.demo import demo
 from tracker.commands.eval import evaluate
 from tracker.commands.experiment import experiment
@@ -93,7 +93,7 @@ def _mistake(error: Exception) -> str | None:
     from tracker.io.draw import VideoError
     from tracker.io.sources import SourceError
 
-    return without_function(str(error)) if isinstance(error, (CommandError, SourceError, VideoError)) else None
+    return str(error) if isinstance(error, (CommandError, SourceError, VideoError)) else None
 
 
 def _report(message: str, code: int) -> int:

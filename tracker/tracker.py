@@ -80,11 +80,11 @@ class Tracker:
         backend: str = "fastops",
     ) -> None:
         if backend not in BACKENDS:
-            raise ValueError(f"Tracker: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.config = config or TrackerConfig()
         ops = "fastops" if backend == "fastops" else "reference"
-        model, device = find_model("Tracker", model, weights, activation, ops, self.config, device)
-        check_dtype("Tracker", dtype, backend)
+        model, device = find_model(model, weights, activation, ops, self.config, device)
+        check_dtype(dtype, backend)
         self._started = False
         self._engine: Engine
         if backend == "fastops":
@@ -132,7 +132,7 @@ class Tracker:
     @network.setter
     def network(self, network: Network) -> None:
         if not isinstance(self._engine, EagerEngine):
-            raise AttributeError('Tracker: network can be replaced with backend "eager" only')
+            raise AttributeError('network can be replaced with backend "eager" only')
         self._engine.network = network
 
     def init(self, image: Image, box: Sequence[float] | np.ndarray) -> None:
@@ -145,8 +145,8 @@ class Tracker:
         Raises:
             ValueError: when the image or the box is not of this kind.
         """
-        image = as_rgb(image, "init")
-        start = Start.of(image, as_box(box, image.shape, "init"), self.config)
+        image = as_rgb(image)
+        start = Start.of(image, as_box(box, image.shape), self.config)
         self._started = False
         self._engine.start(self._convert(image), start)
         self._started = True
@@ -160,8 +160,8 @@ class Tracker:
             FloatingPointError: when the network's response is not finite.
         """
         if not self._started:
-            raise RuntimeError("Tracker: init must be called before update, got no target")
-        return self._engine.step(self._convert(as_rgb(image, "update")))
+            raise RuntimeError("init must be called before update, got no target")
+        return self._engine.step(self._convert(as_rgb(image)))
 
     def track(self, source: Any, box: Sequence[float] | np.ndarray) -> Iterator[TrackResult]:
         """Yield a result for every frame of `source`; the first is the given box.
@@ -180,7 +180,6 @@ class Tracker:
 
 
 def find_model(
-    name: str,
     model: SiamFC | None,
     weights: str | os.PathLike[str] | None,
     activation: str | None,
@@ -191,19 +190,19 @@ def find_model(
     """The model given, or the one of the weights, and the device to run it on."""
     if (model is None) == (weights is None):
         got = "neither (from_pretrained() takes those of the package)" if model is None else "both"
-        raise ValueError(f"{name}: one of model and weights must be given, got {got}")
+        raise ValueError(f"one of model and weights must be given, got {got}")
     if model is not None:
         if not isinstance(model, SiamFC):
             hint = " (a path goes into weights)" if isinstance(model, (str, os.PathLike)) else ""
-            raise ValueError(f"{name}: model must be a SiamFC, got {type(model).__name__}{hint}")
+            raise ValueError(f"model must be a SiamFC, got {type(model).__name__}{hint}")
         return model, device
     model = load_model(weights, activation=activation, ops=ops, out_scale=config.out_scale)
     return model, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check_dtype(name: str, dtype: torch.dtype | str | None, backend: str = "fastops") -> None:
+def check_dtype(dtype: torch.dtype | str | None, backend: str = "fastops") -> None:
     types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     if dtype is None or dtype in types or (backend == "fastops" and isinstance(dtype, str) and dtype == "auto"):
         return
     names = ", ".join(str(t) for t in types)
-    raise ValueError(f"{name}: dtype must be {names}{' or auto' if backend == 'fastops' else ''}, got {dtype}")
+    raise ValueError(f"dtype must be {names}{' or auto' if backend == 'fastops' else ''}, got {dtype}")

@@ -367,7 +367,7 @@ def test_skipped_frames_are_resumed_too(sequences, tmp_path):
     ],
 )
 def test_arguments_are_checked(sequences, tmp_path, options, message):
-    with pytest.raises(ValueError, match=f"prepare: {message}"):
+    with pytest.raises(ValueError, match=message):
         prepare_archive(sequences, tmp_path / "a", **options)
     assert not list(tmp_path.iterdir())
 

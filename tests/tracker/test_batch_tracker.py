@@ -65,7 +65,7 @@ def test_targets_come_and_go(model):
         tracker.drop(target)
     assert tracker.update(frames[6]) == {} and len(tracker) == 0 and not tracker._image_sizes
     assert tracker.add(frames[6], box) > late  # a number is never given twice
-    with pytest.raises(KeyError, match=f"BatchTracker: target must be one of .*got {first}"):
+    with pytest.raises(KeyError, match=f"target must be one of .*got {first}"):
         tracker.drop(first)
 
 
@@ -100,7 +100,7 @@ def test_videos_of_different_sizes(model):
     assert list(only) == [targets["right"]] and _same(only[targets["right"]], expected[targets["right"]][3])
     results = tracker.update({"left": videos["left"][0][4]})
     assert _same(results[another], expected[another][3])
-    with pytest.raises(ValueError, match="update: images must be a frame by video where targets have videos"):
+    with pytest.raises(ValueError, match="images must be a frame by video where targets have videos"):
         tracker.update(videos["left"][0][5])
 
 
@@ -188,18 +188,18 @@ def test_images_of_every_kind(model, kind):
 def test_errors(model):
     frames, box = _frames(count=1)
     tracker = BatchTracker(model)
-    with pytest.raises(ValueError, match="add: box must have sides above 0"):
+    with pytest.raises(ValueError, match="box must have sides above 0"):
         tracker.add(frames[0], (1, 1, 0, 5))
-    with pytest.raises(ValueError, match=r"add: image must be uint8 \[H, W, 3\] or \[H, W\], got float32"):
+    with pytest.raises(ValueError, match=r"image must be uint8 \[H, W, 3\] or \[H, W\], got float32"):
         tracker.add(frames[0].astype(np.float32), box)
     assert len(tracker) == 0 and tracker.update(frames[0]) == {}
     tracker.drop(tracker.add(frames[0], box, video="a"))
     assert tracker.update({"a": frames[0]}) == {}  # nothing left to find there
-    with pytest.raises(ValueError, match="update: images must be of videos that targets were added in, got 'b'"):
+    with pytest.raises(ValueError, match="images must be of videos that targets were added in, got 'b'"):
         tracker.update({"b": frames[0]})
-    with pytest.raises(ValueError, match="BatchTracker: one of model and weights must be given, got neither"):
+    with pytest.raises(ValueError, match="one of model and weights must be given, got neither"):
         BatchTracker()
-    with pytest.raises(ValueError, match="BatchTracker: dtype must be torch.float32, .* or auto, got fast"):
+    with pytest.raises(ValueError, match="dtype must be torch.float32, .* or auto, got fast"):
         BatchTracker(model, dtype="fast")
 
 

@@ -14,11 +14,12 @@ from tracker.engines.box_update import box_update
 from tracker.engines.reference import ReferenceTracker
 from tracker.engines.target import Start
 from tracker.eval.metrics import iou
-from tracker.network.box_head import LOSSES, BoxOutput, assign, box_head_loss, boxes_of
+from tracker.network.box_head import BoxOutput, boxes_of
 from tracker.network.checkpoint import load_model, save_state
 from tracker.network.export import export_branches
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import depthwise_xcorr
+from tracker.training.losses import BOX_LOSSES, assign, box_head_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CELLS = 8 * (torch.arange(17.0) - 8)
@@ -69,7 +70,7 @@ def test_the_score_map_head_has_no_new_keys():
 def test_depthwise_xcorr_pairs_each_template_with_its_searches():
     z, x = torch.randn(2, 3, 4, 5), torch.randn(6, 3, 9, 8)
     torch.testing.assert_close(depthwise_xcorr(z, x), fastops.reference.xcorr_depthwise(z, x))
-    with pytest.raises(ValueError, match=r"depthwise_xcorr: x must be \[k\*2, 3, H, W\], got \(5, 3, 9, 8\)"):
+    with pytest.raises(ValueError, match=r"x must be \[k\*2, 3, H, W\], got \(5, 3, 9, 8\)"):
         depthwise_xcorr(z, x[:5])
 
 
@@ -81,7 +82,7 @@ def test_cells_are_assigned_by_hand():
     assert torch.equal(boxes_of(torch.ones(1, 4, 17, 17))[0, 9, 7], torch.tensor([-9.0, 7, -7, 9]))
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", BOX_LOSSES)
 def test_loss_is_least_at_the_truth_and_leads_to_it(kind):
     boxes = torch.tensor([[90.0, 100, 150, 140], [100, 60, 140, 200]])
     perfect = perfect_output(boxes)
@@ -124,13 +125,13 @@ def test_a_target_off_the_map_gives_finite_losses():
 
 def test_bad_arguments():
     output = perfect_output(torch.tensor([[90.0, 100, 150, 140]]))
-    with pytest.raises(ValueError, match="box_head_loss: kind must be one of focal_eiou, .*, iou, got 'l1'"):
+    with pytest.raises(ValueError, match="kind must be one of focal_eiou, .*, iou, got 'l1'"):
         box_head_loss(output, torch.zeros(1, 4), "l1")
-    with pytest.raises(ValueError, match=r"box_head_loss: boxes must be \[1, 4\], got \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"boxes must be \[1, 4\], got \[2, 4\]"):
         box_head_loss(output, torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="export: model must have the score-map head, got head 'box'"):
+    with pytest.raises(ValueError, match="model must have the score-map head, got head 'box'"):
         export_branches(box_net())
-    with pytest.raises(ValueError, match="ReferenceTracker: model must have head=.xcorr., got 'box'"):
+    with pytest.raises(ValueError, match="model must have head=.xcorr., got 'box'"):
         ReferenceTracker(box_net())
 
 
@@ -306,5 +307,5 @@ def test_maps_must_fit_the_config():
 
 @pytest.mark.parametrize("name", ["box_lr", "box_window"])
 def test_config_is_checked(name):
-    with pytest.raises(ValueError, match=f"TrackerConfig: {name} must be between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match=f"{name} must be between 0 and 1, got 2"):
         replace(TrackerConfig(), **{name: 2})

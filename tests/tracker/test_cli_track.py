@@ -108,7 +108,7 @@ def test_sequence_is_tracked_from_its_first_annotated_frame(capsys, tmp_path, se
     with pytest.raises(ValueError, match=r"at most one box per frame \(11\), got 12 from image 2 on"):
         load_sequence(folder, start_frame=2)
     for start in (0, 13):
-        with pytest.raises(ValueError, match=f"load_sequence: start_frame must be from 1 to 12 in .*, got {start}"):
+        with pytest.raises(ValueError, match=f"start_frame must be from 1 to 12 in .*, got {start}"):
             load_sequence(folder, start_frame=start)
 
 

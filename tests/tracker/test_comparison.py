@@ -57,7 +57,7 @@ def test_a_box_head_and_half_precision():
     assert result.dtypes == ("float32", "bfloat16") and len(result.reference) == len(result.fastops) == 4
     fps = [result.summary()[side]["fps"] for side in ("reference", "fastops")]
     assert result.agreement > 0.9 and result.ratio == pytest.approx(fps[1] / fps[0])
-    with pytest.raises(ValueError, match="compare: images must be at least two, one to start on and one to time"):
+    with pytest.raises(ValueError, match="images must be at least two, one to start on and one to time"):
         compare({"one": SiamFC(width=0.125)}, [VIDEO.image(0)], VIDEO.boxes[0])
 
 

@@ -422,7 +422,7 @@ def test_mistakes_are_named_and_skipped_only_when_asked(layout, file, spoil, mes
     assert len(sequences) == left and len(skipped) == 1
     with pytest.raises(ValueError, match=message):
         raise ValueError(skipped[0])
-    with pytest.warns(UserWarning, match="open_dataset: skipped 1: "):
+    with pytest.warns(UserWarning, match="skipped 1: "):
         open_made(layout, root, skip_bad=True)
 
 
@@ -440,9 +440,9 @@ def test_malformed_lines_are_absent_when_skipped(tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_root_without_sequences(layout, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises((ValueError, FileNotFoundError), match="open_dataset: .*(got none in|existing folder)"):
+    with pytest.raises((ValueError, FileNotFoundError), match=".*(got none in|existing folder)"):
         open_made(layout, tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match="open_dataset: root must be an existing folder, got .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="root must be an existing folder, got .*nowhere"):
         open_made(layout, tmp_path / "nowhere")
 
 

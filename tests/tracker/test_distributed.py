@@ -84,7 +84,7 @@ def test_nan_of_one_process_stops_both_and_names_its_pairs(tmp_path):
     messages = both("nan", tmp_path)
     (batch,) = BatchOrder(4, 4, 0, range(1), World(1, 2))
     pairs = ", ".join(str(index) for index in sorted(index for _, index in batch))
-    assert messages == [f"train: loss must be finite, got nan in step 1, epoch 0, pairs {pairs}"] * 2
+    assert messages == [f"loss must be finite, got nan in step 1, epoch 0, pairs {pairs}"] * 2
 
 
 @pytest.mark.slow

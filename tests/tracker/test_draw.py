@@ -42,9 +42,9 @@ def test_video_writer_leaves_nothing_behind(tmp_path):
 
 
 def test_video_writer_errors(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="VideoWriter: path must end in .mp4, .avi or .webm, got 'a.gif'"):
+    with pytest.raises(ValueError, match="path must end in .mp4, .avi or .webm, got 'a.gif'"):
         VideoWriter("a.gif", (64, 48))
-    with pytest.raises(OSError, match="VideoWriter: path must lie in an existing folder, got"):
+    with pytest.raises(OSError, match="path must lie in an existing folder, got"):
         VideoWriter(tmp_path / "no" / "a.mp4", (64, 48))
     with VideoWriter(tmp_path / "a.mp4", (64, 48)) as video:
         with pytest.raises(ValueError, match=r"image must be uint8 \[48, 64, 3\], got uint8 \[48, 60, 3\]"):

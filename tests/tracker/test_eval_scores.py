@@ -15,8 +15,8 @@ from tracker.data.datasets import open_dataset
 from tracker.data.otb import load_sequence
 from tracker.eval.metrics import iou
 from tracker.eval.polygons import polygon_overlap
+from tracker.eval.protocols import score
 from tracker.eval.results import claim_folder, read_regions, result_path, write_regions
-from tracker.eval.scores import score
 from tracker.eval.vot import eao_curve
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # the toolkit imports pyplot

@@ -18,8 +18,9 @@ from tracker.data.synthetic import SyntheticVideo
 from tracker.experiments import activations, box_loss, tracking
 from tracker.experiments.classifiers import ACTIVATIONS, NETWORKS, PELU, FReLU, Swish
 from tracker.experiments.images import load_images
-from tracker.experiments.report import print_grid, summarise, write_csv, write_plot
+from tracker.experiments.report import print_grid, summarise
 from tracker.experiments.videos import StretchedVideo
+from tracker.io.report import write_csv, write_plot
 from tracker.network.box_head import BoxOutput
 
 pytestmark = pytest.mark.usefixtures("one_thread")

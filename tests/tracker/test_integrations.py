@@ -128,7 +128,7 @@ def test_requests_of_the_vot_toolkit_are_answered(tmp_path, tracker):
     for index in (6, 7):
         result = tracker.update(sequence.image(index))
         assert np.array_equal(script.replies[index][0], result.box) and script.replies[index][1] == result.score
-    with pytest.raises(ValueError, match="follow: the first request must have a region, got a frame alone"):
+    with pytest.raises(ValueError, match="the first request must have a region, got a frame alone"):
         vot_integration.follow(tracker, Script([(sequence.frames[0], None)]))
 
 

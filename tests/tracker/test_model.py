@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 
 from tests.support.paths import DATA
 from tracker.network.checkpoint import load_model, load_state, save_state
-from tracker.network.model import EagerNetwork, SiamFC, grouped_xcorr, scaled_channels
+from tracker.network.model import OPS, EagerNetwork, SiamFC, grouped_xcorr, scaled_channels
 
 WEIGHTS = DATA / "weights/siamfc3s_color_pretrained_deq_alexnetv1.pth"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs ../shared/data/weights")
@@ -94,7 +95,7 @@ def test_grouped_xcorr_pairs_each_template_with_its_searches():
     assert out.shape == (6, 1, 6, 4)
     for i in range(6):
         torch.testing.assert_close(out[i, 0], 0.5 * F.conv2d(x[i : i + 1], z[i // 3 : i // 3 + 1])[0, 0])
-    with pytest.raises(ValueError, match=r"grouped_xcorr: x must be \[k\*2, 3, H, W\], got \(5, 3, 9, 8\)"):
+    with pytest.raises(ValueError, match=r"x must be \[k\*2, 3, H, W\], got \(5, 3, 9, 8\)"):
         grouped_xcorr(z, x[:5])
 
 
@@ -109,14 +110,14 @@ def test_out_scale_multiplies_the_score_map():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"activation": "gelu"}, "SiamFC: activation must be one of relu, mish, got 'gelu'"),
-        ({"attention": "cbam"}, "SiamFC: attention must be one of none, se, got 'cbam'"),
-        ({"head": "rpn"}, "SiamFC: head must be one of xcorr, box, got 'rpn'"),
-        ({"ops": "cuda"}, "SiamFC: ops must be one of fastops, reference, got 'cuda'"),
-        ({"width": 0}, "SiamFC: width must be above 0 and at most 8, got 0"),
-        ({"width": float("nan")}, "SiamFC: width must be above 0 and at most 8, got nan"),
-        ({"se_reduction": 0}, "SiamFC: se_reduction must be an integer from 1 to the 256 channels, got 0"),
-        ({"se_reduction": 1.5}, "SiamFC: se_reduction must be an integer from 1 to the 256 channels, got 1.5"),
+        ({"activation": "gelu"}, "activation must be one of relu, mish, got 'gelu'"),
+        ({"attention": "cbam"}, "attention must be one of none, se, got 'cbam'"),
+        ({"head": "rpn"}, "head must be one of xcorr, box, got 'rpn'"),
+        ({"ops": "cuda"}, "ops must be one of fastops, reference, got 'cuda'"),
+        ({"width": 0}, "width must be above 0 and at most 8, got 0"),
+        ({"width": float("nan")}, "width must be above 0 and at most 8, got nan"),
+        ({"se_reduction": 0}, "se_reduction must be an integer from 1 to the 256 channels, got 0"),
+        ({"se_reduction": 1.5}, "se_reduction must be an integer from 1 to the 256 channels, got 1.5"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -128,7 +129,7 @@ def test_eager_network_leaves_the_model_alone():
     net = SiamFC(**SMALL).train()
     network = EagerNetwork(net, dtype=torch.bfloat16)
     crops = np.random.default_rng(0).integers(0, 256, (3, 255, 255, 3), np.uint8)
-    with pytest.raises(RuntimeError, match="EagerNetwork: exemplar must be called before responses"):
+    with pytest.raises(RuntimeError, match="exemplar must be called before responses"):
         network.responses(crops)
     network.exemplar(crops[0, 64:191, 64:191])
     maps = network.responses(crops)
@@ -197,7 +198,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_state(SiamFC(**SMALL), path)
     assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"] and path.read_bytes() == b"old"
-    with pytest.raises(ValueError, match="save_state: path must end in .safetensors, got .*net.pth"):
+    with pytest.raises(ValueError, match="path must end in .safetensors, got .*net.pth"):
         save_state(SiamFC(**SMALL), tmp_path / "net.pth")
 
 
@@ -206,26 +207,26 @@ class _Pickled:
 
 
 def test_files_that_are_not_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="load_state: path must be an existing file, got .*none.pth"):
+    with pytest.raises(FileNotFoundError, match="path must be an existing file, got .*none.pth"):
         load_state(tmp_path / "none.pth")
     for name in ("text.pth", "text.pt"):
         (tmp_path / name).write_text("not weights")
-        with pytest.raises(ValueError, match=f"load_state: path must be a file of plain weights, got .*{name}"):
+        with pytest.raises(ValueError, match=f"path must be a file of plain weights, got .*{name}"):
             load_state(tmp_path / name)
     (tmp_path / "empty.pth").touch()
-    with pytest.raises(ValueError, match="load_state: path must be a file of plain weights, got .*empty.pth"):
+    with pytest.raises(ValueError, match="path must be a file of plain weights, got .*empty.pth"):
         load_state(tmp_path / "empty.pth")
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(ValueError, match="load_state: path must be a safetensors file, got .*text.safetensors"):
+    with pytest.raises(ValueError, match="path must be a safetensors file, got .*text.safetensors"):
         load_state(tmp_path / "text.safetensors")
     torch.save(_Pickled(), tmp_path / "object.pth")
-    with pytest.raises(ValueError, match="load_state: path must be a file of plain weights, got .*object.pth"):
+    with pytest.raises(ValueError, match="path must be a file of plain weights, got .*object.pth"):
         load_state(tmp_path / "object.pth")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="load_state: path must hold a dictionary of tensors, got .*list.pth"):
+    with pytest.raises(ValueError, match="path must hold a dictionary of tensors, got .*list.pth"):
         load_state(tmp_path / "list.pth")
     (tmp_path / "net.onnx").touch()
-    with pytest.raises(ValueError, match="load_state: path must end in .pth, .pt or .safetensors, got .*net.onnx"):
+    with pytest.raises(ValueError, match="path must end in .pth, .pt or .safetensors, got .*net.onnx"):
         load_state(tmp_path / "net.onnx")
 
 
@@ -237,7 +238,7 @@ def test_keys_that_do_not_match_are_named(tmp_path):
         torch.save(changed, path)
         load_model(path, ops="reference")
 
-    with pytest.raises(ValueError, match="load_model: weights must have the key 'backbone.conv1.0.weight', got a"):
+    with pytest.raises(ValueError, match="weights must have the key 'backbone.conv1.0.weight', got a"):
         load({"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="keys must match the network, got missing backbone.conv3.1.bias in"):
         load({k: v for k, v in state.items() if k != "backbone.conv3.1.bias"})
@@ -245,3 +246,15 @@ def test_keys_that_do_not_match_are_named(tmp_path):
         load(state | {"head.bias": torch.zeros(1)})
     with pytest.raises(ValueError, match="keys must match the network, got other shapes for backbone.conv1.1.bias in"):
         load(state | {"backbone.conv1.1.bias": torch.zeros(7)})
+
+
+def test_convolutions_start_equal_at_one_seed_whatever_else_the_network_has():
+    starts = []
+    for activation, attention, head, ops in product(("relu", "mish"), ("none", "se"), ("xcorr", "box"), OPS):
+        torch.manual_seed(7)
+        network = SiamFC(activation, attention, head, width=0.125, ops=ops)
+        starts.append([block[0].weight for block in network.backbone.children()])
+    for start in starts[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(start, starts[0], strict=True))
+    torch.manual_seed(8)
+    assert not torch.equal(SiamFC(width=0.125).backbone.conv1[0].weight, starts[0][0])

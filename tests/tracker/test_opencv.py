@@ -89,8 +89,8 @@ def test_what_it_accepts_and_refuses():
         tracker.init(frame, rect)
     tracker.init(frame[..., 0], RECT)  # grey
     for image, message in (
-        (None, "init: image must be a NumPy array or a tensor, got NoneType"),  # what capture.read() ends with
-        (np.dstack([frame, frame[..., :1]]), "init: image must be uint8 [H, W, 3] or [H, W], got uint8 [120, 160, 4]"),
+        (None, "image must be a NumPy array or a tensor, got NoneType"),  # what capture.read() ends with
+        (np.dstack([frame, frame[..., :1]]), "image must be uint8 [H, W, 3] or [H, W], got uint8 [120, 160, 4]"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             tracker.init(image, RECT)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from tracker.data.augment import collate
-from tracker.data.crops import crop_target, read_crop, region_side, usable_frames
+from tracker.data.crops import crop_side, crop_target, read_crop, usable_frames
 from tracker.data.pairs import PairDataset, choose_frames
 from tracker.data.sequence import ImageError, Sequence, decode_image, read_image, read_reduced
 from tracker.data.synthetic import SyntheticVideo
@@ -62,7 +62,7 @@ def test_boxes_tell_absent_frames():
     ],
 )
 def test_sequence_is_checked(arguments, message):
-    with pytest.raises(ValueError, match=f"Sequence: {message}"):
+    with pytest.raises(ValueError, match=message):
         Sequence("a", *arguments)
 
 
@@ -116,7 +116,7 @@ def test_box_follows_the_crop(box, size):
     image[max(0, round(y)) : round(y + h), max(0, round(x)) : round(x + w)] = 255
     crop, moved = crop_target(image, np.array(box), size)
     assert crop.shape == (size, size, 3) and crop.dtype == np.uint8 and moved.dtype == np.float32
-    zoom = size / region_side(box, size)
+    zoom = size / crop_side(box, size)
     assert moved[2:] == pytest.approx([w * zoom, h * zoom], rel=0.01)
     assert moved[:2] + moved[2:] / 2 == pytest.approx([size / 2, size / 2], abs=0.51 * zoom)
     rows, columns = np.nonzero(crop[..., 0] > 127)
@@ -128,8 +128,8 @@ def test_box_follows_the_crop(box, size):
 
 def test_crop_holds_the_exemplar_at_its_size():
     # (w + p)(h + p) with p = (w + h) / 2 = 50 is 110 x 90 for 60 x 40; this square becomes 127 px.
-    assert region_side((0, 0, 60, 40), 127) == pytest.approx(np.sqrt(110 * 90))
-    assert region_side((0, 0, 60, 40)) == pytest.approx(np.sqrt(110 * 90) * 287 / 127)
+    assert crop_side((0, 0, 60, 40), 127) == pytest.approx(np.sqrt(110 * 90))
+    assert crop_side((0, 0, 60, 40)) == pytest.approx(np.sqrt(110 * 90) * 287 / 127)
 
 
 def test_padding_has_the_mean_colour():
@@ -255,7 +255,7 @@ def test_bad_image_is_named_and_skipped_only_when_asked(tmp_path):
     with pytest.raises(ImageError, match=r"(2\.jpg: image must be a whole JPEG|4\.jpg: image must be a readable file)"):
         [strict[i] for i in range(20)]
     lenient = PairDataset.from_sequences([sequence], repeat=40, skip_bad=True)
-    with pytest.warns(UserWarning, match=r"PairDataset: skipped .*[24]\.jpg: image must be"):
+    with pytest.warns(UserWarning, match=r"skipped .*[24]\.jpg: image must be"):
         seen = {round(crop[143, 143, 0] / 40) for pair in (lenient[i] for i in range(40)) for crop in pair[:2]}
     assert seen == {0, 1, 3, 5}
     for path in frames:
@@ -278,10 +278,10 @@ def test_bad_image_is_named_and_skipped_only_when_asked(tmp_path):
     ],
 )
 def test_arguments_are_checked(make, message):
-    with pytest.raises(ValueError, match=f"PairDataset: {message}"):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
 def test_index_out_of_range():
-    with pytest.raises(IndexError, match="PairDataset: index must be from 0 to 1, got 2"):
+    with pytest.raises(IndexError, match="index must be from 0 to 1, got 2"):
         PairDataset.synthetic(0, 2)[2]

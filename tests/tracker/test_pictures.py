@@ -56,9 +56,9 @@ def test_places_are_files_folders_and_patterns(folder):
 
 
 def test_bad_places_are_named(folder):
-    with pytest.raises(ValueError, match="Pictures: a place must be a picture or hold some, got none in '.*nowhere'"):
+    with pytest.raises(ValueError, match="a place must be a picture or hold some, got none in '.*nowhere'"):
         Pictures([folder / "nowhere"])
-    with pytest.raises(ValueError, match="Pictures: places must hold pictures of 16 px or more, got none"):
+    with pytest.raises(ValueError, match="places must hold pictures of 16 px or more, got none"):
         Pictures([folder / "tiny.png"])
     (folder / "deep" / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="image of 8 or 16 bits that can be decoded, got '.*broken.png'"):

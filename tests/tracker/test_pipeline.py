@@ -15,6 +15,7 @@ import torch
 import fastops
 from tracker import BatchTracker, SiamFC, Tracker
 from tracker.data.synthetic import SyntheticVideo
+from tracker.engines import cuda
 from tracker.engines import fused as engine_module
 from tracker.engines.reference import ReferenceTracker
 from tracker.eval.metrics import iou
@@ -188,8 +189,10 @@ def test_steps_are_captured_as_cuda_graphs():
             boxes.append(np.stack([result.box for result in tracker.update(image).values()]))
         results.append(np.concatenate(boxes))
         assert second in tracker.targets
-    assert len(captured._engine._graphs) == 2 and all(captured._engine._graphs.values())  # of two targets, of one
-    assert not eager._engine._graphs
+    assert len(captured._engine._graphs._captured) == 2 and all(
+        captured._engine._graphs._captured.values()
+    )  # of two targets, of one
+    assert not eager._engine._graphs._captured
     assert np.array_equal(*results)
 
 
@@ -208,11 +211,11 @@ def test_frames_of_one_call_have_buffers_of_their_own(monkeypatch):
     monkeypatch.setattr(engine_module.torch.cuda, "Event", _HostEvent)
     empty = torch.empty
     monkeypatch.setattr(engine_module.torch, "empty", lambda *size, pin_memory=False, **o: empty(*size, **o))
-    uploads = engine_module.Uploads(torch.device("cpu"))
+    uploads = cuda.Uploads(torch.device("cpu"))
     images = [torch.full((4, 5, 3), i, dtype=torch.uint8) for i in range(4)]
     first = [uploads(image, place) for place, image in enumerate(images)]
     assert all(torch.equal(frame, image) for frame, image in zip(first, images, strict=True))
     assert uploads(images[3], 0).data_ptr() == first[0].data_ptr()
-    for side in range(2 * engine_module.MAX_BUFFERS):
+    for side in range(2 * cuda.MAX_BUFFERS):
         uploads(torch.zeros(2, 2 + side, 3, dtype=torch.uint8), 0)
-    assert len(uploads._buffers) == engine_module.MAX_BUFFERS
+    assert len(uploads._buffers) == cuda.MAX_BUFFERS

@@ -79,14 +79,14 @@ def test_a_job_that_fails_tells_its_user_no_paths(jobs, tmp_path, caplog):
         raise OSError(f"{tmp_path} is gone")
 
     def infinite(job):
-        raise FloatingPointError("Tracker: response must be finite")
+        raise FloatingPointError("response must be finite")
 
     failed, other = make_job("a", broken, tmp_path), make_job("b", infinite, tmp_path)
     jobs.submit(failed)
     jobs.submit(other)
     until(lambda: other.state == "failed")
     assert failed.state == "failed" and failed.error == "this run failed: the terminal of the server tells why"
-    assert other.error == "Tracker: response must be finite"
+    assert other.error == "response must be finite"
     assert str(tmp_path) in caplog.text
 
 

@@ -170,7 +170,7 @@ def test_the_thread_reads_from_the_first_frame_to_the_close(tmp_path):
     with open_source(frames_of(3)) as source:
         next(source)
         assert not reading()  # the caller's own iterables are never read ahead
-    with pytest.raises(ValueError, match="open_source: read_ahead must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="read_ahead must be at least 0, got -1"):
         open_source(folder, read_ahead=-1)
 
 

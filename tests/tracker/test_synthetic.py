@@ -72,5 +72,5 @@ def test_pillar_covers_the_part_that_visible_says():
 
 @pytest.mark.parametrize(("frames", "size"), [(0, (64, 64)), (5, (31, 64))])
 def test_wrong_arguments(frames, size):
-    with pytest.raises(ValueError, match="SyntheticVideo: frames must be at least 1 and size at least 32x32, got"):
+    with pytest.raises(ValueError, match="frames must be at least 1 and size at least 32x32, got"):
         SyntheticVideo(0, frames, size)

@@ -297,17 +297,17 @@ def test_tracker_can_be_started_again():
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ((1, 2, 3), r"init: box must be four finite numbers x, y, w, h, got \(1, 2, 3\)"),
-        ((1, 2, float("nan"), 4), "init: box must be four finite numbers"),
-        ((1, 2, float("inf"), 4), "init: box must be four finite numbers"),
-        ("box", "init: box must be four finite numbers x, y, w, h, got 'box'"),
-        (None, "init: box must be four finite numbers x, y, w, h, got None"),
-        ((1, 2, 0, 4), "init: box must have sides above 0 and at most 1e.06 px, got 0 x 4"),
-        ((1, 2, 5, -4), "init: box must have sides above 0 and at most 1e.06 px, got 5 x -4"),
-        ((1, 2, 5, 1e7), "init: box must have sides above 0 and at most 1e.06 px, got 5 x 1e.07"),
-        ((160, 2, 5, 5), "init: box must overlap the image of 160 x 120 px, got 160, 2, 5, 5"),
-        ((-5, 2, 5, 5), "init: box must overlap the image of 160 x 120 px, got -5, 2, 5, 5"),
-        ((2, -9, 5, 5), "init: box must overlap the image of 160 x 120 px, got 2, -9, 5, 5"),
+        ((1, 2, 3), r"box must be four finite numbers x, y, w, h, got \(1, 2, 3\)"),
+        ((1, 2, float("nan"), 4), "box must be four finite numbers"),
+        ((1, 2, float("inf"), 4), "box must be four finite numbers"),
+        ("box", "box must be four finite numbers x, y, w, h, got 'box'"),
+        (None, "box must be four finite numbers x, y, w, h, got None"),
+        ((1, 2, 0, 4), "box must have sides above 0 and at most 1e.06 px, got 0 x 4"),
+        ((1, 2, 5, -4), "box must have sides above 0 and at most 1e.06 px, got 5 x -4"),
+        ((1, 2, 5, 1e7), "box must have sides above 0 and at most 1e.06 px, got 5 x 1e.07"),
+        ((160, 2, 5, 5), "box must overlap the image of 160 x 120 px, got 160, 2, 5, 5"),
+        ((-5, 2, 5, 5), "box must overlap the image of 160 x 120 px, got -5, 2, 5, 5"),
+        ((2, -9, 5, 5), "box must overlap the image of 160 x 120 px, got 2, -9, 5, 5"),
     ],
 )
 def test_bad_boxes(box, message):
@@ -327,14 +327,14 @@ def test_bad_boxes(box, message):
 )
 def test_bad_images(image, got):
     tracker, _ = _scripted((60, 40, 30, 20))
-    with pytest.raises(ValueError, match=f"init: image must be .*got {got}"):
+    with pytest.raises(ValueError, match=f"image must be .*got {got}"):
         tracker.init(image, (1, 1, 4, 4))
-    with pytest.raises(ValueError, match=f"update: image must be .*got {got}"):
+    with pytest.raises(ValueError, match=f"image must be .*got {got}"):
         tracker.update(image)
 
 
 def test_update_before_init():
-    with pytest.raises(RuntimeError, match="Tracker: init must be called before update, got no target"):
+    with pytest.raises(RuntimeError, match="init must be called before update, got no target"):
         Tracker(_small_net(), backend="eager").update(_noise())
 
 
@@ -355,47 +355,47 @@ def test_config_must_fit_the_network():
 
 def test_bad_tracker_arguments():
     net = _small_net()
-    with pytest.raises(ValueError, match="Tracker: backend must be one of fastops, eager, got 'cudnn'"):
+    with pytest.raises(ValueError, match="backend must be one of fastops, eager, got 'cudnn'"):
         Tracker(net, backend="cudnn")
-    with pytest.raises(ValueError, match=r"Tracker: one of model and weights must be given, got neither \(from_pre"):
+    with pytest.raises(ValueError, match=r"one of model and weights must be given, got neither \(from_pre"):
         Tracker(backend="eager")
-    with pytest.raises(ValueError, match="Tracker: one of model and weights must be given, got both"):
+    with pytest.raises(ValueError, match="one of model and weights must be given, got both"):
         Tracker(net, weights="net.pth", backend="eager")
     for dtype in (torch.int8, np.float32, torch.float8_e4m3fn, "auto"):
-        with pytest.raises(ValueError, match="Tracker: dtype must be torch.float32, .*torch.float16, got "):
+        with pytest.raises(ValueError, match="dtype must be torch.float32, .*torch.float16, got "):
             Tracker(net, dtype=dtype, backend="eager")
-    with pytest.raises(ValueError, match=r"Tracker: model must be a SiamFC, got str \(a path goes into weights\)"):
+    with pytest.raises(ValueError, match=r"model must be a SiamFC, got str \(a path goes into weights\)"):
         Tracker("siamfc.pth", backend="eager")
-    with pytest.raises(AttributeError, match='Tracker: network can be replaced with backend "eager" only'):
+    with pytest.raises(AttributeError, match='network can be replaced with backend "eager" only'):
         Tracker(SiamFC(width=0.25)).network = ScriptedNetwork()
-    with pytest.raises(FileNotFoundError, match="load_state: path must be an existing file, got none.pth"):
+    with pytest.raises(FileNotFoundError, match="path must be an existing file, got none.pth"):
         Tracker.from_pretrained("none.pth", backend="eager")
-    with pytest.raises(ValueError, match="TrackerConfig: keys must be among exemplar_size, .*, got scale_count, zoom"):
+    with pytest.raises(ValueError, match="keys must be among exemplar_size, .*, got scale_count, zoom"):
         Tracker.from_pretrained("none.pth", zoom=2, scale_count=5)
-    with pytest.raises(ValueError, match="ReferenceTracker: one of model and weights must be given, got neither"):
+    with pytest.raises(ValueError, match="one of model and weights must be given, got neither"):
         ReferenceTracker()
-    with pytest.raises(ValueError, match="ReferenceTracker: model must have ops=\"reference\", got 'fastops'"):
+    with pytest.raises(ValueError, match="model must have ops=\"reference\", got 'fastops'"):
         ReferenceTracker(SiamFC(width=0.25))
     accelerated = fastops.accelerate(_small_net(activation="mish"), verbose=False)
-    with pytest.raises(ValueError, match="ReferenceTracker: model must not be accelerated .*, got fused backbone"):
+    with pytest.raises(ValueError, match="model must not be accelerated .*, got fused backbone"):
         ReferenceTracker(accelerated)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"scale_num": 2}, "TrackerConfig: scale_num must be odd and at least 1, got 2"),
-        ({"scale_num": 3.0}, "TrackerConfig: scale_num must be an integer, got 3.0"),
-        ({"context": "half"}, "TrackerConfig: context must be a number, got 'half'"),
-        ({"context": -0.1}, "TrackerConfig: context must be at least 0 and finite, got -0.1"),
-        ({"scale_step": 1.0}, "TrackerConfig: scale_step must be greater than 1 and finite, got 1.0"),
-        ({"scale_lr": 1.1}, "TrackerConfig: scale_lr must be between 0 and 1, got 1.1"),
-        ({"window_influence": float("nan")}, "TrackerConfig: window_influence must be between 0 and 1, got nan"),
-        ({"lost_frames": 0}, "TrackerConfig: lost_frames must be at least 1, got 0"),
-        ({"min_target_size": 0.0}, "TrackerConfig: min_target_size must be positive and finite, got 0.0"),
-        ({"instance_size": 100}, "TrackerConfig: instance_size must be at least exemplar_size, got 100"),
-        ({"response_size": 18}, r"TrackerConfig: response_size must be \(instance_size .* = 17, got 18"),
-        ({"response_up": True}, "TrackerConfig: response_up must be an integer, got True"),
+        ({"scale_num": 2}, "scale_num must be odd and at least 1, got 2"),
+        ({"scale_num": 3.0}, "scale_num must be an integer, got 3.0"),
+        ({"context": "half"}, "context must be a number, got 'half'"),
+        ({"context": -0.1}, "context must be at least 0 and finite, got -0.1"),
+        ({"scale_step": 1.0}, "scale_step must be greater than 1 and finite, got 1.0"),
+        ({"scale_lr": 1.1}, "scale_lr must be between 0 and 1, got 1.1"),
+        ({"window_influence": float("nan")}, "window_influence must be between 0 and 1, got nan"),
+        ({"lost_frames": 0}, "lost_frames must be at least 1, got 0"),
+        ({"min_target_size": 0.0}, "min_target_size must be positive and finite, got 0.0"),
+        ({"instance_size": 100}, "instance_size must be at least exemplar_size, got 100"),
+        ({"response_size": 18}, r"response_size must be \(instance_size .* = 17, got 18"),
+        ({"response_up": True}, "response_up must be an integer, got True"),
     ],
 )
 def test_bad_config(values, message):

@@ -25,7 +25,8 @@ from tracker.eval.metrics import iou
 from tracker.io.draw import VideoWriter
 from tracker.training.config import DataConfig, TrainConfig, ValidationConfig
 from tracker.training.log import TrainLog, read_metrics
-from tracker.training.loop import losses_of, make_optimizer, scale_responses, train, training_form
+from tracker.training.loop import make_optimizer, scale_responses, train, training_form
+from tracker.training.losses import losses_of
 from tracker.training.validation import validate, validation_sequences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -242,7 +243,7 @@ def test_nan_stops_with_the_batch_and_leaves_the_weights(poison, what):
     with pytest.raises(FloatingPointError) as caught:
         train(model, config, pairs=pairs, progress=lambda step, loss: seen.append(weights(model)))
     where = f"in step 3, epoch 1, pairs {', '.join(map(str, sorted(taken)))}"
-    assert re.fullmatch(f"train: {what} {re.escape(where)}", str(caught.value))
+    assert re.fullmatch(f"{what} {re.escape(where)}", str(caught.value))
     assert len(seen) == 2 and torch.equal(weights(model), seen[1])
 
 
@@ -253,7 +254,7 @@ def test_a_scaled_gradient_may_overflow_but_not_for_ever():
     model = Poisoned(slopes=[math.inf] * 2)
     train(model, replace(config, steps=3), pairs=PAIRS, progress=lambda step, loss: seen.append(weights(model)))
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
-    with pytest.raises(FloatingPointError, match="train: gradient must be finite, got norm .* in step 17, epoch 0"):
+    with pytest.raises(FloatingPointError, match="gradient must be finite, got norm .* in step 17, epoch 0"):
         train(Poisoned(slopes=[math.inf] * 40), config, pairs=PAIRS)  # 65536 is 2 to the 16
 
 
@@ -264,7 +265,7 @@ def test_a_stopped_run_goes_on(tmp_path):
     first = train(small(), config, pairs=PAIRS, folder=tmp_path, stop=lambda: next(asked))
     rest = train(small(seed=1), config, pairs=PAIRS, folder=tmp_path)
     assert len(first) == 2 and first + rest == expected
-    with pytest.raises(ValueError, match="train: pairs per epoch must be those of the run, 64, got 63"):
+    with pytest.raises(ValueError, match="pairs per epoch must be those of the run, 64, got 63"):
         train(small(), config, pairs=PairDataset.synthetic(pairs=63), folder=tmp_path)
 
 
@@ -315,7 +316,7 @@ def test_scale_responses_starts_the_loss_where_it_is_steep():
 def test_scale_responses_refuses_a_dead_network():
     model = small()
     torch.nn.init.zeros_(model.backbone.conv5[0].weight)
-    with pytest.raises(ValueError, match="scale_responses: model must give finite responses that vary, got deviation"):
+    with pytest.raises(ValueError, match="model must give finite responses that vary, got deviation"):
         scale_responses(model, batch_size=1)
 
 

@@ -47,9 +47,9 @@ def test_first_batch_again_and_again():
 
 
 def test_order_refuses_what_cannot_be():
-    with pytest.raises(ValueError, match="train: pairs must fill a batch of 8, got 7 per epoch"):
+    with pytest.raises(ValueError, match="pairs must fill a batch of 8, got 7 per epoch"):
         BatchOrder(7, 8, 0, range(1))
-    with pytest.raises(ValueError, match="train: batch_size must be a multiple of the 3 processes, got 8"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 3 processes, got 8"):
         BatchOrder(9, 8, 0, range(1), World(0, 3))
 
 
@@ -128,5 +128,5 @@ def test_sequences_of_the_validation_are_not_trained_on(videos):
     config = TrainConfig(data=DataConfig(sequences=(videos,), leave_out=("Dog",)))
     with pytest.raises(ValueError, match="the sequences of the validation that are .*, got none of Car, Deer$"):
         open_pairs(config, held=["Car", "Dog", "Deer"])
-    with pytest.raises(ValueError, match="train config: data.leave_out must name sequences, got Cat$"):
+    with pytest.raises(ValueError, match="data.leave_out must name sequences, got Cat$"):
         open_pairs(TrainConfig(data=DataConfig(sequences=(videos,), leave_out=("Dog", "Cat"))))

@@ -193,7 +193,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     data = path.read_bytes()
     for part in (data[: len(data) // 2], b"", b"\0" * len(data)):
         path.write_bytes(part)
-        with pytest.raises(ValueError, match=f"TrainState: {re.escape(str(path))} must be a whole checkpoint"):
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))} must be a whole checkpoint"):
             state.load(path)
 
 

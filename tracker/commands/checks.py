@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,23 +30,6 @@ class Interrupted(Exception):
     """Ctrl-C ended a command, which has told what is kept."""
 
 
-_FUNCTION = re.compile(
-    r"^(?:init|update|export|compare|train|load_(?:config|model|sequence|state)|open_(?:dataset|source)|save_state|"
-    r"scale_responses|train config|(?:Batch|Reference)?Tracker|[A-Z]\w+Config|TrainState|PairDataset|"
-    r"Pictures|SEAttention|Sequence|SiamFC|SyntheticVideo|VideoWriter): "
-)
-
-
-def without_function(message: str) -> str:
-    """The message of an error without the Python function it begins with: of no use to whoever typed a command.
-
-    Example:
-        >>> without_function("open_source: source must be an existing file")
-        'source must be an existing file'
-    """
-    return _FUNCTION.sub("", message)
-
-
 @contextmanager
 def input_errors(what: str = "") -> Iterator[None]:
     """Turn what opening and checking an input may raise into one line; other errors keep their traceback.
@@ -58,7 +40,7 @@ def input_errors(what: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        message = without_function(str(error))
+        message = str(error)
         if isinstance(error, OSError) and error.filename is not None:  # without Python's [Errno 2]
             message = f"{error.filename}: {error.strerror}"
         raise CommandError(f"{what}{message}") from error

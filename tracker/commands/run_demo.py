@@ -16,10 +16,10 @@ from rich.markup import escape
 from tracker.data.synthetic import SyntheticVideo
 from tracker.eval.comparison import compare, comparison_table
 from tracker.eval.metrics import iou
-from tracker.experiments.report import write_plot
 from tracker.installed import install_hint
 from tracker.io.background import WriteBehind
 from tracker.io.draw import VideoWriter, annotate, write_boxes
+from tracker.io.report import write_plot
 from tracker.network.checkpoint import load_model
 from tracker.network.model import SiamFC
 from tracker.network.pretrained import DEFAULT, PRETRAINED, find_weights

@@ -50,7 +50,7 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise CommandError(f"serve: {error.name} must be installed: {install_hint('serve')}") from None
+        raise CommandError(f"{error.name} must be installed: {install_hint('serve')}") from None
     # Imported here: the other commands start without them.
     from tracker.serve.app import create_app
     from tracker.serve.limits import Limits

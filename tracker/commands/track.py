@@ -26,7 +26,6 @@ from tracker.commands.checks import (
     parse_box,
     parse_dtype,
     pick_box,
-    without_function,
 )
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_error, print_json, progress_bar
@@ -147,7 +146,7 @@ def track(
         try:
             run(job)
         except (CommandError, SourceError, VideoError) as error:
-            print_error(f"{job.source}: {without_function(str(error))}")
+            print_error(f"{job.source}: {error}")
             failed += 1
     if failed:
         raise CommandError(f"SOURCE: {failed} of {len(mine)} could not be tracked to their end")

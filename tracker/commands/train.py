@@ -101,7 +101,9 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     """Train, or go on training, in `folder`, and leave the weights there."""
     from rich.console import Console
 
-    from tracker.network.checkpoint import save_state, write_whole
+    from tracker.data.augment import check_room
+    from tracker.io.files import write_whole
+    from tracker.network.checkpoint import save_state
     from tracker.training.batches import check_batch, open_pairs
     from tracker.training.config import to_toml
     from tracker.training.log import TrainLog
@@ -116,6 +118,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         validation = validation_sequences(config.validation) if config.validation.every and not config.overfit else []
         pairs = open_pairs(config, held=[sequence.name for sequence in validation])
         check_batch(len(pairs), config.batch_size, world)
+        check_room(config.augment, config.data.crop_size)
         model = _make_model(config.model, config.seed).to(device)
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder
@@ -124,7 +127,8 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
             write_whole(folder / "train.toml", to_toml(config).encode())
     fresh = done == 0 and not config.model.weights
     if fresh and config.model.head == "xcorr" and config.model.response_deviation:
-        scale_responses(model, config.model.response_deviation, pairs=pairs, batch_size=config.batch_size)
+        with input_errors():
+            scale_responses(model, config.model.response_deviation, pairs=pairs, batch_size=config.batch_size)
     console = Console(quiet=quiet or as_json or not world.is_first)
     with ExitStack() as stack:
         log = None
@@ -132,6 +136,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
             log = stack.enter_context(TrainLog(folder, steps=steps, done=done, quiet=quiet))
             log.say(f"{folder}: {steps} steps of {config.batch_size} pairs, {len(pairs)} pairs per epoch, on {device}")
         signals = stack.enter_context(Signals())
+        stack.enter_context(input_errors())  # a checkpoint of another network, a picture that cannot be read
         losses = train_model(
             model, config, pairs=pairs, validation=validation, world=world, folder=folder, log=log, stop=signals.caught
         )

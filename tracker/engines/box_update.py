@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tracker.config import TrackerConfig
 from tracker.engines.target import MAX_BOX_SIDE
+from tracker.geometry import region_side
 from tracker.network.box_head import boxes_of
 
 MIN_SIDE = 1e-3
@@ -52,7 +53,7 @@ def box_update(maps: Tensor, state: Tensor, config: TrackerConfig) -> Tensor:
 
     # An untrained network's sides may be 0 or beyond float32's squares.
     new_w, new_h = ((side * pixels[:, None]).clamp(MIN_SIDE, MAX_BOX_SIDE) for side in (x2 - x1, y2 - y1))
-    size_change = _ratio(_context_side(new_w, new_h, config), _context_side(w, h, config)[:, None])
+    size_change = _ratio(region_side(new_w, new_h, config.context), region_side(w, h, config.context)[:, None])
     aspect_change = _ratio(new_w / new_h, (w / h)[:, None])
     penalty = torch.exp(-config.box_penalty * (size_change * aspect_change - 1))
     window = _hann(rows, maps)[:, None] * _hann(columns, maps)
@@ -65,7 +66,7 @@ def box_update(maps: Tensor, state: Tensor, config: TrackerConfig) -> Tensor:
     new_cy = (shown_cy + (y1 + y2) / 2 * pixels).clamp(min=0).minimum(image_h - 1)
     new_w = torch.lerp(w, new_w, rate).maximum(min_side).minimum(max_w)
     new_h = torch.lerp(h, new_h, rate).maximum(min_side).minimum(max_h)
-    new_search = _context_side(new_w, new_h, config) * (config.instance_size / config.exemplar_size)
+    new_search = region_side(new_w, new_h, config.context) * (config.instance_size / config.exemplar_size)
 
     contrast = score.amax(1) - score.mean(1)
     first = own_contrast < 0
@@ -81,12 +82,6 @@ def box_update(maps: Tensor, state: Tensor, config: TrackerConfig) -> Tensor:
     box = torch.stack([cx - (w - 1) / 2, cy - (h - 1) / 2, w, h, relative], 1)
     lost = (misses >= config.lost_frames).float()[:, None] * finite + ~finite
     return torch.cat([torch.where(finite, box, torch.nan), lost], 1)
-
-
-def _context_side(w: Tensor, h: Tensor, config: TrackerConfig) -> Tensor:
-    """The side of the exemplar's square around a box: the box and its context."""
-    context = config.context * (w + h)
-    return ((w + context) * (h + context)).sqrt()
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

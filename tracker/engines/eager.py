@@ -148,9 +148,9 @@ class EagerEngine:
         cfg = self.config
         expected = (cfg.scale_num, cfg.response_size, cfg.response_size)
         if maps.shape != expected:
-            raise ValueError(f"Tracker: network must give score maps {list(expected)}, got {list(maps.shape)}")
+            raise ValueError(f"network must give score maps {list(expected)}, got {list(maps.shape)}")
         if not np.isfinite(maps).all():
-            raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
+            raise FloatingPointError("the network's response must be finite, got NaN or infinity")
         return maps
 
     def _locate(self, response: np.ndarray) -> tuple[int, int]:
@@ -192,9 +192,9 @@ class EagerBoxEngine:
         maps = self.network.responses(self._crop[None])
         expected = (1, 5, cfg.response_size, cfg.response_size)
         if maps.shape != expected:
-            raise ValueError(f"Tracker: network must give maps {list(expected)}, got {list(maps.shape)}")
+            raise ValueError(f"network must give maps {list(expected)}, got {list(maps.shape)}")
         if not np.isfinite(maps).all():
-            raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
+            raise FloatingPointError("the network's response must be finite, got NaN or infinity")
         *box, score, lost = box_update(torch.from_numpy(maps), state, cfg)[0].tolist()
         return TrackResult(np.array(box), score, bool(lost))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -16,14 +15,11 @@ import fastops
 from fastops.ops.response import Result, State
 from tracker.config import TrackerConfig
 from tracker.engines.box_update import box_update
+from tracker.engines.cuda import Graphs, Uploads
 from tracker.engines.target import Start, TrackResult
 from tracker.network.autotune import fastest_dtype
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
-
-MAX_GRAPHS = 16  # captured steps kept: one for each size of frame and range of rows in use
-MAX_BUFFERS = 64  # frames kept on a GPU, one for each size and place in a call
-CAPTURE = threading.Lock()  # a capture is thrown off by another one in its process
 
 #: Targets that pass through the network together. On a CPU more of them would only leave the cache (12 crops at a time:
 #: 27 ms for each three, 3 crops: 15 ms), and one by one each gets the bits that it gets alone. On a GPU they fill it.
@@ -55,8 +51,7 @@ class FusedEngine:
         self._chunk = CHUNK.get(self._device.type, 1)
         on_gpu = self._device.type == "cuda"
         self._uploads = Uploads(self._device) if on_gpu else None
-        self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}  # None: seen once
-        self._pool = torch.cuda.graph_pool_handle() if on_gpu else None  # of all graphs: one runs at a time
+        self._graphs = Graphs(self._device)
         self.capacity = 0
         self.state = torch.empty((0, len(State)), device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
@@ -101,7 +96,7 @@ class FusedEngine:
         self.state[row] = torch.tensor(start.row())
         result = self._follow(image, slice(row, row + 1))  # its own contrast
         if not bool(result.isfinite().all()):
-            raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
+            raise FloatingPointError("the network's response must be finite, got NaN or infinity")
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
@@ -135,35 +130,7 @@ class FusedEngine:
         return results
 
     def _replay(self, image: Tensor, rows: slice) -> Tensor:
-        """The step as a graph, from the second time on that it is taken."""
-        key = image.data_ptr(), tuple(image.shape), rows.start, rows.stop
-        known = key in self._graphs
-        captured = self._graphs.pop(key, None)
-        if known and captured is None:
-            captured = self._capture(image, rows)
-        if len(self._graphs) >= MAX_GRAPHS:
-            self._graphs.pop(next(iter(self._graphs)))  # the one not used for the longest time
-        self._graphs[key] = captured
-        if captured is None:
-            return self._follow(image, rows)
-        graph, results = captured
-        graph.replay()
-        return results
-
-    def _capture(self, image: Tensor, rows: slice) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The step as a graph; the state is as it was before."""
-        before = self.state.clone()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream(self._device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(2):  # kernels are chosen and loaded outside of the capture
-                self._follow(image, rows)
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with CAPTURE, torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-            results = self._follow(image, rows)
-        self.state.copy_(before)
-        return graph, results
+        return self._graphs.step(self._follow, self.state, image, rows)
 
     def rows(self, rows: Sequence[int]) -> slice | Tensor:
         """Rows as `step` takes them: a slice, which costs no copies, where they follow one another."""
@@ -194,7 +161,7 @@ class FusedEngine:
         expected = (cfg.response_size, cfg.response_size)
         if maps.shape[2:] != expected:
             got = list(maps.shape[2:])
-            raise ValueError(f"Tracker: network must give score maps {list(expected)}, got {got}")
+            raise ValueError(f"network must give score maps {list(expected)}, got {got}")
         return maps
 
     def _reserve(self, capacity: int) -> None:
@@ -237,37 +204,6 @@ def update_of(head: str, config: TrackerConfig) -> Callable[[Tensor, Tensor], Te
     )
 
 
-class Uploads:
-    """Frames to a GPU through pinned memory on a stream of its own, into one buffer of each size and place."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
-        self._buffers: dict[tuple, tuple[Tensor, Tensor, torch.cuda.Event]] = {}
-
-    def __call__(self, image: Tensor, place: int) -> Tensor:
-        key = place, *image.shape
-        buffers = self._buffers.pop(key, None)
-        if buffers is None:
-            if len(self._buffers) >= MAX_BUFFERS:
-                self._buffers.pop(next(iter(self._buffers)))  # the one not used for the longest time
-            pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
-            buffers = pinned, torch.empty(image.shape, dtype=torch.uint8, device=self._device), torch.cuda.Event()
-        self._buffers[key] = buffers
-        pinned, frame, copied = buffers
-        current = torch.cuda.current_stream(self._device)
-        if image.is_cuda:
-            frame.copy_(image)
-            return frame
-        copied.synchronize()  # the last copy out of this pinned memory
-        pinned.copy_(image)
-        self._stream.wait_stream(current)  # steps that still read the frame
-        with torch.cuda.stream(self._stream):
-            frame.copy_(pinned, non_blocking=True)
-            copied.record(self._stream)
-        current.wait_stream(self._stream)
-        return frame
-
-
 def make_engine(
     model: SiamFC, config: TrackerConfig, device: torch.device | str | None, dtype: torch.dtype | str | None
 ) -> FusedEngine:
@@ -288,7 +224,7 @@ def to_result(values: Sequence[float]) -> TrackResult:
         FloatingPointError: where the network's response was not finite.
     """
     if not is_finite(values):
-        raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
+        raise FloatingPointError("the network's response must be finite, got NaN or infinity")
     box = np.array(values[: Result.HEIGHT + 1], np.float64)
     return TrackResult(box, values[Result.SCORE], values[Result.LOST] != 0)
 

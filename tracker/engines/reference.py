@@ -60,18 +60,16 @@ class ReferenceTracker:
     ) -> None:
         if (model is None) == (weights is None):
             got = "neither" if model is None else "both"
-            raise ValueError(f"ReferenceTracker: one of model and weights must be given, got {got}")
+            raise ValueError(f"one of model and weights must be given, got {got}")
         self.config = config or TrackerConfig()
         if model is None:
             model = load_model(weights, ops="reference", out_scale=self.config.out_scale)
         if model.ops != "reference":
-            raise ValueError(f'ReferenceTracker: model must have ops="reference", got {model.ops!r}')
+            raise ValueError(f'model must have ops="reference", got {model.ops!r}')
         if model.head != "xcorr":
-            raise ValueError(f'ReferenceTracker: model must have head="xcorr", got {model.head!r}')
+            raise ValueError(f'model must have head="xcorr", got {model.head!r}')
         if fused := [name for name, module in model.named_modules() if type(module).__module__.startswith("fastops.")]:
-            raise ValueError(
-                f"ReferenceTracker: model must not be accelerated (fastops.restore undoes it), got fused {fused[0]}"
-            )
+            raise ValueError(f"model must not be accelerated (fastops.restore undoes it), got fused {fused[0]}")
         self.device = torch.device(device or next(model.parameters()).device)
         self.model = model.to(self.device).eval()
         self._features, self._score = self.model.features, self.model.score

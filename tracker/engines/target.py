@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tracker.config import TrackerConfig
+from tracker.geometry import region_side
 
 MAX_BOX_SIDE = 1e6  # float32 still places a region this large to a fraction of a pixel
 Image = np.ndarray | Tensor
@@ -49,7 +50,8 @@ class Start:
     def of(cls, image: Image, box: tuple[float, float, float, float], config: TrackerConfig) -> Start:
         x, y, w, h = box
         size = np.array([h, w], np.float32)
-        exemplar_size = np.sqrt(np.prod(size + config.context * np.sum(size)))
+        # Arrays of one element: a lone float32 number times a Python float is float64 in NumPy 1.
+        exemplar_size = region_side(size[1:], size[:1], config.context)[0]
         image_size = tuple(image.shape[:2])
         return cls(
             center=np.array([y + (h - 1) / 2, x + (w - 1) / 2], np.float32),
@@ -82,19 +84,19 @@ def _mean_color(image: Image) -> np.ndarray:
     return np.rint(sums / (height * width)).astype(np.uint8)
 
 
-def as_rgb(image: Image, name: str) -> Image:
+def as_rgb(image: Image) -> Image:
     """The image as uint8 [H, W, 3]: the array or tensor itself, or a view of a grey one.
 
     Raises:
-        ValueError: ``<name>: image must ...``.
+        ValueError: ``image must ...``.
     """
     if not isinstance(image, (np.ndarray, Tensor)):
-        raise ValueError(f"{name}: image must be a NumPy array or a tensor, got {type(image).__name__}")
+        raise ValueError(f"image must be a NumPy array or a tensor, got {type(image).__name__}")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     kind, shape = str(image.dtype).removeprefix("torch."), list(image.shape)
     if kind != "uint8" or 0 in shape or not (len(shape) == 2 or len(shape) == 3 and shape[2] == 3):
-        raise ValueError(f"{name}: image must be uint8 [H, W, 3] or [H, W], got {kind} {shape}")
+        raise ValueError(f"image must be uint8 [H, W, 3] or [H, W], got {kind} {shape}")
     if len(shape) == 3:
         return image
     if isinstance(image, Tensor):
@@ -118,22 +120,22 @@ def to_tensor(image: Image) -> Tensor:
     return torch.from_numpy(image)
 
 
-def as_box(box: Sequence[float] | np.ndarray, image_shape: Sequence[int], name: str) -> tuple[float, ...]:
+def as_box(box: Sequence[float] | np.ndarray, image_shape: Sequence[int]) -> tuple[float, ...]:
     """The box as four numbers.
 
     Raises:
-        ValueError: ``<name>: box must ...``.
+        ValueError: ``box must ...``.
     """
     try:
         values = np.asarray(box, np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (4,) or not np.isfinite(values).all():
-        raise ValueError(f"{name}: box must be four finite numbers x, y, w, h, got {box!r}")
+        raise ValueError(f"box must be four finite numbers x, y, w, h, got {box!r}")
     x, y, w, h = (float(v) for v in values)
     if not (0 < w <= MAX_BOX_SIDE and 0 < h <= MAX_BOX_SIDE):
-        raise ValueError(f"{name}: box must have sides above 0 and at most {MAX_BOX_SIDE:g} px, got {w:g} x {h:g}")
+        raise ValueError(f"box must have sides above 0 and at most {MAX_BOX_SIDE:g} px, got {w:g} x {h:g}")
     height, width = image_shape[:2]
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise ValueError(f"{name}: box must overlap the image of {width} x {height} px, got {x:g}, {y:g}, {w:g}, {h:g}")
+        raise ValueError(f"box must overlap the image of {width} x {height} px, got {x:g}, {y:g}, {w:g}, {h:g}")
     return x, y, w, h

@@ -120,7 +120,7 @@ def compare(
     for image in images:
         turns.step(image)
     if not turns.boxes[0]:
-        raise ValueError("compare: images must be at least two, one to start on and one to time, got fewer")
+        raise ValueError("images must be at least two, one to start on and one to time, got fewer")
     comparisons = []
     for place, (name, model) in enumerate(networks.items()):
         sides = slice(2 * place, 2 * place + 2)

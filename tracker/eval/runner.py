@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracker.commands.checks import without_function
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
 from tracker.engines.target import TrackResult
@@ -88,7 +87,7 @@ class Job:
             else:
                 rows, seconds = track_once(tracker, sequence, self.frames(sequence), step)
         except ValueError as error:
-            raise ValueError(f"{sequence.name}: {without_function(str(error))}") from error
+            raise ValueError(f"{sequence.name}: {error}") from error
         write_result(self.layout, self.folder, sequence.name, rows, seconds)
 
 

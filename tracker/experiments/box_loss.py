@@ -18,7 +18,8 @@ from tracker.data.pairs import Pair, PairDataset
 from tracker.eval.metrics import iou
 from tracker.experiments.report import Row, draw_bars, report
 from tracker.experiments.videos import StretchedVideo
-from tracker.network.box_head import INSTANCE, boxes_of
+from tracker.geometry import INSTANCE
+from tracker.network.box_head import boxes_of
 from tracker.network.model import SiamFC
 from tracker.tracker import Tracker
 from tracker.training.config import DataConfig, TrainConfig

@@ -133,10 +133,10 @@ class VideoWriter:
         self.path, self.size, self.frames = Path(path), (int(size[0]), int(size[1])), 0
         suffix = self.path.suffix.lower()
         if suffix not in CODECS:
-            raise ValueError(f"VideoWriter: path must end in .mp4, .avi or .webm, got {str(path)!r}")
-        check_writable(self.path, "VideoWriter: path")
+            raise ValueError(f"path must end in .mp4, .avi or .webm, got {str(path)!r}")
+        check_writable(self.path, "path")
         if is_stream(self.path):
-            raise OSError(f"VideoWriter: path must be a file, got the device or pipe {str(path)!r}")
+            raise OSError(f"path must be a file, got the device or pipe {str(path)!r}")
         self._temporary = behind_link(self.path).with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
         for self.codec in CODECS[suffix]:
             fourcc = cv2.VideoWriter_fourcc(*self.codec)
@@ -144,17 +144,13 @@ class VideoWriter:
             if self._writer.isOpened():
                 return
             self.abort()
-        raise VideoError(
-            f"VideoWriter: OpenCV must have one of the codecs {', '.join(CODECS[suffix])}, got none for {str(path)!r}"
-        )
+        raise VideoError(f"OpenCV must have one of the codecs {', '.join(CODECS[suffix])}, got none for {str(path)!r}")
 
     def write(self, image: np.ndarray) -> None:
         """Append one RGB uint8 frame [H, W, 3] of the writer's size."""
         width, height = self.size
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
-            raise ValueError(
-                f"VideoWriter: image must be uint8 {[height, width, 3]}, got {image.dtype} {list(image.shape)}"
-            )
+            raise ValueError(f"image must be uint8 {[height, width, 3]}, got {image.dtype} {list(image.shape)}")
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         self.frames += 1
 

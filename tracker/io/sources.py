@@ -59,7 +59,7 @@ class Source:
         try:
             first = next(frames, None)
             if first is None:
-                raise SourceError(f"open_source: source must hold at least one frame, got none in {name}")
+                raise SourceError(f"source must hold at least one frame, got none in {name}")
             first = _checked(first, name, 0)
         except BaseException:
             self.close()
@@ -82,7 +82,7 @@ class Source:
             width, height = self.size
             if frame.shape[:2] != (height, width):
                 raise SourceError(
-                    f"open_source: frame {self._index} of {self.name} must be {width}x{height} like the first, "
+                    f"frame {self._index} of {self.name} must be {width}x{height} like the first, "
                     f"got {frame.shape[1]}x{frame.shape[0]}"
                 )
         self._index += 1
@@ -135,7 +135,7 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
     if isinstance(source, Source):
         return source
     if read_ahead < 0:
-        raise ValueError(f"open_source: read_ahead must be at least 0, got {read_ahead}")
+        raise ValueError(f"read_ahead must be at least 0, got {read_ahead}")
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
         return _camera(int(source), read_ahead)
     if isinstance(source, (str, os.PathLike)):
@@ -146,16 +146,13 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
             return _video(text, read_ahead)
         return _path(Path(text), read_ahead)
     if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] in (1, 3):
-        raise SourceError(
-            f"open_source: source must be frames [N, H, W, 3] or [N, H, W], got a single image {list(source.shape)}"
-        )
+        raise SourceError(f"source must be frames [N, H, W, 3] or [N, H, W], got a single image {list(source.shape)}")
     if isinstance(source, Iterable):
         count = len(source) if hasattr(source, "__len__") else None
         frames = iter(source)
         return Source(frames, type(source).__name__, frame_count=count, close=getattr(frames, "close", None))
     raise SourceError(
-        "open_source: source must be a path, a glob pattern, a camera number or an iterable of frames, "
-        f"got {type(source).__name__}"
+        f"source must be a path, a glob pattern, a camera number or an iterable of frames, got {type(source).__name__}"
     )
 
 
@@ -188,7 +185,7 @@ def _path(path: Path, read_ahead: int) -> Source:
     if path.is_dir():
         images = images_in(path) or images_in(path / "img")
         if not images:
-            raise SourceError(f"open_source: source must be a folder that holds images, got none in {str(path)!r}")
+            raise SourceError(f"source must be a folder that holds images, got none in {str(path)!r}")
         return open_images(images, str(path), read_ahead=read_ahead)
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -197,29 +194,29 @@ def _path(path: Path, read_ahead: int) -> Source:
             head = file.read(1024)
         # FFmpeg opens plain text as a video of characters, so text is refused here; raw video may look like text.
         if head and not head.startswith(b"YUV4MPEG2 ") and not any(byte < 9 for byte in head):
-            raise SourceError(f"open_source: source must be a video or an image, got the text file {str(path)!r}")
+            raise SourceError(f"source must be a video or an image, got the text file {str(path)!r}")
         return _video(str(path), read_ahead)
     if glob.has_magic(str(path)):
         matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=natural_key)
         images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
-            raise SourceError(f"open_source: source must be a pattern that matches images, got {str(path)!r}")
+            raise SourceError(f"source must be a pattern that matches images, got {str(path)!r}")
         return open_images(images, str(path), read_ahead=read_ahead)
-    raise SourceError(f"open_source: source must be an existing file, folder, pattern or camera, got {str(path)!r}")
+    raise SourceError(f"source must be an existing file, folder, pattern or camera, got {str(path)!r}")
 
 
 def _read_images(paths: list[Path]) -> Iterator[np.ndarray]:
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
-            raise SourceError(f"open_source: {str(path)!r} must be an image that can be decoded")
+            raise SourceError(f"{str(path)!r} must be an image that can be decoded")
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _camera(index: int, read_ahead: int) -> Source:
     capture = cv2.VideoCapture(index)
     if not capture.isOpened():
-        raise SourceError(f"open_source: camera {index} must be connected and free, it could not be opened")
+        raise SourceError(f"camera {index} must be connected and free, it could not be opened")
     frames, name = _read_capture(capture, None, ""), f"camera {index}"
     return Source(frames, name, fps=_fps(capture), close=capture.release, read_ahead=read_ahead, live=True)
 
@@ -228,7 +225,7 @@ def _video(address: str, read_ahead: int) -> Source:
     capture = cv2.VideoCapture(address)
     if not capture.isOpened():
         raise SourceError(
-            f"open_source: {address!r} must be a video that can be decoded (it is truncated, empty or of a format "
+            f"{address!r} must be a video that can be decoded (it is truncated, empty or of a format "
             "OpenCV does not read)"
         )
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -260,7 +257,7 @@ def _read_capture(capture: cv2.VideoCapture, frame_count: int | None, name: str)
     fps = _fps(capture)
     at_end = fps is not None and position >= TRUNCATED_BELOW * frame_count / fps
     if index < TRUNCATED_BELOW * frame_count and not at_end:
-        raise SourceError(f"open_source: {name!r} must hold {frame_count} frames as its header says, got {index}")
+        raise SourceError(f"{name!r} must hold {frame_count} frames as its header says, got {index}")
 
 
 def _checked(frame: Any, name: str, index: int) -> np.ndarray:
@@ -269,7 +266,6 @@ def _checked(frame: Any, name: str, index: int) -> np.ndarray:
     rgb = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if grey else array
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise SourceError(
-            f"open_source: frame {index} of {name} must be a uint8 array [H, W, 3] or [H, W], got {array.dtype} "
-            f"{list(array.shape)}"
+            f"frame {index} of {name} must be a uint8 array [H, W, 3] or [H, W], got {array.dtype} {list(array.shape)}"
         )
     return rgb

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import fastops
+from tracker.geometry import INSTANCE
 from tracker.io.files import replacing
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
@@ -64,7 +65,9 @@ def _cpu_name() -> str:
 @torch.inference_mode()
 def _measure(model: SiamFC, device: torch.device, dtype: torch.dtype) -> float:
     network = FusedNetwork(model, device=device, dtype=dtype)
-    crops = torch.zeros((3, 3, 255, 255), dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+    crops = torch.zeros((3, 3, INSTANCE, INSTANCE), dtype=dtype, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(2 + ROUNDS):  # two to warm up

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable
 from os import PathLike
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tracker.io.files import behind_link
+from tracker.io.files import write_whole
 from tracker.network.model import BASE_CHANNELS, CHANNEL_MULTIPLE, SiamFC
 
 _PREFIXES = ("module.", "net.")
@@ -24,14 +23,14 @@ _SETTINGS = {"activation": str, "attention": str, "head": str, "width": float, "
 def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"load_state: path must be an existing file, got {path}")
+        raise FileNotFoundError(f"path must be an existing file, got {path}")
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
         except SafetensorError as error:
-            raise ValueError(f"load_state: path must be a safetensors file, got {path} ({error})") from error
+            raise ValueError(f"path must be a safetensors file, got {path} ({error})") from error
     elif path.suffix in (".pth", ".pt"):
         try:
             with warnings.catch_warnings():
@@ -41,14 +40,14 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
             raise
         except Exception as error:  # pickle raises whatever it stumbles over
             # Not torch's own words: they advise to load it all the same, which may run what is in the file.
-            raise ValueError(f"load_state: path must be a file of plain weights, got {path}") from error
+            raise ValueError(f"path must be a file of plain weights, got {path}") from error
     else:
-        raise ValueError(f"load_state: path must end in .pth, .pt or .safetensors, got {path}")
+        raise ValueError(f"path must end in .pth, .pt or .safetensors, got {path}")
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
-        raise ValueError(f"load_state: path must hold a dictionary of tensors, got {path}")
+        raise ValueError(f"path must hold a dictionary of tensors, got {path}")
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -88,34 +87,14 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"save_state: path must end in .safetensors, got {path}")
+        raise ValueError(f"path must end in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if dtype is not None:
         wide, state = state, {key: v.to(dtype) if v.is_floating_point() else v for key, v in state.items()}
         if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
-            raise ValueError(f"save_state: dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
+            raise ValueError(f"dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
     write_whole(path, save(state, metadata))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or, after a crash at any time, as it was before: on the disk, then renamed."""
-    path = behind_link(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the name, too, must survive a loss of power
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:
@@ -123,7 +102,7 @@ def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> 
     try:
         channels = [state[f"backbone.conv{i}.0.weight"].shape[0] for i in range(1, 6)]
     except KeyError as error:
-        raise ValueError(f"load_model: weights must have the key {error}, got {_some(state)} in {path}") from error
+        raise ValueError(f"weights must have the key {error}, got {_some(state)} in {path}") from error
     # Each layer allows the widths that round to its channel count; the model's width is one that all layers allow.
     half = CHANNEL_MULTIPLE / 2
     low = max((c - half) / base for c, base in zip(channels, BASE_CHANNELS, strict=True))
@@ -176,6 +155,6 @@ def load_model(
     if shapes:
         problems.append(f"other shapes for {_some(shapes)}")
     if problems:
-        raise ValueError(f"load_model: keys must match the network, got {'; '.join(problems)} in {path}")
+        raise ValueError(f"keys must match the network, got {'; '.join(problems)} in {path}")
     model.load_state_dict(state, strict=True)
     return model.eval()

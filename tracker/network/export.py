@@ -76,7 +76,7 @@ def export_branches(model: SiamFC) -> dict[str, ExportedProgram]:
         torch.Size([5, 1, 17, 17])
     """
     if model.head != "xcorr":
-        raise ValueError(f"export: model must have the score-map head, got head {model.head!r}")
+        raise ValueError(f"model must have the score-map head, got head {model.head!r}")
     features = _Features(model).cpu()
     config = TrackerConfig()
     crop = torch.zeros(1, 3, config.exemplar_size, config.exemplar_size)
@@ -108,12 +108,12 @@ def branch_paths(path: str | os.PathLike[str], format: str) -> dict[str, Path]:
     """
     path = Path(path)
     if format not in SUFFIXES:
-        raise ValueError(f"export: format must be one of {', '.join(SUFFIXES)}, got {format!r}")
+        raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {format!r}")
     if path.suffix != SUFFIXES[format]:
-        raise ValueError(f"export: path must end in {SUFFIXES[format]} for the format {format}, got {str(path)!r}")
+        raise ValueError(f"path must end in {SUFFIXES[format]} for the format {format}, got {str(path)!r}")
     if format == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
         raise ImportError(
-            f"export: the format onnx must have the packages onnx and onnxscript, got no {' and no '.join(missing)}: "
+            f"the format onnx must have the packages onnx and onnxscript, got no {' and no '.join(missing)}: "
             + install_hint("export")
         )
     return {branch: path.with_suffix(f".{branch}{path.suffix}") for branch in BRANCHES}
@@ -141,7 +141,7 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
     """
     paths = branch_paths(path, format)
     for branch_path in paths.values():
-        check_writable(branch_path, "export: path")
+        check_writable(branch_path, "path")
     write = _write_onnx if format == "onnx" else _write_torch
     temporaries = {branch: p.with_name(f".{p.stem}.{os.getpid()}{p.suffix}") for branch, p in paths.items()}
     try:

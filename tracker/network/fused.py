@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 import fastops
 from fastops.nn import FrozenConv2d
-from fastops.ops.relu_max_pool2d import relu_max_pool2d
 from tracker.network.box_head import BoxHead, correlate, distances
 from tracker.network.model import SiamFC
 
@@ -60,7 +59,7 @@ class FusedNetwork:
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
             if pool:
-                x = relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
+                x = fastops.relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
         x = x.to(self._wide)
         return x if self._attention is None else fastops.se_attention(x, *self._attention)
 

@@ -40,7 +40,7 @@ def grouped_xcorr(z: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
     """
     n, c = z.shape[:2]
     if x.shape[0] % n or x.shape[1] != c:
-        raise ValueError(f"grouped_xcorr: x must be [k*{n}, {c}, H, W], got {tuple(x.shape)}")
+        raise ValueError(f"x must be [k*{n}, {c}, H, W], got {tuple(x.shape)}")
     per_template = x.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2)  # [S, N*C, H, W]
     out = F.conv2d(per_template, z, groups=n)  # [S, N, H', W']
     return out.transpose(0, 1).flatten(0, 1).unsqueeze(1) * scale
@@ -58,7 +58,7 @@ def depthwise_xcorr(z: Tensor, x: Tensor) -> Tensor:
     """
     n, c = z.shape[:2]
     if x.shape[0] % n or x.shape[1] != c:
-        raise ValueError(f"depthwise_xcorr: x must be [k*{n}, {c}, H, W], got {tuple(x.shape)}")
+        raise ValueError(f"x must be [k*{n}, {c}, H, W], got {tuple(x.shape)}")
     per_template = x.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2)  # [S, N*C, H, W]
     out = F.conv2d(per_template, z.flatten(0, 1)[:, None], groups=n * c)  # [S, N*C, H', W']
     return out.unflatten(1, (n, c)).transpose(0, 1).flatten(0, 1)
@@ -157,13 +157,13 @@ class SiamFC(nn.Module):
             ("ops", ops, OPS),
         ):
             if value not in choices:
-                raise ValueError(f"SiamFC: {name} must be one of {', '.join(choices)}, got {value!r}")
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         if not 0 < width <= 8:
-            raise ValueError(f"SiamFC: width must be above 0 and at most 8, got {width!r}")
+            raise ValueError(f"width must be above 0 and at most 8, got {width!r}")
         channels = scaled_channels(width)
         if not (isinstance(se_reduction, int) and 1 <= se_reduction <= channels[-1]):
             raise ValueError(
-                f"SiamFC: se_reduction must be an integer from 1 to the {channels[-1]} channels, got {se_reduction!r}"
+                f"se_reduction must be an integer from 1 to the {channels[-1]} channels, got {se_reduction!r}"
             )
         self.activation, self.attention_kind, self.head = activation, attention, head
         self.width, self.se_reduction, self.out_scale, self.ops = float(width), se_reduction, float(out_scale), ops
@@ -180,14 +180,15 @@ class SiamFC(nn.Module):
             depthwise = depthwise_xcorr
         make_activation = mish if activation == "mish" else partial(nn.ReLU, inplace=True)
         self.backbone = Backbone(channels, make_activation)
-        if attention == "se":
-            self.attention = attention_block(channels[-1], se_reduction)
-        else:
-            self.attention = nn.Identity()
+        # Drawn before all else: at one seed the convolutions start equal, whatever attention and head come behind them.
         for module in self.backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        if attention == "se":
+            self.attention = attention_block(channels[-1], se_reduction)
+        else:
+            self.attention = nn.Identity()
         self.box_head = BoxHead(channels[-1], make_activation, depthwise) if head == "box" else None
 
     def settings(self) -> dict[str, str | float | int]:
@@ -242,7 +243,7 @@ class EagerNetwork:
         """Return the score maps, float32 [S, 17, 17], of search crops, uint8 [S, 255, 255, 3]; of the box head
         [S, 5, 17, 17], score and l, t, r, b."""
         if self._template is None:
-            raise RuntimeError("EagerNetwork: exemplar must be called before responses, got no template")
+            raise RuntimeError("exemplar must be called before responses, got no template")
         output = self.model.score(self._template, self.model.features(self._to_input(crops)))
         maps = torch.cat(output, 1) if isinstance(output, BoxOutput) else output[:, 0]
         return maps.float().cpu().numpy()

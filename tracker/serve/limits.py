@@ -105,9 +105,9 @@ def check_box(box: object, size: tuple[int, int]) -> np.ndarray:
     if box is None:
         raise Refused("draw a box around the target first")
     try:
-        return np.array(as_box(box, (size[1], size[0]), "box"))  # type: ignore[arg-type]
+        return np.array(as_box(box, (size[1], size[0])))  # type: ignore[arg-type]
     except ValueError as error:
-        raise Refused(str(error).removeprefix("box: ")) from None
+        raise Refused(str(error)) from None
 
 
 @contextmanager

@@ -140,5 +140,5 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """An RGB image as JPEG."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
-        raise ValueError(f"encode_jpeg: image must be one that OpenCV encodes, got {list(image.shape)}")
+        raise ValueError(f"image must be one that OpenCV encodes, got {list(image.shape)}")
     return data.tobytes()

@@ -29,11 +29,11 @@ def check_batch(pairs: int, batch_size: int, world: World) -> None:
     """Refuse a batch that an epoch of `pairs` does not fill, or that the processes cannot share equally."""
     if pairs < batch_size:
         raise ValueError(
-            f"train: pairs must fill a batch of {batch_size}, got {pairs} per epoch: set a smaller batch_size, or "
+            f"pairs must fill a batch of {batch_size}, got {pairs} per epoch: set a smaller batch_size, or "
             "data.repeat to take more pairs of each sequence"
         )
     if batch_size % world.size:
-        raise ValueError(f"train: batch_size must be a multiple of the {world.size} processes, got {batch_size}")
+        raise ValueError(f"batch_size must be a multiple of the {world.size} processes, got {batch_size}")
 
 
 class BatchOrder:
@@ -142,9 +142,7 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
     for path in data.archives:
         archive = CropArchive(path)
         if (size := archive.header["crop_size"]) != data.crop_size:
-            raise ValueError(
-                f"train config: data.crop_size must be that of the archive {path}, {size}, got {data.crop_size}"
-            )
+            raise ValueError(f"data.crop_size must be that of the archive {path}, {size}, got {data.crop_size}")
         in_archive = {name for name, *_ in archive.sequences}
         names |= in_archive
         left_out = in_archive.intersection(data.leave_out)
@@ -158,15 +156,15 @@ def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
             PairDataset.from_sequences(sequences, repeat=data.repeat, crop_size=data.crop_size, skip_bad=data.skip_bad)
         )
     if unknown := set(data.leave_out) - names:
-        raise ValueError(f"train config: data.leave_out must name sequences, got {', '.join(sorted(unknown))}")
+        raise ValueError(f"data.leave_out must name sequences, got {', '.join(sorted(unknown))}")
     if both := names.intersection(held) - set(data.leave_out):
         raise ValueError(
-            "train config: data.leave_out must name the sequences of the validation that are in the data, "
+            "data.leave_out must name the sequences of the validation that are in the data, "
             f"got none of {', '.join(sorted(both))}"
         )
     if data.synthetic:
         pictures = Pictures(data.pictures) if data.pictures else None
         parts.append(PairDataset.synthetic(pairs=data.synthetic, crop_size=data.crop_size, pictures=pictures))
     if not parts:
-        raise ValueError("train config: one of data.synthetic, data.archives and data.sequences must give pairs")
+        raise ValueError("one of data.synthetic, data.archives and data.sequences must give pairs")
     return PairDataset.concat(parts, seed=config.seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import sys
 import types
 import typing
@@ -14,9 +13,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from tracker.config import NOT_NEGATIVE, POSITIVE, at_least, check_settings, one_of
 from tracker.data.augment import AugmentConfig
-from tracker.data.crops import CROP_SIZE, INSTANCE
-from tracker.network.box_head import LOSSES
+from tracker.data.crops import CROP_SIZE
+from tracker.geometry import INSTANCE
+from tracker.training.losses import BOX_LOSSES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,7 +51,7 @@ class ModelConfig:
     response_deviation: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self, "response_deviation", self.response_deviation >= 0, "at least 0")
+        check_settings(self, {"response_deviation": at_least(0)})
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,7 @@ class DataConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "workers"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
-        _require(self, "repeat", self.repeat >= 1, "at least 1")
-        _require(self, "crop_size", self.crop_size >= INSTANCE, f"at least {INSTANCE}")
+        check_settings(self, {"synthetic workers": at_least(0), "repeat": at_least(1), "crop_size": at_least(INSTANCE)})
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,7 @@ class ValidationConfig:
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("every", "synthetic"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
-        _require(self, "frames", self.frames >= 2, "at least 2")
+        check_settings(self, {"every synthetic": at_least(0), "frames": at_least(2)})
 
 
 @dataclass(frozen=True)
@@ -171,12 +167,16 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "final_lr", "checkpoint_every", "keep"):
-            _require(self, name, 0 < getattr(self, name) < math.inf, "positive")
-        for name in ("seed", "steps", "momentum", "weight_decay", "clip"):
-            _require(self, name, 0 <= getattr(self, name) < math.inf, "at least 0 and finite")
-        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("box_loss", LOSSES)):
-            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        check_settings(
+            self,
+            {
+                "epochs batch_size lr final_lr checkpoint_every keep": POSITIVE,
+                "seed steps momentum weight_decay clip": NOT_NEGATIVE,
+                "optimizer": one_of(OPTIMIZERS),
+                "precision": one_of(PRECISIONS),
+                "box_loss": one_of(BOX_LOSSES),
+            },
+        )
 
     def total_steps(self, pairs: int) -> int:
         """Number of steps with `pairs` pairs per epoch, of which those that fill no batch are left out."""
@@ -187,11 +187,6 @@ class TrainConfig:
         if self.overfit or steps <= 1:
             return self.lr
         return self.lr * (self.final_lr / self.lr) ** ((step - 1) / (steps - 1))
-
-
-def _require(config: Any, name: str, ok: bool, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{type(config).__name__}: {name} must be {rule}, got {getattr(config, name)!r}")
 
 
 # ---- reading -------------------------------------------------------------------------------------------------
@@ -216,17 +211,17 @@ def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"load_config: {path} must be TOML, got {error}") from error
+            raise ValueError(f"{path} must be TOML, got {error}") from error
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"load_config: a setting must be key=value, got {setting!r}")
+            raise ValueError(f"a setting must be key=value, got {setting!r}")
         *tables, name = key.strip().split(".")
         table = values
         for part in tables:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise ValueError(f"load_config: {part} must be a table to hold {key.strip()}, got {table!r}")
+                raise ValueError(f"{part} must be a table to hold {key.strip()}, got {table!r}")
         table[name] = _parse(text.strip())
     if isinstance(values.get("model"), dict) and values["model"].get("head") == "box":
         for name, defaults in BOX_HEAD.items():
@@ -253,7 +248,7 @@ def from_dict(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"train config: unknown setting {prefix}{key}: did you mean {prefix}{near[0]}?")
+            raise ValueError(f"unknown setting {prefix}{key}: did you mean {prefix}{near[0]}?")
     return kind(**{key: _typed(types_of[key], value, prefix + key) for key, value in values.items()})
 
 
@@ -261,7 +256,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
     """`value` as `kind`: a whole number may stand for a float, and a list for a tuple; nothing else is converted."""
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise ValueError(f"train config: {key} must be a table, got {value!r}")
+            raise ValueError(f"{key} must be a table, got {value!r}")
         return from_dict(kind, value, f"{key}.")
     if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         parts = typing.get_args(kind)
@@ -275,7 +270,7 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
     if isinstance(kind, types.UnionType) and any(type(value) is part for part in typing.get_args(kind)):
         return value
     name = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-    raise ValueError(f"train config: {key} must be of type {name}, got {value!r}")
+    raise ValueError(f"{key} must be of type {name}, got {value!r}")
 
 
 # ---- writing -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tracker.network.checkpoint import write_whole
+from tracker.io.files import write_whole
 
 RECENT = 50  # steps that the rates shown are means of
 

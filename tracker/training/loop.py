@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 import fastops
 import fastops.nn
 import fastops.optim
-from tracker.data.augment import AugmentConfig, Batch, augment, collate
+from tracker.data.augment import AugmentConfig, augment, collate
 from tracker.data.pairs import PairDataset
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
@@ -24,11 +23,10 @@ from tracker.network.model import SiamFC
 from tracker.training.batches import BatchOrder, Loaded, make_loader, seed_of
 from tracker.training.config import TrainConfig
 from tracker.training.log import TrainLog
+from tracker.training.losses import losses_of
 from tracker.training.state import Checkpoints, TrainState
 from tracker.training.sync_batch_norm import synchronised
 from tracker.training.validation import validate
-
-STRIDE, INSTANCE = 8, 255
 
 
 def train(
@@ -147,7 +145,7 @@ def _start_or_resume(state: TrainState, checkpoints: Checkpoints | None, pairs: 
         return
     state.load(newest)
     if state.progress["pairs"] != pairs:
-        raise ValueError(f"train: pairs per epoch must be those of the run, {state.progress['pairs']}, got {pairs}")
+        raise ValueError(f"pairs per epoch must be those of the run, {state.progress['pairs']}, got {pairs}")
 
 
 @contextmanager
@@ -185,18 +183,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return kind(model.parameters(), config.lr, weight_decay=config.weight_decay, **options)
 
 
-def losses_of(output: Any, batch: Batch, box_loss: str) -> dict[str, Tensor]:
-    """The losses of what the network gives, by name; training minimises their sum."""
-    if not isinstance(output, Tensor):
-        from tracker.network.box_head import box_head_loss
-
-        return box_head_loss(output, batch.box, box_loss)
-    x1, y1, x2, y2 = batch.box.unbind(1)
-    middle = torch.stack([y1 + y2, x1 + x2], 1) / 2
-    centers = (middle - INSTANCE / 2) / STRIDE + (output.shape[-1] - 1) / 2  # the crop spans 0 to 255
-    return {"score": fastops.balanced_logistic_loss(output, stride=float(STRIDE), centers=centers)}
-
-
 def _may_overflow(scaler: torch.amp.GradScaler) -> bool:
     """Whether a gradient that is not finite may be the scale's fault."""
     return scaler.is_enabled() and scaler.get_scale() > 1
@@ -212,7 +198,7 @@ def _blame(loss: Tensor, grad_norm: float, step: int, loaded: Loaded, world: Wor
         else (f"gradient must be finite, got norm {grad_norm}")
     )
     pairs = sorted(index for _, indices in (bad or each).values() for index in indices)
-    return f"train: {what} in step {step}, epoch {loaded.epoch}, pairs {', '.join(map(str, pairs))}"
+    return f"{what} in step {step}, epoch {loaded.epoch}, pairs {', '.join(map(str, pairs))}"
 
 
 def _validate(
@@ -265,7 +251,7 @@ def scale_responses(
     measured = float(model(batch.exemplar, batch.instance).std())
     model.train(training)
     if not 0 < measured < math.inf:
-        raise ValueError(f"scale_responses: model must give finite responses that vary, got deviation {measured}")
+        raise ValueError(f"model must give finite responses that vary, got deviation {measured}")
     last = model.backbone.conv5[0]
     factor = math.sqrt(deviation / measured)  # a response is a product of two features
     last.weight.mul_(factor)

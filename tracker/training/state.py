@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tracker.network.checkpoint import write_whole
+from tracker.io.files import write_whole
 
 _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
@@ -72,7 +72,7 @@ class TrainState:
             self._apply(tensors, header)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"TrainState: {path} must be of this network and optimizer, got {reason}") from error
+            raise ValueError(f"{path} must be of this network and optimizer, got {reason}") from error
 
     def _apply(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
         self.model.load_state_dict(_under("model.", tensors))
@@ -101,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["state"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"TrainState: {path} must be a whole checkpoint of training, got {error}") from error
+        raise ValueError(f"{path} must be a whole checkpoint of training, got {error}") from error
 
 
 class Checkpoints:

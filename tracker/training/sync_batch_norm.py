@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastops.nn._in_class import in_class
+from fastops.nn import in_class
 
 
 class _Statistics(torch.autograd.Function):

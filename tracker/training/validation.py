@@ -31,7 +31,7 @@ def validation_sequences(config: ValidationConfig) -> list[Sequence]:
     ]
     real = [sequence for place in config.sequences for sequence in open_place(place)]
     if missing := set(config.only) - {sequence.name for sequence in real}:
-        raise ValueError(f"train config: validation.only must name sequences, got {', '.join(sorted(missing))}")
+        raise ValueError(f"validation.only must name sequences, got {', '.join(sorted(missing))}")
     for sequence in real:
         if not config.only or sequence.name in config.only:
             n = config.frames
