@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import DATA, MISSING, ROOT, WEIGHTS
 
 # Before torch loads OpenMP: on a busy machine spinning threads make the small samples six times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -96,3 +96,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real sequences and published weights; without it the test is skipped."""
+    if not (WEIGHTS.is_file() and (DATA / "sequences").is_dir()):
+        pytest.skip(MISSING)
+    return DATA

@@ -77,6 +77,7 @@ def test_autocast_keeps_the_dtypes_of_a_network(device):
 # ---- statistics ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("first", [1e3, 0.0, 1e6], ids=["alike", "zero_first", "outlier_first"])
 def test_a_large_mean_costs_no_digits(first, layout, device):

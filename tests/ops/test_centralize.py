@@ -14,6 +14,7 @@ from fastops.reference.centralize import OPS as REFERENCE
 from tests.support.op_table import DTYPES, Draw, assert_accurate, channels_last, contiguous, offset, sliced, transposed
 
 ops = torch.ops.fastops
+pytestmark = pytest.mark.kernels
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 # name -> shape, number of the output channel (0: dim 0, g: dim 1 of g groups, -1: none), layout. Sizes straddle what

@@ -91,6 +91,7 @@ REGIONS = {
 }
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_forward_equals_opencv(channels, dtype, device):
@@ -99,11 +100,13 @@ def test_forward_equals_opencv(channels, dtype, device):
         assert_opencv(image, np.array(list(REGIONS.values()), dtype), out_size, colour, device)
 
 
+@pytest.mark.kernels
 def test_forward_of_a_region_100_times_the_frame(device):
     regions = np.array([[x, y, 2000.0] for x, y in ((9.0, 8.0), (-700.0, 300.0), (1012.0, 8.0))], np.float32)
     assert_opencv(noise(15, 20, 3), regions, 100, (9, 99, 199), device)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("side", [127, 254, 255, 256, 508, 510, 511, 1, 2])
 @pytest.mark.parametrize("out_size", [127, 255])
 def test_forward_at_the_sizes_of_a_tracker(out_size, side, device):
@@ -112,6 +115,7 @@ def test_forward_at_the_sizes_of_a_tracker(out_size, side, device):
     assert_opencv(noise(120, 160, 3), regions, out_size, (1, 2, 3), device)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 6), (64, 3)])
 def test_forward_of_small_frames(shape, device):
     height, width = shape
@@ -119,6 +123,7 @@ def test_forward_of_small_frames(shape, device):
     assert_opencv(noise(*shape, 3), np.array(regions, np.float32), 21, (50, 60, 70), device)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("out_size, side", [(64, 9000), (1000, 12001), (1024, 9000), (4096, 2500)])
 def test_forward_where_float32_keeps_little_of_a_coordinate(out_size, side, device):
     """Regions beyond 2^24 / (2 S): with S = 1024 and 4096 some coordinates are ties of float32."""
@@ -129,6 +134,7 @@ def test_forward_where_float32_keeps_little_of_a_coordinate(out_size, side, devi
     assert_opencv(image, np.array([[31.0 + center, center, side]]), out_size, (7,), device)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("out_size", [16, 100, 255])
 def test_forward_of_regions_too_large_for_opencv(out_size, device):
     """Against the reference, which counts in double."""
@@ -150,6 +156,7 @@ def regions(draw):
     return (height, width, draw(st.sampled_from([1, 3, 4]))), (x, y, draw(st.floats(-1, 300, width=32)))
 
 
+@pytest.mark.kernels
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(regions(), st.integers(1, 40), st.integers(0, 2**16))
 @example(((7, 9, 3), (4.0, 3.0, 1.0)), 9, 0)
@@ -171,6 +178,7 @@ def expected_of_batch(images: Tensor, out_size: int, colour, index) -> Tensor:
     return torch.from_numpy(np.stack(crops))
 
 
+@pytest.mark.kernels
 @each_dtype
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -202,6 +210,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_forward_of_strided_images(layout, device):
     images = LAYOUTS[layout](torch.from_numpy(noise(2, 37, 50, 3)).to(device))
@@ -212,6 +221,7 @@ def test_forward_of_strided_images(layout, device):
         assert torch.equal(actual.cpu(), expected.float())
 
 
+@pytest.mark.kernels
 def test_forward_reads_nothing_beyond_the_image(device):
     """Its last row may be the last bytes of its storage; the others are not part of the view."""
     image = noise(40, 60, 3)
@@ -225,6 +235,7 @@ def test_forward_reads_nothing_beyond_the_image(device):
     assert torch.equal(crop_and_resize(view, regions, 50, 128), before)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
 def test_forward_with_an_image_for_each_crop(index_dtype, device):
     images = torch.from_numpy(noise(4, 37, 50, 3)).to(device)
@@ -260,6 +271,7 @@ PADS = {
 }
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("kind", PADS)
 def test_forward_with_padding_of_any_kind(kind, device):
     make, colours = PADS[kind]
@@ -272,6 +284,7 @@ def test_forward_with_padding_of_any_kind(kind, device):
     assert torch.equal(actual, given_to_reference)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 2.0**24 + 2, -1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_forward_of_what_is_no_region(value, dtype, device):
@@ -285,6 +298,7 @@ def test_forward_of_what_is_no_region(value, dtype, device):
     assert torch.equal(actual[3:], crop_and_resize(image, regions[3:], 25, colour))
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(0, 20, 30, 3), (1, 20, 30, 3), (20, 30, 3)])
 def test_forward_of_no_crops(shape, device):
     images = torch.zeros(shape, dtype=torch.uint8, device=device)
@@ -292,12 +306,14 @@ def test_forward_of_no_crops(shape, device):
     assert result.shape == (0, 3, 9, 9)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(0, 30, 3), (20, 0, 3)])
 def test_forward_of_a_frame_without_pixels(shape, device):
     result = crop_and_resize(torch.zeros(shape, dtype=torch.uint8, device=device), BATCH.to(device), 9, 5)
     assert torch.equal(result, torch.full((4, 3, 9, 9), 5.0, device=device))
 
 
+@pytest.mark.kernels
 def test_runs_are_equal_whatever_the_threads(device):
     """Bands of rows begin anywhere in a crop."""
     images = torch.from_numpy(noise(90, 120, 3)).to(device)
@@ -309,6 +325,7 @@ def test_runs_are_equal_whatever_the_threads(device):
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
+@pytest.mark.kernels
 def test_runs_are_equal_in_any_company(device):
     """A crop does not depend on those beside it, and sizes may grow from call to call."""
     images = torch.from_numpy(noise(90, 120, 3)).to(device)
@@ -322,6 +339,7 @@ def test_runs_are_equal_in_any_company(device):
 # ---- out -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kernels
 @each_dtype
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_forward_into_a_tensor(channels_last, dtype, device):

@@ -65,6 +65,7 @@ def test_every_differentiable_op_is_in_the_table():
 # ---- values --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kernels
 @each_dtype
 @each(cases())
 def test_forward(row, sample, dtype, device):
@@ -74,6 +75,7 @@ def test_forward(row, sample, dtype, device):
     assert_accurate(actual, row.reference(*wide(row, inputs)).detach(), row.pointwise)
 
 
+@pytest.mark.kernels
 @each_dtype
 @each(cases())
 def test_backward(row, sample, dtype, device):
@@ -91,6 +93,7 @@ def one_expanded(grad: Tensor) -> Tensor:
     return grad.new_full((), 0.7).expand(grad.shape)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("layout", [channels_last, transposed, sliced, one_expanded])
 @pytest.mark.parametrize("sample", ["channels_last", "offset"])
 @each_op
@@ -131,6 +134,7 @@ def test_any_subset_of_inputs_may_require_grad(row, sample, device):
             assert_same(grads, [everything[i] for i in positions])
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @each_op
 def test_non_finite_values_pass(row, value, device):
@@ -172,6 +176,7 @@ def test_inputs_are_not_modified(row, sample, device):
     assert torch.equal(grad, grad_before)
 
 
+@pytest.mark.kernels
 @each(cases())
 def test_runs_are_equal_bit_for_bit_whatever_the_threads(row, sample, device):
     inputs = requiring_grad(row, row.make(sample, torch.float32, device))

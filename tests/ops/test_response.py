@@ -185,6 +185,7 @@ def assert_tracks_as_the_reference(run, case: str, dtype: torch.dtype, device: s
         torch.testing.assert_close(state, expected_state, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     "dtype, case", [(d, c) for d in DTYPES for c in CASES if d.itemsize >= 4 or c in HALF_CASES], ids=str
 )
@@ -351,6 +352,7 @@ def test_limits(device):
     torch.testing.assert_close(state[:, State.SEARCH_SIZE], 200 * sides)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("own_contrast", [-1, 4])
 def test_non_finite_responses(value, own_contrast, device):
@@ -378,6 +380,7 @@ def test_a_range_beyond_float32(device):
 # ---- calls ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kernels
 @each_dtype
 def test_targets_alone_and_together(dtype, device):
     """Bit for bit, whatever the other targets and the threads."""

@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.paths import DATA
 from tracker.data.annotations import parse_region
 from tracker.data.datasets import LAYOUTS, open_dataset, open_place
 from tracker.data.pairs import PairDataset
 
-SHARED = DATA / "sequences"
 BOXES = np.array([[30.0, 20, 24, 16], [31, 21, 24, 16], [32.5, 22, 24, 17], [33, 23, 25, 17]])
 
 
@@ -203,12 +201,11 @@ def test_polygon_becomes_the_box_around_it(line, box):
     assert parse_region(line) == pytest.approx(box)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the real sequences in ../shared/data")
-def test_real_sequences():
-    sequences = {sequence.name: sequence for sequence in open_dataset("otb", SHARED)}
+def test_real_sequences(real_data):
+    sequences = {sequence.name: sequence for sequence in open_dataset("otb", real_data / "sequences")}
     assert len(sequences) == 13 and {"Jogging.1", "Jogging.2", "vot_bag"} <= sequences.keys()
     assert all(len(sequence) == len(sequence.frames) for sequence in sequences.values())
-    polygons = (SHARED / "vot_bag" / "groundtruth_poly.txt").read_text().split()
+    polygons = (real_data / "sequences" / "vot_bag" / "groundtruth_poly.txt").read_text().split()
     boxes = sequences["vot_bag"].boxes + [1, 1, 0, 0]
     assert abs(boxes - [parse_region(line) for line in polygons]).max() < 0.51  # its file is rounded here and there
 

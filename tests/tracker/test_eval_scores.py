@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tests.support.eval_data import FRAMES, MAKE, SIZE, TRUTH, corners, noisy, one_based, write_rows
-from tests.support.paths import DATA
 from tracker.data.datasets import open_dataset
 from tracker.data.otb import load_sequence
 from tracker.eval.metrics import iou
@@ -27,8 +26,6 @@ from got10k.experiments import otb as otb_module  # noqa: E402
 from got10k.experiments import vot as vot_module  # noqa: E402
 from got10k.trackers import Tracker as ToolkitTracker  # noqa: E402
 from got10k.utils.metrics import poly_iou  # noqa: E402
-
-SHARED = DATA / "sequences"
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +69,12 @@ def test_otb_is_the_toolkits(tmp_path):
     compare_otb(root, tmp_path, dict.fromkeys(("Car4", "Deer"), one_based(TRUTH)))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
-def test_otb_is_the_toolkits_on_real_sequences(tmp_path):
+def test_otb_is_the_toolkits_on_real_sequences(tmp_path, real_data):
     root = tmp_path / "OTB"
     names = ("Car4", "Crossing", "Girl", "MotorRolling")
     for name in names:
         (root / name).parent.mkdir(exist_ok=True)
-        (root / name).symlink_to(SHARED / name)
+        (root / name).symlink_to(real_data / "sequences" / name)
     compare_otb(root, tmp_path, {name: one_based(load_sequence(root / name).boxes) for name in names})
 
 

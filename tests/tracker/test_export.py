@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tracker.network.export as export
-from tests.support.paths import DATA
+from tests.support.paths import DATA, WEIGHTS
 from tracker import SiamFC, Tracker
 from tracker.cli import main
 from tracker.data.otb import load_sequence
@@ -25,7 +25,6 @@ from tracker.network.export import export_branches, export_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-WEIGHTS = DATA / "weights/siamfc3s_color_pretrained_deq_alexnetv1.pth"
 VIDEO = SyntheticVideo(3, 10, (160, 120), occlusions=0)
 VARIANTS = list(product(("relu", "mish"), ("none", "se")))
 FORMATS = ("torch", pytest.param("onnx", marks=pytest.mark.slow))
@@ -113,7 +112,7 @@ def test_exported_branches_give_the_trackers_boxes(tmp_path, format, activation,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["torch", "onnx"])
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs ../shared/data")
+@pytest.mark.usefixtures("real_data")
 def test_published_weights_on_a_real_sequence(capsys, tmp_path, format):
     if format == "onnx":
         pytest.importorskip("onnxscript")

@@ -10,12 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.paths import DATA
+from tests.support.paths import WEIGHTS
 from tracker.network.checkpoint import load_model, load_state, save_state
 from tracker.network.model import OPS, EagerNetwork, SiamFC, grouped_xcorr, scaled_channels
 
-WEIGHTS = DATA / "weights/siamfc3s_color_pretrained_deq_alexnetv1.pth"
-needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs ../shared/data/weights")
 SMALL = {"width": 0.25, "se_reduction": 4, "ops": "reference"}
 
 
@@ -138,7 +136,7 @@ def test_eager_network_leaves_the_model_alone():
     assert int(net.backbone.conv1[1].num_batches_tracked) == 0
 
 
-@needs_weights
+@pytest.mark.usefixtures("real_data")
 def test_published_weights_load_strictly():
     net = SiamFC(ops="reference")
     net.load_state_dict(load_state(WEIGHTS), strict=True)

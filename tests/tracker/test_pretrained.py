@@ -19,7 +19,6 @@ from tracker.training.config import ValidationConfig, load_config
 from tracker.training.validation import validate, validation_sequences
 
 CARD = find_weights().with_name("README.md")
-SEQUENCES = DATA / "sequences"
 HELD_OUT = ("Crossing", "Deer", "Girl", "MountainBike")  # what the model card says they were not trained on
 
 
@@ -62,10 +61,10 @@ def test_they_track_in_batches_too():
     assert iou(np.array(boxes), video.boxes[1:]).mean() > 0.7
 
 
-@pytest.mark.skipif(not SEQUENCES.is_dir(), reason="needs ../shared/data/sequences")
+@pytest.mark.usefixtures("real_data")
 @pytest.mark.parametrize(("name", "least"), [("siamfc-relu", 0.65), ("siamfc-mish-se", 0.65)])
 def test_they_track_real_sequences_that_they_never_saw(name, least):
-    place = f"otb:{SEQUENCES}"
+    place = f"otb:{DATA / 'sequences'}"
     assert set(HELD_OUT) <= {sequence.name for sequence in open_place(place)}
     assert all(sequence in CARD.read_text(encoding="utf-8") for sequence in HELD_OUT)
     config = ValidationConfig(synthetic=0, frames=80, sequences=(place,), only=HELD_OUT)

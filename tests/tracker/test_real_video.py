@@ -8,22 +8,21 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support.paths import DATA
+from tests.support.paths import DATA, WEIGHTS
 from tracker.cli import main
 from tracker.data.otb import load_sequence
 from tracker.eval.metrics import iou
 
-SHARED = DATA
 FRAMES = 50
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not SHARED.exists(), reason="needs the real sequences and weights in ../shared/data"),
+    pytest.mark.usefixtures("real_data"),
 ]
 
 
 def _track(source: Path, box: np.ndarray, results: Path) -> np.ndarray:
-    weights = next((SHARED / "weights").glob("*.pth"))
+    weights = WEIGHTS
     arguments = ["track", str(source), "--box", ",".join(f"{v:g}" for v in box), "--weights", str(weights), "--quiet"]
     assert main([*arguments, "--results", str(results), "--max-frames", str(FRAMES)]) == 0
     return np.loadtxt(results, delimiter=",")
@@ -31,7 +30,7 @@ def _track(source: Path, box: np.ndarray, results: Path) -> np.ndarray:
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mp4v"), (".avi", "MJPG")])
 def test_video_file_gives_the_boxes_of_its_frames(tmp_path, suffix, codec):
-    sequence = load_sequence(SHARED / "sequences" / "MountainBike")
+    sequence = load_sequence(DATA / "sequences" / "MountainBike")
     frames = [cv2.imread(str(path)) for path in sequence.frames[:FRAMES]]
     video = tmp_path / f"video{suffix}"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*codec), 30, frames[0].shape[1::-1])

@@ -12,16 +12,13 @@ import pytest
 import torch
 
 import fastops
-from tests.support.paths import DATA
+from tests.support.paths import DATA, WEIGHTS
 from tracker import SiamFC, Tracker, TrackerConfig
 from tracker.data.otb import load_sequence
 from tracker.engines.eager import crop_region
 from tracker.engines.reference import ReferenceTracker, crop_padded_image
 from tracker.engines.target import Start
 from tracker.eval.metrics import precision_score, success_auc
-
-WEIGHTS = DATA / "weights/siamfc3s_color_pretrained_deq_alexnetv1.pth"
-needs_data = pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs ../shared/data")
 
 
 def _read(path: Path) -> np.ndarray:
@@ -66,7 +63,7 @@ def _scripted(box, image=None, **config) -> tuple[Tracker, ScriptedNetwork]:
     return tracker, network
 
 
-@needs_data
+@pytest.mark.usefixtures("real_data")
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.01), (torch.bfloat16, 0.015)], ids=str)
 @pytest.mark.parametrize(
@@ -89,7 +86,7 @@ def test_accuracy_of_the_published_weights(name, auc, precision, dtype, toleranc
         assert precision_score(boxes, target) == pytest.approx(precision, abs=0.01)
 
 
-@needs_data
+@pytest.mark.usefixtures("real_data")
 @pytest.mark.slow
 def test_eager_tracker_gives_the_boxes_of_the_reference():
     # The clamps, the cropping without a padded copy and the score must leave no trace on a target in view.

@@ -384,6 +384,7 @@ def test_command_overfits(tmp_path, capsys):
             ["--set", "data.synthetic=4", "--set", "batch_size=8"],
             "pairs must fill a batch of 8, got 4 per epoch: set a smaller batch_size, or data.repeat",
         ),
+        (["--set", "augment.shift=20"], "error: shift must be at most 16 px in crops of 287 px, got 20.0"),
         (["--set", "model.head=cube"], "error: head must be one of xcorr"),
         (["--set", "model.weights=no.pth"], "error: model.weights: path must be an existing file, got no.pth"),
     ],
