@@ -7,6 +7,7 @@ import doctest
 import importlib
 import io
 import pickle
+import pkgutil
 
 import pytest
 import torch
