@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastops import reference
-from fastops._backends import decomposes
 from fastops.ops._checks import check_floating, check_same_device, check_same_dtype, check_same_shape
 from fastops.ops._register import reference_vjp
 from fastops.ops._transforms import in_transform
@@ -46,9 +45,6 @@ def mish(x: Tensor) -> Tensor:
     """
     if in_transform():
         return reference.mish(x)
-    if decomposes("mish"):
-        check_floating("mish", "x", x)
-        return _Formula.apply(x)
     return _mish(x)
 
 
@@ -84,38 +80,6 @@ def mish_(x: Tensor) -> Tensor:
     _mish_inplace(x)
     torch.autograd.graph.increment_version(x)  # a gradient that needs the old values must notice
     return x
-
-
-class _Formula(torch.autograd.Function):
-    """Mish as pointwise ops, for Inductor to fuse with those around them; derivation and gradient as in math/mish.h.
-
-    The gradient is written out: of t / (t + 2) autograd would take the difference of two terms near 2, off by 5e-6.
-    Clamping is exact at both ends: e^-1000 is 0 and t / (t + 2) is 1 from x = 40 on, in float64 too.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        e = torch.exp(wide.clamp(max=40.0))
-        t = e * (e + 2)
-        y = wide.clamp(min=-1000.0) * (t / (t + 2))
-        # In torch 2.11 a compiled forward that ends in a `to` without effect gets a gradient of 0.
-        return y if y.dtype == x.dtype else y.to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        bounded = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).clamp(-1000.0, 40.0)
-        e = torch.exp(bounded)
-        t = e * (e + 2)
-        inverse = 1 / (t + 2)
-        return (grad * (inverse * (t + bounded * (4 * e * (e + 1)) * inverse))).to(x.dtype)
 
 
 # ---- fake kernels and checks ---------------------------------------------------------------------------------
