@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from fastops import reference
-from fastops.ops._checks import check_floating, check_same_device, check_same_dtype, check_same_shape
-from fastops.ops._register import reference_vjp
+from fastops.ops._checks import check_floating
+from fastops.ops._pointwise import register_pointwise
 from fastops.ops._transforms import in_transform
 
 _mish = torch.ops.fastops.mish.default
 _mish_inplace = torch.ops.fastops.mish_.default
-_mish_backward = torch.ops.fastops.mish_backward.default
 
 
 def mish(x: Tensor) -> Tensor:
@@ -82,58 +81,12 @@ def mish_(x: Tensor) -> Tensor:
     return x
 
 
-# ---- fake kernels and checks ---------------------------------------------------------------------------------
-
-
-def _check_backward(grad: Tensor, x: Tensor) -> None:
-    check_floating("mish_backward", "x", x)
-    check_same_dtype("mish_backward", "grad", grad, "x", x)
-    check_same_device("mish_backward", "grad", grad, "x", x)
-    check_same_shape("mish_backward", "grad", grad, "x", x)
-
+# ---- registration --------------------------------------------------------------------------------------------
 
 #: The checks of csrc/cpu/mish.cpp, by schema.
-CHECKS = {
-    "mish": partial(check_floating, "mish", "x"),
-    "mish_": partial(check_floating, "mish_", "x"),
-    "mish_backward": _check_backward,
-}
-
-
-@torch.library.register_fake("fastops::mish")
-def _(x: Tensor) -> Tensor:
-    CHECKS["mish"](x)
-    return torch.empty_like(x)
+CHECKS = register_pointwise("mish", reference.mish) | {"mish_": partial(check_floating, "mish_", "x")}
 
 
 @torch.library.register_fake("fastops::mish_")
 def _(x: Tensor) -> None:
     CHECKS["mish_"](x)
-
-
-@torch.library.register_fake("fastops::mish_backward")
-def _(grad: Tensor, x: Tensor) -> Tensor:
-    CHECKS["mish_backward"](grad, x)
-    return torch.empty_like(x)
-
-
-# ---- gradients, vmap -----------------------------------------------------------------------------------------
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx, grad):
-    (x,) = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        return reference_vjp(reference.mish, (x,), grad)[0]
-    return _mish_backward(grad, x)
-
-
-torch.library.register_autograd("fastops::mish", _backward, setup_context=_setup_context)
-
-
-@torch.library.register_vmap("fastops::mish")
-def _(info, in_dims, x):
-    return _mish(x), in_dims[0]
