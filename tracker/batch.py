@@ -166,11 +166,11 @@ class BatchTracker:
             rows = self._rows(video)
             if rows:
                 self._set_image_size(video, tuple(image.shape[:2]))
-                groups.append((self._engine.upload(to_tensor(image), len(groups)), self._engine.rows(rows)))
+                groups.append((self._engine.upload(to_tensor(image), len(groups)), rows))
                 order += rows
         if not groups:
             return {}
-        values = dict(zip((self._targets[row] for row in order), self._engine.step(groups).tolist(), strict=True))
+        values = dict(zip((self._targets[row] for row in order), self._engine.find(groups), strict=True))
         results = {target: to_result(row) for target, row in values.items() if is_finite(row)}
         if len(results) < len(values):
             bad = ", ".join(str(target) for target in values if target not in results)

@@ -77,6 +77,8 @@ class TrackerConfig:
         out_scale: factor on the score map of models the tracker loads itself (a model passed in keeps its own).
         lost_score: a frame whose score is below this counts as a miss.
         lost_frames: number of misses in a row from which the target counts as lost.
+        redetect: whether a lost target is searched for in the whole frame; see `tracker.engines.redetect`.
+        redetect_score: score from which a target counts as found again, 0 to 1.
         min_target_size: lower limit of the target's shorter side, unless the target starts smaller.
         max_target_ratio: upper limit of target side over image side, unless the target starts larger.
 
@@ -105,6 +107,8 @@ class TrackerConfig:
     out_scale: float = 0.001
     lost_score: float = 0.35
     lost_frames: int = 5
+    redetect: bool = True
+    redetect_score: float = 0.6
     min_target_size: float = 4.0
     max_target_ratio: float = 2.0
 
@@ -114,8 +118,9 @@ class TrackerConfig:
             {
                 "exemplar_size response_size response_up total_stride lost_frames": at_least(1),
                 "out_scale min_target_size max_target_ratio": POSITIVE,
-                "scale_lr scale_penalty window_influence box_lr box_window lost_score": FRACTION,
+                "scale_lr scale_penalty window_influence box_lr box_window lost_score redetect_score": FRACTION,
                 "context box_penalty": NOT_NEGATIVE,
+                "redetect": Rule("true or false", lambda value: isinstance(value, bool)),
                 "scale_step": Rule("greater than 1 and finite", lambda value: 1 < value < math.inf),
                 "scale_num": Rule("odd and at least 1", lambda value: value >= 1 and value % 2 == 1),
                 "instance_size": Rule("at least exemplar_size", lambda value: value >= self.exemplar_size),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import cv2
@@ -10,8 +12,11 @@ import torch
 
 from tracker.config import TrackerConfig
 from tracker.engines.box_update import box_update
+from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
+from tracker.geometry import region_side
 
+SEARCH_SIZE, OWN_CONTRAST = 4, 5  # columns of fastops.ops.response.State, which needs the compiled library
 SAMPLED_SIDE = 2048  # a partly hidden region above this side is sampled: copying it to pad it would cost more
 
 
@@ -112,9 +117,35 @@ class EagerEngine:
         crop_region(image, self._center, start.exemplar_size, self._color, exemplar)
         self.network.exemplar(exemplar)
         self._own_contrast = _contrast(self._search(image)[cfg.scale_num // 2])
+        self._memory = Redetection(cfg, self._box())
 
     def step(self, image: np.ndarray) -> TrackResult:
-        """Find the target in the next image."""
+        """Find the target in the next image, and search for it where it is lost."""
+        result = self._step(image)
+        if result.lost and self.config.redetect:
+            look = partial(_look, self.network, image, self._color, self.config.instance_size)
+            attempt = partial(self._attempt, image)
+            result = self._memory.search(image.shape[:2], self._own_contrast, look, attempt) or result
+        self._memory.note(result.box, result.score)
+        return result
+
+    def _attempt(self, image: np.ndarray, x: float, y: float, w: float, h: float) -> TrackResult | None:
+        """A step from another place; the state is put back where its score is too low."""
+        cfg = self.config
+        before = self._center.copy(), self._size.copy(), self._search_size, self._misses
+        self._center, self._size = np.array([y, x], np.float32), np.array([h, w], np.float32)
+        self._search_size = region_side(w, h, cfg.context) * cfg.instance_size / cfg.exemplar_size
+        result = self._step(image)
+        if result.score >= cfg.redetect_score:
+            return result
+        self._center, self._size, self._search_size, self._misses = before
+        return None
+
+    def _box(self) -> np.ndarray:
+        (y, x), (h, w) = self._center.astype(np.float64), self._size.astype(np.float64)
+        return np.array([x - (w - 1) / 2, y - (h - 1) / 2, w, h])
+
+    def _step(self, image: np.ndarray) -> TrackResult:
         cfg = self.config
         maps = self._search(image)
         side = cfg.response_up * cfg.response_size
@@ -136,9 +167,7 @@ class EagerEngine:
         # A response without contrast in the first frame tells nothing about the target: every score is then 0.
         score = min(max(_contrast(maps[best]) / max(self._own_contrast, 1e-12), 0.0), 1.0)
         self._misses = self._misses + 1 if score < cfg.lost_score else 0
-        (y, x), (h, w) = self._center.astype(np.float64), self._size.astype(np.float64)
-        box = np.array([x - (w - 1) / 2, y - (h - 1) / 2, w, h])
-        return TrackResult(box, score, self._misses >= cfg.lost_frames)
+        return TrackResult(self._box(), score, self._misses >= cfg.lost_frames)
 
     def _search(self, image: np.ndarray) -> np.ndarray:
         """Return the score maps [S, 17, 17] of the crops around the target, one per scale."""
@@ -181,10 +210,32 @@ class EagerBoxEngine:
         crop_region(image, start.center, start.exemplar_size, self._color, exemplar)
         self.network.exemplar(exemplar)
         self._state = torch.tensor([start.row()])
-        self.step(image)  # its own contrast
+        first = self._step(image)  # its own contrast
+        self._memory = Redetection(replace(cfg, scale_num=1), first.box)
 
     def step(self, image: np.ndarray) -> TrackResult:
-        """Find the target in the next image."""
+        """Find the target in the next image, and search for it where it is lost."""
+        result = self._step(image)
+        if result.lost and self.config.redetect:
+            look = partial(_look, self.network, image, self._color, self.config.instance_size)
+            own_contrast = float(self._state[0, OWN_CONTRAST])
+            attempt = partial(self._attempt, image)
+            result = self._memory.search(image.shape[:2], own_contrast, look, attempt) or result
+        self._memory.note(result.box, result.score)
+        return result
+
+    def _attempt(self, image: np.ndarray, x: float, y: float, w: float, h: float) -> TrackResult | None:
+        """A step from another place; the state is put back where its score is too low."""
+        cfg, before = self.config, self._state.clone()
+        search_size = float(region_side(w, h, cfg.context)) * cfg.instance_size / cfg.exemplar_size
+        self._state[0, : SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size])
+        result = self._step(image)
+        if result.score >= cfg.redetect_score:
+            return result
+        self._state = before
+        return None
+
+    def _step(self, image: np.ndarray) -> TrackResult:
         cfg, state = self.config, self._state
         state[0, -2], state[0, -1] = image.shape[1], image.shape[0]
         x, y, size = state[0, [0, 1, 4]].numpy()
@@ -197,6 +248,17 @@ class EagerBoxEngine:
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
         *box, score, lost = box_update(torch.from_numpy(maps), state, cfg)[0].tolist()
         return TrackResult(np.array(box), score, bool(lost))
+
+
+def _look(
+    network: Network, image: np.ndarray, color: np.ndarray, size: int, centers: np.ndarray, side: float
+) -> np.ndarray:
+    """Score maps [R, h, w] of the regions around `centers`, [R, 2], x and y."""
+    crops = np.empty((len(centers), size, size, 3), np.uint8)
+    for (x, y), crop in zip(centers, crops, strict=True):
+        crop_region(image, np.array([y, x]), side, color, crop)
+    maps = network.responses(crops)
+    return maps[:, 0] if maps.ndim == 4 else maps
 
 
 def _contrast(score_map: np.ndarray) -> float:

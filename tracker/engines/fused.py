@@ -16,7 +16,9 @@ from fastops.ops.response import Result, State
 from tracker.config import TrackerConfig
 from tracker.engines.box_update import box_update
 from tracker.engines.cuda import Graphs, Uploads
+from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
+from tracker.geometry import region_side
 from tracker.network.autotune import fastest_dtype
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
@@ -57,6 +59,7 @@ class FusedEngine:
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
         self._templates: Tensor | None = None
         self._update = update_of(network.head, cfg)
+        self._memory: dict[int, Redetection] = {}  # by row
         self._reserve(1)
 
     def upload(self, image: Tensor, place: int = 0) -> Tensor:
@@ -94,6 +97,8 @@ class FusedEngine:
             )
         self._templates[row] = template[0]
         self.state[row] = torch.tensor(start.row())
+        (y, x), (h, w) = start.center.tolist(), start.size.tolist()
+        self._memory[row] = Redetection(cfg, (x - (w - 1) / 2, y - (h - 1) / 2, w, h))
         result = self._follow(image, slice(row, row + 1))  # its own contrast
         if not bool(result.isfinite().all()):
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
@@ -103,6 +108,59 @@ class FusedEngine:
         """Copy a target to another row."""
         for table in (self.state, self._colors, self._templates):
             table[target] = table[source]
+        self._memory[target] = self._memory.pop(source)
+
+    def find(self, groups: Sequence[tuple[Tensor, Sequence[int]]]) -> list[list[float]]:
+        """Find targets in their next images, and search for those that are lost.
+
+        Args:
+            groups: images, uint8 [H, W, 3] on the device, and the rows of the targets to find in each.
+
+        Returns:
+            for each target of all groups, in their order, the columns of `fastops.ops.response.Result`.
+        """
+        values = self.step([(image, self.rows(rows)) for image, rows in groups]).tolist()
+        if not self.config.redetect:
+            return values
+        images = [(image, row) for image, rows in groups for row in rows]
+        for i, (image, row) in enumerate(images):
+            if is_finite(values[i]) and values[i][Result.LOST]:
+                values[i] = self._search(image, row) or values[i]
+            elif is_finite(values[i]):
+                self._memory[row].note(values[i][: Result.HEIGHT + 1], values[i][Result.SCORE])
+        return values
+
+    @torch.inference_mode()
+    def _search(self, image: Tensor, row: int) -> list[float] | None:
+        """Search more of the image for a lost target; its results where it was found again."""
+        rows, state = slice(row, row + 1), self.state[row]
+
+        def look(centers: np.ndarray, side: float) -> np.ndarray:
+            regions = np.column_stack([centers, np.full(len(centers), side)])
+            crops = fastops.crop_and_resize(
+                image, torch.from_numpy(regions).to(self._device), self.config.instance_size, self._colors[row, 0],
+                dtype=self.network.dtype, channels_last=True,
+            )  # fmt: skip
+            maps = self.network.scores(self._templates[rows], self.network.features(crops))
+            return maps[:, 0].float().cpu().numpy()
+
+        def attempt(x: float, y: float, w: float, h: float) -> list[float] | None:
+            before = state.clone()
+            side = float(region_side(w, h, self.config.context))
+            search_size = side * self.config.instance_size / self.config.exemplar_size
+            state[: State.SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size])
+            result = self._follow(image, rows)[0].tolist()
+            if result[Result.SCORE] >= self.config.redetect_score:
+                return result
+            state.copy_(before)
+            return None
+
+        with self._guard():
+            size = tuple(image.shape[:2])
+            found = self._memory[row].search(size, float(state[State.OWN_CONTRAST]), look, attempt)
+        if found is not None:
+            self._memory[row].note(found[: Result.HEIGHT + 1], found[Result.SCORE])
+        return found
 
     @torch.inference_mode()
     def step(self, groups: Sequence[tuple[Tensor, slice | Tensor]]) -> Tensor:
@@ -255,5 +313,4 @@ class SingleEngine:
         if (height, width) != self._image_size:
             self._image_size = height, width
             self._engine.set_image_size(slice(0, 1), width, height)
-        results = self._engine.step([(self._engine.upload(image), slice(0, 1))])
-        return to_result(results[0].tolist())
+        return to_result(self._engine.find([(self._engine.upload(image), [0])])[0])
