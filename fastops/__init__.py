@@ -1,7 +1,7 @@
 """Fused PyTorch ops for vision: each is one call, one kernel, on CPU, CUDA and Triton, with gradients.
 
-The ops are functions here, modules in :mod:`fastops.nn`, and plain PyTorch in :mod:`fastops.reference`.
-``python -m fastops`` tells what is built and which backend each op uses on each device.
+The ops are functions here, modules in [`fastops.nn`][], and plain PyTorch in [`fastops.reference`][].
+`python -m fastops` tells what is built and which backend each op uses on each device.
 """
 
 from typing import TYPE_CHECKING

@@ -35,7 +35,7 @@ def centralize_gradients_(
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> weight = torch.zeros(2, 3, requires_grad=True)

@@ -32,7 +32,7 @@ def balanced_logistic_loss(
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016, eq. 3-5.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.balanced_logistic_loss(torch.zeros(8, 1, 17, 17))  # ln 2

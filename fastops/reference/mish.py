@@ -21,7 +21,7 @@ def mish(x: torch.Tensor) -> torch.Tensor:
 
     Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.mish(torch.tensor([-1.0, 0.0, 1.0]))
@@ -46,7 +46,7 @@ def mish_(x: torch.Tensor) -> torch.Tensor:
 
     Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> x = torch.tensor([-1.0, 0.0, 1.0])
