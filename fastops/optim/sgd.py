@@ -49,7 +49,8 @@ class SGDGC(CentralizedOptimizer):
     an infinity was found, on the device; it leaves `.grad` scaled, so call `scaler.unscale_(optimizer)` before
     reading or clipping gradients. A step can be captured in a CUDA graph once the states exist (after the first step).
 
-    Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; channel-attention SiamFC paper, eq. 10-11.
+    Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; Zhang and
+    Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 10-11.
 
     Examples:
 

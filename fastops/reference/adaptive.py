@@ -1,4 +1,4 @@
-"""Adaptive activations (adaptive activation paper, eq. 10-12)."""
+"""Adaptive activations (Hu et al., "Adaptively Customizing Activation Functions for Various Layers", eq. 10-12)."""
 
 from __future__ import annotations
 

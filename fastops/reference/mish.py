@@ -1,4 +1,8 @@
-"""Mish (Misra 2020; channel-attention SiamFC paper, eq. 6)."""
+"""Mish.
+
+Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020;
+Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 6.
+"""
 
 from __future__ import annotations
 

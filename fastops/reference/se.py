@@ -1,4 +1,8 @@
-"""Squeeze and excitation (Hu et al. 2018; channel-attention SiamFC paper, eq. 7-9)."""
+"""Squeeze and excitation.
+
+Hu et al., "Squeeze-and-Excitation Networks", 2018;
+Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 7-9.
+"""
 
 from __future__ import annotations
 
