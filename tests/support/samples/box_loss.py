@@ -113,6 +113,7 @@ def _row(kind: str) -> Op:
         small=() if kind == "ciou" else ("each", "mean", "xywh", "cxcywh", "nested"),
         vmap_dims=((0, 0, None, None), (1, None, None, None), (None, -1, None, None)),
         schema_name="box_loss",
+        scale_schema="box_loss_backward_scale",
         schema_args=lambda inputs: (*inputs[:2], kind, *inputs[2:], 0.0, True, EPS, True, True),
     )
 
@@ -136,6 +137,7 @@ _FOCAL_EIOU = Op(
     small=("gamma_0", "live", "live_mean", "live_weighted", "live_gamma_2"),  # as for ciou
     vmap_dims=((0, 0, None, None, None, None), (1, None, None, None, None, None)),
     schema_name="box_loss",
+    scale_schema="box_loss_backward_scale",
     schema_args=lambda inputs: (
         *(*inputs[:2], "focal_eiou", *inputs[3:5], inputs[2], inputs[5], EPS, True, True),
     ),
