@@ -134,7 +134,7 @@ OPS = with_backward(NAME, strides_of_input)
 from __future__ import annotations
 
 import triton
-import triton.language as tl  # noqa: F401: the interpreter asks for it
+import triton.language as tl  # noqa: F401 (Triton's interpreter needs it)
 
 from ._pointwise import pointwise_ops
 
