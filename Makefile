@@ -29,7 +29,6 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-dev
 	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(if $(GPU),,9.0)}" $(BUILD)
-	@echo "make test: the tests take about 15 min on two cores"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-cuda-host: $(VENV)/ready-dev
@@ -78,7 +77,7 @@ $(VENV)/ready: pyproject.toml setup.py
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	@echo "make: installing the tools of tests and documentation, about 1 min with cached packages"
+	@echo "make: installing the tools of tests and documentation"
 	FASTOPS_BUILD=none $(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,docs,export,serve,toolkits,train]"
 	touch $@
 

@@ -1,8 +1,10 @@
 """Fused PyTorch ops for vision: each is one call, one kernel, on CPU, CUDA and Triton, with gradients.
 
-The ops are functions here, modules in :mod:`fastops.nn`, and plain PyTorch in :mod:`fastops.reference`.
-``python -m fastops`` tells what is built and which backend each op uses on each device.
+The ops are functions here, modules in [`fastops.nn`][], and plain PyTorch in [`fastops.reference`][].
+`python -m fastops` tells what is built and which backend each op uses on each device.
 """
+
+from typing import TYPE_CHECKING
 
 from fastops import reference
 from fastops._ext import build_info, load_error, missing_message
@@ -69,7 +71,7 @@ if load_error is None:
     from fastops.ops.response import response_peak
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise
-else:
+elif not TYPE_CHECKING:  # a type checker would take every name to exist
 
     def __getattr__(name: str):
         if name in __all__:

@@ -49,7 +49,7 @@ _registered: dict[tuple[str, str], tuple[str, torch.library.Library]] = {}
 
 
 def set_backend(backend: str, op: str | None = None) -> _Restore:
-    """Choose the code that runs the ops, or one of them, from now on or for a ``with`` block.
+    """Choose the code that runs the ops, or one of them, from now on or for a `with` block.
 
     Args:
         backend: what runs on tensors of either device.
@@ -75,7 +75,7 @@ def set_backend(backend: str, op: str | None = None) -> _Restore:
 
     Graphs of `torch.compile` hold ops, not their code: they follow the setting without being compiled again.
 
-    Example:
+    Examples:
 
         >>> import torch, fastops
         >>> with fastops.set_backend("reference", "mish"):
@@ -152,9 +152,9 @@ def _backend_on(device: str, op: str) -> str:
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """The backend of each op on each device, for example ``{"mish": {"cpu": "cpp (avx512)", "cuda": "triton"}, ...}``.
+    """The backend of each op on each device, for example `{"mish": {"cpu": "cpp (avx512)", "cuda": "triton"}, ...}`.
 
-    Example:
+    Examples:
 
         >>> import fastops
         >>> fastops.backends()["mish"]["cpu"].startswith("cpp")

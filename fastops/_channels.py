@@ -23,5 +23,5 @@ def transposed_groups(transposed: Transposed) -> dict[Tensor, int]:
 
 
 def channel_number(param: Tensor, conv_only: bool, transposed: Mapping[Tensor, int]) -> int:
-    """The number of ``param``: parameters of one dimension (conv_only: of two) are not centralized."""
+    """The number of `param`: parameters of one dimension (conv_only: of two) are not centralized."""
     return -1 if param.dim() <= (2 if conv_only else 1) else transposed.get(param, 0)

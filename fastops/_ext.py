@@ -1,8 +1,8 @@
 """Loads the native libraries, once, at import; says what is missing and what to run.
 
-Two hops from user to kernel: ``fastops.mish`` calls ``torch.ops.fastops.mish``, whose kernel for the tensor's device
-comes from ``_cpu.so`` (always), from ``_cuda.so`` (when it was built and torch has CUDA), or, for CUDA tensors without
-``_cuda.so``, from Triton or the plain PyTorch reference (``fastops/_backends.py``).
+Two hops from user to kernel: `fastops.mish` calls `torch.ops.fastops.mish`, whose kernel for the tensor's device
+comes from `_cpu.so` (always), from `_cuda.so` (when it was built and torch has CUDA), or, for CUDA tensors without
+`_cuda.so`, from Triton or the plain PyTorch reference (`fastops/_backends.py`).
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def _hidden_package() -> Path | None:
 def build_info() -> dict[str, Any]:
     """What this build is and what it uses here, as a dict.
 
-    Keys: ``version``, compilers and flags, ``cpu_capability`` (the instruction set in use: lower it with the
-    environment variable ``FASTOPS_CPU_CAPABILITY=baseline|avx2|avx512``), ``cuda_archs``, ``stable_abi_target``
-    (the oldest torch the libraries work with), ``torch``, and ``cpu_library`` / ``cuda_library``: "loaded" or why not.
+    Keys: `version`, compilers and flags, `cpu_capability` (the instruction set in use: lower it with the
+    environment variable `FASTOPS_CPU_CAPABILITY=baseline|avx2|avx512`), `cuda_archs`, `stable_abi_target`
+    (the oldest torch the libraries work with), `torch`, and `cpu_library` / `cuda_library`: "loaded" or why not.
 
-    Example::
+    Examples:
 
         >>> import fastops
         >>> fastops.build_info()["stable_abi_target"]

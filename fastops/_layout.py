@@ -14,5 +14,5 @@ def memory_format(t: Tensor) -> torch.memory_format:
 
 
 def empty_native(t: Tensor) -> Tensor:
-    """An uninitialised tensor like ``t`` in :func:`memory_format`."""
+    """An uninitialised tensor like `t` in [`memory_format`][fastops.memory_format]."""
     return torch.empty_like(t, memory_format=memory_format(t))

@@ -1,4 +1,5 @@
-// Adaptive activations (paper 003, eq. 10-12): a fixed activation between two learnable linear maps, u = a x + c.
+// Adaptive activations (Hu et al., "Adaptively Customizing Activation Functions for Various Layers",
+// eq. 10-12): a fixed activation between two learnable linear maps, u = a x + c.
 //
 //   sigmoid   y = b sigma(u) + d
 //   tanh      y = b tanh(u) + d

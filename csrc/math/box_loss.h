@@ -1,4 +1,5 @@
-// The IoU family of box regression losses (paper 001 eq. 3-7, 10), value and gradient together.
+// The IoU family of box regression losses , value and gradient together (Zhang et al.,
+// "Focal and Efficient IOU Loss for Accurate Bounding Box Regression", eq. 3-7 and 10).
 //
 // Everything is made of differences of coordinates, an axis at a time: boxes of 1e-6 at 1e6 lose no digits. With sides
 // p (pred) and t (target), left = p1 - t1 and right = p2 - t2, on each axis

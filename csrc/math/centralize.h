@@ -1,7 +1,7 @@
 // Gradient centralization and the optimizer steps around it, per value.
 //
-// Centralization (Yong et al. 2020, eq. 1; paper 000, eq. 10-11) subtracts from the gradient of every output channel's
-// weights their mean:  phi(g) = g - mean(g).  The steps centralize x, the gradient with the weight decay in it, as the
+// Centralization (Yong et al. 2020, eq. 1; Zhang and Wang, "Object tracking in siamese network with attention mechanism
+// and Mish function", eq. 10-11) subtracts from the gradient of every output channel's weights their mean:  phi(g) = g - mean(g).  The steps centralize x, the gradient with the weight decay in it, as the
 // SGD of Yong et al. does, so the mean of a channel's weights never changes:
 //
 //   SGD     x = s g + wd p;  d = phi(x);  b = momentum b + (1 - dampening) d;  p -= lr b, Nesterov: lr (d + momentum b)

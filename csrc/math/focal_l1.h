@@ -1,4 +1,5 @@
-// FocalL1 (paper 001 eq. 8-9): with x = |pred - target|, alpha = e beta and beta in [1/e, 1],
+// FocalL1 (Zhang et al., "Focal and Efficient IOU Loss for Accurate Bounding Box Regression", eq. 8-9):
+// with x = |pred - target|, alpha = e beta and beta in [1/e, 1],
 //   f(x) = -alpha x^2 (2 ln(beta x) - 1) / 4     for x <= 1      f'(x) = -alpha x ln(beta x), at most 1
 //        = -alpha ln(beta) x + C                 beyond          f'(x) = -alpha ln(beta)
 // with C = alpha (2 ln(beta) + 1) / 4, which joins the two. The first is the integral of eq. 8; the print of eq. 9 has

@@ -1,4 +1,5 @@
-// Balanced logistic loss of score maps (Bertinetto et al. 2016; paper 000 eq. 2-4).
+// Balanced logistic loss of score maps (Bertinetto et al. 2016, section 3; Zhang and Wang,
+// "Object tracking in siamese network with attention mechanism and Mish function", eq. 2-4).
 //
 //   l(y, v) = ln(1 + e^{-y v})                                   y = +-1, v a score
 //   y[u]    = +1 where k |u - c| <= R, else -1                   k: stride, R: radius, both in pixels; c: the centre

@@ -1,4 +1,4 @@
-// Mish (Misra 2020; paper eq. 6): f(x) = x tanh(ln(1 + e^x)).
+// Mish (Misra 2020): f(x) = x tanh(ln(1 + e^x)).
 //
 // With e = e^x:  tanh(ln(1 + e)) = ((1+e)^2 - 1) / ((1+e)^2 + 1) = t / (t + 2),  t = e (e + 2),
 // so one exp and one division replace exp, log1p and tanh, and nothing cancels: t is a sum of positive terms.

@@ -1,4 +1,5 @@
-// Squeeze-and-excitation (Hu et al. 2018; paper 000 eq. 7-9), the scalar parts.
+// Squeeze-and-excitation (Hu et al. 2018; Zhang and Wang, "Object tracking in siamese network with attention
+// mechanism and Mish function", eq. 7-9), the scalar parts.
 //
 //   z_c = mean_hw x_c                      squeeze
 //   s   = sigma(W2 relu(W1 z + b1) + b2)   excitation; logits = the argument of sigma

@@ -24,44 +24,42 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch
 
 
 def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = True) -> nn.Module:
-    r"""Replace what ``model`` computes by the fused modules of this package, in place.
+    r"""Replace what `model` computes by the fused modules of this package, in place.
 
-    ============================================================  ==================================================
-    found                                                         becomes
-    ============================================================  ==================================================
-    ``nn.Mish`` and other modules called Mish that compute it     :class:`fastops.nn.Mish`
-    ``nn.BatchNorm1d``, ``2d`` or ``3d``, then Mish               :class:`fastops.nn.BatchNormMish2d` and Identity
-    Mish, then ``nn.MaxPool2d``                                   Identity and :class:`fastops.nn.MishMaxPool2d`
-    batch norm with a Mish of its own (timm's BatchNormAct2d)     :class:`fastops.nn.BatchNormMish2d`
-    :math:`x \, \sigma(W_2 \, \mathrm{ReLU}(W_1 \bar x))` blocks  one call of :func:`fastops.se_attention`
-    ============================================================  ==================================================
+    | found | becomes |
+    | --- | --- |
+    | `nn.Mish` and other modules called Mish that compute it | [`fastops.nn.Mish`][] |
+    | `nn.BatchNorm1d`, `2d` or `3d`, then Mish | [`fastops.nn.BatchNormMish2d`][] and Identity |
+    | Mish, then `nn.MaxPool2d` | Identity and [`fastops.nn.MishMaxPool2d`][] |
+    | batch norm with a Mish of its own (timm's BatchNormAct2d) | [`fastops.nn.BatchNormMish2d`][] |
+    | $x \, \sigma(W_2 \, \mathrm{ReLU}(W_1 \bar x))$ blocks | one call of [`fastops.se_attention`][] |
 
     Squeeze-and-excitation blocks are recognised by the shapes of their parameters, so those of torchvision, timm and
-    the many others need not be known by name. Two modules count as running one after the other if ``torch.fx`` shows
-    that they do wherever ``forward`` calls them, in training and in eval mode; in the parts of a model that cannot be
-    traced, blocks that can be are looked at alone, and an ``nn.Sequential`` is taken by its word. Every fused module
+    the many others need not be known by name. Two modules count as running one after the other if `torch.fx` shows
+    that they do wherever `forward` calls them, in training and in eval mode; in the parts of a model that cannot be
+    traced, blocks that can be are looked at alone, and an `nn.Sequential` is taken by its word. Every fused module
     is compared with what it replaces, results and gradients, on random numbers first; one that differs, that has
     hooks, that is quantized, scripted, compiled or wrapped for parallel training is left alone.
 
     Parameters and buffers stay the same tensors under the same names in the same order, in the same mode, so
-    checkpoints and optimizers fit as before. Undo it by :func:`restore`, which works on copies of the model too. Fold
-    batch norms, convert them to SyncBatchNorm, quantize, export and script before, or on the restored model: such
-    tools see a batch norm and an Identity, and would lose the Mish; code that asks for classes (``isinstance(layer,
-    nn.Mish)``) finds others.
+    checkpoints and optimizers fit as before. Undo it by [`restore`][fastops.restore], which works on copies of the
+    model too. Fold batch norms, convert them to SyncBatchNorm, quantize, export and script before, or on the restored
+    model: such tools see a batch norm and an Identity, and would lose the Mish. Code that asks for classes
+    (`isinstance(layer, nn.Mish)`) finds other ones.
 
     Args:
         model: any module; already accelerated ones stay as they are.
-        example_inputs: arguments for ``model`` (a tensor, a tuple, or a dict by name) to run it on before and after,
+        example_inputs: arguments for `model` (a tensor, a tuple, or a dict by name) to run it on before and after,
             in eval mode: where the results differ everything is undone.
-        verbose: print :func:`acceleration_report`.
+        verbose: print [`acceleration_report`][fastops.acceleration_report].
 
     Returns:
-        ``model`` itself.
+        `model` itself.
 
     Raises:
-        TypeError: ``accelerate: model must be a torch.nn.Module, got ...``.
+        TypeError: `accelerate: model must be a torch.nn.Module, got ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> from torch import nn
@@ -88,18 +86,19 @@ def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = 
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo :func:`accelerate`: the modules that were there before are there again, with the parameters of now.
+    """Undo [`accelerate`][fastops.accelerate]: the modules that were there before are there again, with the parameters
+    of now.
 
     Args:
         model: an accelerated model, or a copy of one, or a model that holds some.
 
     Returns:
-        ``model`` itself.
+        `model` itself.
 
     Raises:
-        TypeError: ``restore: model must be a torch.nn.Module, got ...``.
+        TypeError: `restore: model must be a torch.nn.Module, got ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> model = torch.nn.Sequential(torch.nn.Mish())
@@ -116,16 +115,16 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 def acceleration_report(model: nn.Module) -> AccelerationReport:
-    """What is fused in ``model`` and what :func:`accelerate` left alone, with the reason.
+    """What is fused in `model` and what [`accelerate`][fastops.accelerate] left alone, with the reason.
 
     Args:
         model: any module.
 
     Returns:
-        ``AccelerationReport`` with the tuples ``changed`` (of ``name``, ``was``, ``now``) and ``left_alone`` (of
-        ``name``, ``kind``, ``reason``); its ``str`` is the table that :func:`accelerate` prints.
+        `AccelerationReport` with the tuples `changed` (of `name`, `was`, `now`) and `left_alone` (of
+        `name`, `kind`, `reason`); its `str` is the table that [`accelerate`][fastops.accelerate] prints.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> model = fastops.accelerate(torch.nn.Sequential(torch.nn.Mish(inplace=True)), verbose=False)

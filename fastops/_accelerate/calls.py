@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 
 class Slot(NamedTuple):
-    """A place in the model: the child ``name`` of ``parent``. One module may sit in several."""
+    """A place in the model: the child `name` of `parent`. One module may sit in several."""
 
     parent: nn.Module
     name: str
@@ -34,7 +34,7 @@ def first_line(error: Exception) -> str:
 
 
 def bare_copy(module: nn.Module, replaced: Mapping[int, object] | None = None) -> nn.Module:
-    """A deep copy without hooks, so that running it calls no code of others; ``replaced`` is what is not copied, by
+    """A deep copy without hooks, so that running it calls no code of others; `replaced` is what is not copied, by
     id."""
     memo = dict(replaced or {})
     for part in module.modules():
@@ -45,10 +45,10 @@ def bare_copy(module: nn.Module, replaced: Mapping[int, object] | None = None) -
 def find_calls(
     model: nn.Module, is_leaf: Callable[[nn.Module], bool], is_closed: Callable[[nn.Module], bool]
 ) -> tuple[Calls, dict[nn.Module, str]]:
-    """The calls that ``model`` makes in training and in eval mode, as far as they can be known.
+    """The calls that `model` makes in training and in eval mode, as far as they can be known.
 
     The largest modules that torch.fx can trace are traced, and only they: what a module that it cannot trace calls
-    itself is not in the result, except that an ``nn.Sequential`` calls its children one after the other. Leaves are
+    itself is not in the result, except that an `nn.Sequential` calls its children one after the other. Leaves are
     called as they are; children of closed modules are not looked at. Second come the modules that cannot be traced,
     with the reason.
     """
@@ -89,9 +89,9 @@ class _Tracer(fx.Tracer):
 
 
 def _trace(root: nn.Module, leaves: Set[str]) -> list[fx.Graph]:
-    """Graphs of all ways through ``root.forward`` that its mode and its optional arguments choose between.
+    """Graphs of all ways through `root.forward` that its mode and its optional arguments choose between.
 
-    A copy is traced, with parameters that have no memory: what ``forward`` changes in its module is lost.
+    A copy is traced, with parameters that have no memory: what `forward` changes in its module is lost.
     """
     copied = bare_copy(root, {id(p): _without_memory(p) for p in root.parameters()})
     _unshare(copied)

@@ -27,7 +27,7 @@ class Probe:
 
     @torch.no_grad()
     def fill(self, module: nn.Module) -> nn.Module:
-        """Make ``module`` float64, with new parameters and statistics: a layer that is zero at the start of training
+        """Make `module` float64, with new parameters and statistics: a layer that is zero at the start of training
         must not hide what comes behind it."""
         module.double().to_empty(device=self.device).requires_grad_()
         for parameter in module.parameters():
@@ -38,7 +38,7 @@ class Probe:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """L2 norm of the difference over that of ``expected``; inf where shapes or dtypes differ."""
+    """L2 norm of the difference over that of `expected`; inf where shapes or dtypes differ."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return float("inf")
     actual, expected = actual.detach().double(), expected.detach().double()

@@ -35,7 +35,7 @@ def looks_like_mish(module: nn.Module) -> bool:
 
 
 def why_closed(module: nn.Module) -> str | None:
-    """Why nothing in ``module`` may be changed, or None."""
+    """Why nothing in `module` may be changed, or None."""
     if not PARALLEL.isdisjoint(cls.__name__ for cls in type(module).__mro__):
         return "accelerate the module before it is wrapped for parallel training"
     if isinstance(module, torch.jit.ScriptModule):
@@ -73,7 +73,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 class Fusion:
-    """Changes ``model`` as it is made; ``left_alone`` tells what it did not change."""
+    """Changes `model` as it is made; `left_alone` tells what it did not change."""
 
     def __init__(self, model: nn.Module) -> None:
         self.left_alone: list[LeftAlone] = []
@@ -98,7 +98,7 @@ class Fusion:
     # ---- blocks ----------------------------------------------------------------------------------------------
 
     def _open(self, module: nn.Module) -> bool:
-        """Fuse the blocks in ``module`` and find the slots of everything else; is it a block, or does it hold one?"""
+        """Fuse the blocks in `module` and find the slots of everything else; is it a block, or does it hold one?"""
         if module not in self._opened:
             self._opened[module] = True
             if reason := why_closed(module):
@@ -123,7 +123,7 @@ class Fusion:
         return True
 
     def _fuse_norm_act(self, module: nn.Module) -> bool:
-        """A batch norm of a class of its own that runs its child ``act`` as well, as timm's BatchNormAct2d."""
+        """A batch norm of a class of its own that runs its child `act` as well, as timm's BatchNormAct2d."""
         base = next((base for base in NORMS if isinstance(module, base)), None)
         act = module._modules.get("act")
         if base in (None, type(module)) or act is None or not self._is_mish(act):
@@ -244,7 +244,7 @@ class Fusion:
                     replace(slot, fused, was=type(module).__name__)
 
     def _differ(self, module: nn.Module, both: Callable, channels: int, sizes: list[tuple[int, ...]]) -> str | None:
-        """In what the original and the fused module that ``both`` makes differ, or None."""
+        """In what the original and the fused module that `both` makes differ, or None."""
         device = next((t.device for t in (*module.parameters(), *module.buffers())), self._device)
         probe = Probe(device)
         try:

@@ -1,4 +1,4 @@
-"""What :func:`fastops.accelerate` changed and what it left alone."""
+"""What [`fastops.accelerate`][] changed and what it left alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class AccelerationReport:
-    """Result of :func:`fastops.acceleration_report`; ``str`` makes a table of it."""
+    """Result of [`fastops.acceleration_report`][]; `str` makes a table of it."""
 
     changed: tuple[Change, ...]
     left_alone: tuple[LeftAlone, ...]

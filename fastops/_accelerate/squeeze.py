@@ -44,7 +44,7 @@ class FusedSqueezeExcitation(nn.Module):
 
 
 def fuse(block: nn.Module, layout: Layout) -> None:
-    """Make ``block`` a fused one, in place."""
+    """Make `block` a fused one, in place."""
     change_class(block, FusedSqueezeExcitation, was=type(block).__name__, _layout=layout)
 
 
@@ -106,7 +106,7 @@ def _find_layers(module: nn.Module) -> tuple[list[Path | None], list[str]] | Non
 
 @torch.no_grad()
 def _dims_of_gate(block: nn.Module, first: Tensor, probe: Probe) -> int | None:
-    """Number of dimensions of the images whose channels ``block`` scales, if that is what it does."""
+    """Number of dimensions of the images whose channels `block` scales, if that is what it does."""
     block.eval()
     for dims in (first.dim(),) if first.dim() > 2 else (4, 3, 5):
         x = probe.images(first.shape[1], *_size(dims)).abs() + 0.5

@@ -17,7 +17,7 @@ from fastops._accelerate.calls import Slot
 
 @dataclass(frozen=True)
 class Swap:
-    """What was here, kept by a fused module as its attribute ``_swap``."""
+    """What was here, kept by a fused module as its attribute `_swap`."""
 
     original: nn.Module | type[nn.Module]
     was: str | None  # as the report names it; None for what fills the place of a module fused into another
@@ -29,19 +29,19 @@ def swap_of(module: nn.Module) -> Swap | None:
 
 
 def change_class(module: nn.Module, fused: type[nn.Module], was: str, **attributes: Any) -> None:
-    """Make ``module`` a ``fused``, with more attributes."""
+    """Make `module` a `fused`, with more attributes."""
     vars(module).update(attributes, _swap=Swap(type(module), was, tuple(attributes)))
     module.__class__ = fused
 
 
 def replace(slot: Slot, fused: nn.Module, was: str | None = None) -> None:
-    """Put ``fused`` into the slot, in the mode of what is there."""
+    """Put `fused` into the slot, in the mode of what is there."""
     vars(fused)["_swap"] = Swap(slot.module, was)
     slot.parent._modules[slot.name] = fused.train(slot.module.training)
 
 
 def undo(model: nn.Module) -> None:
-    """Undo every change in ``model``."""
+    """Undo every change in `model`."""
     for module in list(model.modules()):
         for name, child in module._modules.items():
             swap = child and swap_of(child)

@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def in_class(model: nn.Module, original: type[nn.Module], other: type[nn.Module]) -> Iterator[None]:
-    """For a ``with`` block, make every ``original`` in the model, no subclass of it, an ``other``: the same objects, so
+    """For a `with` block, make every `original` in the model, no subclass of it, an `other`: the same objects, so
     that optimizers, hooks and checkpoints go on with them."""
     modules = [module for module in model.modules() if type(module) is original]
     for module in modules:

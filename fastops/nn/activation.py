@@ -8,14 +8,14 @@ from fastops.ops.mish import mish, mish_
 
 
 class Mish(nn.Module):
-    r"""Mish activation :math:`f(x) = x \tanh(\ln(1 + e^x))`; drop-in for ``torch.nn.Mish``.
+    r"""Mish activation $f(x) = x \tanh(\ln(1 + e^x))$; drop-in for `torch.nn.Mish`.
 
     Args:
-        inplace: overwrite the input (for inference; see :func:`fastops.mish_`).
+        inplace: overwrite the input (for inference; see [`fastops.mish_`][]).
 
-    Shapes and dtypes as :func:`fastops.mish`.
+    Shapes and dtypes as [`fastops.mish`][].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.Mish()(torch.zeros(2, 3)).shape

@@ -9,7 +9,7 @@ from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
 
 
 class _Adaptive(nn.Module):
-    """Parameters a, b, c, d of ``num_parameters`` elements and the values they start from."""
+    """Parameters a, b, c, d of `num_parameters` elements and the values they start from."""
 
     def __init__(self, num_parameters: int, start: tuple[float, float, float, float], device, dtype) -> None:
         super().__init__()
@@ -30,17 +30,17 @@ class _Adaptive(nn.Module):
 
 
 class ASigmoid(_Adaptive):
-    r"""Adaptive sigmoid :math:`b \, \sigma(a x + c) + d`, a, b, c, d learnable; see :func:`fastops.adaptive_sigmoid`.
+    r"""Adaptive sigmoid $b \, \sigma(a x + c) + d$, a, b, c, d learnable; see [`fastops.adaptive_sigmoid`][].
 
     Args:
         num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
-            ``nn.PReLU`` has it.
+            `nn.PReLU` has it.
         a, b, c, d: where they start; the defaults are the plain sigmoid.
 
     Raises:
-        ValueError: ``ASigmoid: num_parameters must be at least 1, got ...``.
+        ValueError: `ASigmoid: num_parameters must be at least 1, got ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.ASigmoid(3)(torch.zeros(2, 3, 4, 4)).mean()
@@ -64,17 +64,17 @@ class ASigmoid(_Adaptive):
 
 
 class ATanh(_Adaptive):
-    r"""Adaptive tanh :math:`b \tanh(a x + c) + d`, a, b, c, d learnable; see :func:`fastops.adaptive_tanh`.
+    r"""Adaptive tanh $b \tanh(a x + c) + d$, a, b, c, d learnable; see [`fastops.adaptive_tanh`][].
 
     Args:
         num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
-            ``nn.PReLU`` has it.
+            `nn.PReLU` has it.
         a, b, c, d: where they start; the defaults are plain tanh.
 
     Raises:
-        ValueError: ``ATanh: num_parameters must be at least 1, got ...``.
+        ValueError: `ATanh: num_parameters must be at least 1, got ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.ATanh()(torch.ones(2, 3)).mean()
@@ -98,17 +98,17 @@ class ATanh(_Adaptive):
 
 
 class AReLU(_Adaptive):
-    r"""Adaptive ReLU :math:`\max(a x + c, \; b x + d)`, a, b, c, d learnable; see :func:`fastops.adaptive_relu`.
+    r"""Adaptive ReLU $\max(a x + c, \; b x + d)$, a, b, c, d learnable; see [`fastops.adaptive_relu`][].
 
     Args:
         num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
-            ``nn.PReLU`` has it.
-        a, b, c, d: where they start; the defaults are plain ReLU, ``b=0.25`` is PReLU.
+            `nn.PReLU` has it.
+        a, b, c, d: where they start; the defaults are plain ReLU, `b=0.25` is PReLU.
 
     Raises:
-        ValueError: ``AReLU: num_parameters must be at least 1, got ...``.
+        ValueError: `AReLU: num_parameters must be at least 1, got ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.AReLU(b=0.25)(torch.tensor([-1.0, 2.0])).tolist()

@@ -9,18 +9,18 @@ from fastops.ops.affine_mish import affine_mish, batch_norm_mish
 
 
 class AffineMish(nn.Module):
-    r"""Learned scale and shift of each channel, then Mish: :math:`y_c = f(w_c x_c + b_c)`; see
-    :func:`fastops.affine_mish`.
+    r"""Learned scale and shift of each channel, then Mish: $y_c = f(w_c x_c + b_c)$; see
+    [`fastops.affine_mish`][].
 
     Args:
         channels: C of the input [N, C, ...].
 
-    Parameters are called ``weight`` [C], starting at 1, and ``bias`` [C], starting at 0.
+    Parameters are called `weight` [C], starting at 1, and `bias` [C], starting at 0.
 
     Raises:
-        ValueError: ``AffineMish: channels must be at least 1 ...``.
+        ValueError: `AffineMish: channels must be at least 1 ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.AffineMish(32)(torch.ones(2, 32, 7, 7)).shape
@@ -42,7 +42,7 @@ class AffineMish(nn.Module):
 
 
 class _BatchNormMish:
-    """The forward of torch's batch norm modules with :func:`fastops.batch_norm_mish` in the place of its function."""
+    """The forward of torch's batch norm modules with [`fastops.batch_norm_mish`][] in the place of its function."""
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
@@ -66,9 +66,9 @@ class _BatchNormMish:
 
 
 class BatchNormMish1d(_BatchNormMish, nn.BatchNorm1d):
-    """``nn.BatchNorm1d``, then Mish, of [N, C] or [N, C, L]; see :class:`BatchNormMish2d`.
+    """`nn.BatchNorm1d`, then Mish, of [N, C] or [N, C, L]; see [`BatchNormMish2d`][fastops.nn.BatchNormMish2d].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.BatchNormMish1d(8)(torch.randn(4, 8)).shape
@@ -77,15 +77,17 @@ class BatchNormMish1d(_BatchNormMish, nn.BatchNorm1d):
 
 
 class BatchNormMish2d(_BatchNormMish, nn.BatchNorm2d):
-    r"""``nn.BatchNorm2d``, then Mish, of [N, C, H, W], with the arguments, parameters, buffers and state-dict keys of
-    ``nn.BatchNorm2d``.
+    r"""`nn.BatchNorm2d`, then Mish, of [N, C, H, W], with the arguments, parameters, buffers and state-dict keys of
+    `nn.BatchNorm2d`.
 
-    .. math:: y_c = f\left(w_c \frac{x_c - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + b_c\right)
+    $$
+    y_c = f\left(w_c \frac{x_c - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + b_c\right)
+    $$
 
     In training two passes over the input, and two more backward, which keeps nothing of the input's size but the input;
-    see :func:`fastops.batch_norm_mish`.
+    see [`fastops.batch_norm_mish`][].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.BatchNormMish2d(8)(torch.randn(2, 8, 5, 5)).shape
@@ -94,9 +96,9 @@ class BatchNormMish2d(_BatchNormMish, nn.BatchNorm2d):
 
 
 class BatchNormMish3d(_BatchNormMish, nn.BatchNorm3d):
-    """``nn.BatchNorm3d``, then Mish, of [N, C, D, H, W]; see :class:`BatchNormMish2d`.
+    """`nn.BatchNorm3d`, then Mish, of [N, C, D, H, W]; see [`BatchNormMish2d`][fastops.nn.BatchNormMish2d].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.BatchNormMish3d(8)(torch.randn(2, 8, 3, 5, 5)).shape

@@ -9,9 +9,9 @@ from fastops.ops.se import se_attention, se_scale
 
 
 class SEScale(nn.Module):
-    r"""Scale channels by the sigmoid of their logits: :math:`y_c = x_c \, \sigma(l_c)`; see :func:`fastops.se_scale`.
+    r"""Scale channels by the sigmoid of their logits: $y_c = x_c \, \sigma(l_c)$; see [`fastops.se_scale`][].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.SEScale()(torch.ones(1, 3, 4, 4), torch.zeros(1, 3)).shape
@@ -23,19 +23,19 @@ class SEScale(nn.Module):
 
 
 class SEAttention(nn.Module):
-    r"""Squeeze-and-excitation block :math:`y_c = x_c \, \sigma(W_2 \mathrm{ReLU}(W_1 z + b_1) + b_2)_c`, z the mean.
+    r"""Squeeze-and-excitation block $y_c = x_c \, \sigma(W_2 \mathrm{ReLU}(W_1 z + b_1) + b_2)_c$, z the mean.
 
     Args:
         channels: C of the input [N, C, ...].
         reduction: the hidden layer has max(C // reduction, 1) units.
         bias: learn b1 and b2.
 
-    Parameters are called ``w1`` [R, C], ``b1`` [R], ``w2`` [C, R], ``b2`` [C], and start as those of ``nn.Linear`` do.
+    Parameters are called `w1` [R, C], `b1` [R], `w2` [C, R], `b2` [C], and start as those of `nn.Linear` do.
 
     Raises:
-        ValueError: ``SEAttention: <argument> must ...``.
+        ValueError: `SEAttention: <argument> must ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.SEAttention(32)(torch.ones(2, 32, 7, 7)).shape
@@ -58,7 +58,7 @@ class SEAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, uniform within 1/sqrt(fan in), as ``nn.Linear`` does."""
+        """Draw all parameters anew, uniform within 1/sqrt(fan in), as `nn.Linear` does."""
         for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
             bound = weight.shape[1] ** -0.5
             nn.init.uniform_(weight, -bound, bound)

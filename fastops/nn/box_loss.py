@@ -24,14 +24,14 @@ class _IoUFamily(nn.Module):
 
 
 class IoULoss(_IoUFamily):
-    r"""IoU loss :math:`1 - \mathrm{IoU}`; see :func:`fastops.iou_loss`.
+    r"""IoU loss $1 - \mathrm{IoU}$; see [`fastops.iou_loss`][].
 
     Args:
         fmt: "xyxy", "xywh" or "cxcywh".
         reduction: "none", "mean" or "sum".
-        eps: sides below it count as ``eps``.
+        eps: sides below it count as `eps`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.IoULoss(fmt="xywh")(torch.ones(5, 4), torch.ones(5, 4))
@@ -42,11 +42,11 @@ class IoULoss(_IoUFamily):
 
 
 class GIoULoss(_IoUFamily):
-    r"""Generalized IoU loss :math:`1 - \mathrm{IoU} + |C \setminus (A \cup B)| / |C|`; see :func:`fastops.giou_loss`.
+    r"""Generalized IoU loss $1 - \mathrm{IoU} + |C \setminus (A \cup B)| / |C|$; see [`fastops.giou_loss`][].
 
-    Arguments as :class:`IoULoss`.
+    Arguments as [`IoULoss`][fastops.nn.IoULoss].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.GIoULoss(fmt="xywh")(torch.ones(5, 4), torch.ones(5, 4))
@@ -57,11 +57,11 @@ class GIoULoss(_IoUFamily):
 
 
 class DIoULoss(_IoUFamily):
-    r"""Distance IoU loss :math:`1 - \mathrm{IoU} + \rho^2 / c^2`; see :func:`fastops.diou_loss`.
+    r"""Distance IoU loss $1 - \mathrm{IoU} + \rho^2 / c^2$; see [`fastops.diou_loss`][].
 
-    Arguments as :class:`IoULoss`.
+    Arguments as [`IoULoss`][fastops.nn.IoULoss].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.DIoULoss(fmt="xywh")(torch.ones(5, 4), torch.ones(5, 4))
@@ -72,11 +72,11 @@ class DIoULoss(_IoUFamily):
 
 
 class CIoULoss(_IoUFamily):
-    r"""Complete IoU loss :math:`L_{DIoU} + \alpha v`; see :func:`fastops.ciou_loss`.
+    r"""Complete IoU loss $L_{DIoU} + \alpha v$; see [`fastops.ciou_loss`][].
 
-    Arguments as :class:`IoULoss`.
+    Arguments as [`IoULoss`][fastops.nn.IoULoss].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.CIoULoss(fmt="xywh")(torch.ones(5, 4), torch.ones(5, 4))
@@ -87,11 +87,11 @@ class CIoULoss(_IoUFamily):
 
 
 class EIoULoss(_IoUFamily):
-    r"""Efficient IoU loss :math:`L_{DIoU} + \Delta w^2 / w_c^2 + \Delta h^2 / h_c^2`; see :func:`fastops.eiou_loss`.
+    r"""Efficient IoU loss $L_{DIoU} + \Delta w^2 / w_c^2 + \Delta h^2 / h_c^2$; see [`fastops.eiou_loss`][].
 
-    Arguments as :class:`IoULoss`.
+    Arguments as [`IoULoss`][fastops.nn.IoULoss].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.EIoULoss(fmt="xywh")(torch.ones(5, 4), torch.ones(5, 4))
@@ -102,16 +102,16 @@ class EIoULoss(_IoUFamily):
 
 
 class FocalEIoULoss(nn.Module):
-    r"""Focal-EIoU loss :math:`\mathrm{IoU}^\gamma L_{EIoU}`; see :func:`fastops.focal_eiou_loss`.
+    r"""Focal-EIoU loss $\mathrm{IoU}^\gamma L_{EIoU}$; see [`fastops.focal_eiou_loss`][].
 
     Args:
         gamma: at least 0.
         fmt: "xyxy", "xywh" or "cxcywh".
         reduction: "none", "mean", "sum" or "weighted" (divided by the sum of the weights).
         detach_weight: the weight is a constant of the gradient.
-        eps: sides below it count as ``eps``.
+        eps: sides below it count as `eps`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.FocalEIoULoss(reduction="weighted", fmt="xywh")(torch.ones(5, 4), torch.ones(5, 4))
@@ -142,13 +142,13 @@ class FocalEIoULoss(nn.Module):
 
 
 class FocalL1Loss(nn.Module):
-    r"""FocalL1 loss, with gradient :math:`-\alpha x \ln(\beta x)` up to x = 1; see :func:`fastops.focal_l1_loss`.
+    r"""FocalL1 loss, with gradient $-\alpha x \ln(\beta x)$ up to x = 1; see [`fastops.focal_l1_loss`][].
 
     Args:
         beta: between 1/e and 1.
         reduction: "none", "mean" or "sum".
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.FocalL1Loss(reduction="none")(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3))

@@ -9,13 +9,13 @@ from fastops.ops.xcorr import xcorr
 
 
 class CrossCorrelation(nn.Module):
-    r"""Score maps of templates in searches, :math:`y = \mathrm{scale} \, (z \star x) + b`; see :func:`fastops.xcorr`.
+    r"""Score maps of templates in searches, $y = \mathrm{scale} \, (z \star x) + b$; see [`fastops.xcorr`][].
 
     Args:
         scale: factor of the correlation (SiamFC: 0.001).
-        bias: learn one offset ``bias``, starting at 0.
+        bias: learn one offset `bias`, starting at 0.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.CrossCorrelation(0.001)(torch.ones(1, 4, 6, 6), torch.ones(3, 4, 22, 22)).shape

@@ -16,7 +16,9 @@ from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_s
 class FrozenConv2d(nn.Module):
     """A trained convolution made ready for inference: batch norm folded in, bias and activation fused, channels_last.
 
-    .. math:: y = f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
+    $$
+    y = f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
+    $$
 
     On the CPU a 3x3 or 5x5 convolution of stride 1, or an 11x11 one of stride 2 without groups, neither padded nor
     dilated, runs by Winograd's minimal filtering (3 to 7 times fewer multiplications), in float32 arithmetic whatever
@@ -28,12 +30,12 @@ class FrozenConv2d(nn.Module):
         conv: the convolution; its parameters are copied.
         norm: a batch norm that follows it, in eval mode, or None.
         activation: "none", "relu" or "mish".
-        device, dtype: where and in what to run; those of ``conv`` by default.
+        device, dtype: where and in what to run; those of `conv` by default.
 
     Raises:
-        ValueError: ``FrozenConv2d: <argument> must ...``.
+        ValueError: `FrozenConv2d: <argument> must ...`.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> conv = torch.nn.Conv2d(16, 32, 3)

@@ -8,13 +8,13 @@ from fastops.ops.logistic_loss import balanced_logistic_loss
 
 
 class BalancedLogisticLoss(nn.Module):
-    r"""Balanced logistic loss of score maps, :math:`\sum_u w_u \ln(1 + e^{-y_u v_u})` for each map.
+    r"""Balanced logistic loss of score maps, $\sum_u w_u \ln(1 + e^{-y_u v_u})$ for each map.
 
     Args:
-        radius, stride, reduction: as in :func:`fastops.balanced_logistic_loss`, whose `responses` and `centers` are the
+        radius, stride, reduction: as in [`fastops.balanced_logistic_loss`][], whose `responses` and `centers` are the
             inputs.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.BalancedLogisticLoss()(torch.zeros(8, 1, 17, 17))

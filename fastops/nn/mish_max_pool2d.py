@@ -8,14 +8,14 @@ from fastops.ops.mish_max_pool2d import mish_max_pool2d
 
 
 class MishMaxPool2d(nn.Module):
-    r"""Mish, then ``nn.MaxPool2d``: :math:`y = \max_p f(x_p)` over windows; see :func:`fastops.mish_max_pool2d`.
+    r"""Mish, then `nn.MaxPool2d`: $y = \max_p f(x_p)$ over windows; see [`fastops.mish_max_pool2d`][].
 
     Args:
         kernel_size: of the window, a number or (height, width), as the others.
-        stride: from window to window; None is ``kernel_size``.
+        stride: from window to window; None is `kernel_size`.
         padding: rows and columns around the input, never chosen.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.MishMaxPool2d(3, 2)(torch.randn(2, 8, 9, 9)).shape

@@ -19,19 +19,19 @@ MIN_PIXELS = 4096
 
 
 class WinogradConv2d(nn.Conv2d):
-    r"""``nn.Conv2d``, forward and input gradient by Winograd's minimal filtering where that is faster.
+    r"""`nn.Conv2d`, forward and input gradient by Winograd's minimal filtering where that is faster.
 
     That is on the CPU in float32, for 5x5 kernels with stride 1 and, without an input gradient, 11x11 kernels with
     stride 2 without groups, neither padded nor dilated, and large enough inputs; everything else, and the gradient of
     the weight, is torch's own convolution. The rounding differs: relative L2 error 1e-5 forward and 2e-5 in the input's
-    gradient, of SiamFC's second layer. Arguments, parameters and state-dict keys are those of ``nn.Conv2d``.
+    gradient, of SiamFC's second layer. Arguments, parameters and state-dict keys are those of `nn.Conv2d`.
 
     One step (forward, backward) of SiamFC's second layer, 8 inputs [96, 61, 61] to 256 channels in 2 groups, takes 0.7
-    of the time of ``nn.Conv2d`` on one core with AVX-512.
+    of the time of `nn.Conv2d` on one core with AVX-512.
 
     Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.nn.WinogradConv2d(16, 32, 5)(torch.ones(1, 16, 68, 68)).shape
@@ -62,9 +62,10 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def winograd_convolutions(model: nn.Module) -> AbstractContextManager[None]:
-    """For a ``with`` block, make every ``nn.Conv2d`` of the model a :class:`WinogradConv2d`, the same module otherwise.
+    """For a `with` block, make every `nn.Conv2d` of the model a [`WinogradConv2d`][fastops.nn.WinogradConv2d], the same
+    module otherwise.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(16, 32, 5))

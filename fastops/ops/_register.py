@@ -13,7 +13,7 @@ _libraries = {device: torch.library.Library("fastops", "IMPL") for device in _DE
 
 
 def reference_vjp(function: Callable[..., Tensor], inputs: Sequence[Any], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of ``function(*inputs)``, differentiable again; for ``create_graph=True``, where the fused backward,
+    """Gradients of `function(*inputs)`, differentiable again; for `create_graph=True`, where the fused backward,
     itself without a formula, would cut the graph. One entry per input, None where no gradient is wanted."""
     with torch.enable_grad():
         output = function(*inputs)
@@ -32,7 +32,7 @@ def _eligible(t: Any, device: str) -> bool:
 
 
 def register_autocast(name: str, policy: str) -> None:
-    """Under ``torch.autocast``: "lower" casts floating inputs to the autocast dtype, as torch does for convolutions;
+    """Under `torch.autocast`: "lower" casts floating inputs to the autocast dtype, as torch does for convolutions;
     "promote" casts them to the widest among them, as torch does for ops that need equal dtypes; "float32" casts to it,
     as torch does for losses; "first" casts to the dtype of the first, for the parameters of an activation, which keeps
     its dtype."""

@@ -10,10 +10,10 @@ _DIFFERENTIATING = (TransformType.Grad, TransformType.Jvp)
 
 
 def in_transform() -> bool:
-    """Whether this runs in forward mode or under ``torch.func.grad``, ``vjp``, ``jvp`` and what is made of them.
+    """Whether this runs in forward mode or under `torch.func.grad`, `vjp`, `jvp` and what is made of them.
 
-    Public functions hand over to :mod:`fastops.reference` then. Left to torch, forward mode would take an op for a
-    constant, without a word, and ``torch.func.grad`` raise an error about ``setup_context``. ``vmap`` alone is no
+    Public functions hand over to [`fastops.reference`][] then. Left to torch, forward mode would take an op for a
+    constant, without a word, and `torch.func.grad` raise an error about `setup_context`. `vmap` alone is no
     reason: the ops have rules for it.
     """
     if forward_ad._current_level >= 0:  # -1 outside; torch.func.jvp has a level, too
@@ -24,7 +24,7 @@ def in_transform() -> bool:
 
 
 def in_transform_or_vmap() -> bool:
-    """As `in_transform`, and under ``torch.vmap`` too: for a ``torch.autograd.Function``, which has no rule for it."""
+    """As `in_transform`, and under `torch.vmap` too: for a `torch.autograd.Function`, which has no rule for it."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 

@@ -22,26 +22,28 @@ _adaptive_relu = torch.ops.fastops.adaptive_relu.default
 def adaptive_sigmoid(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     r"""Sigmoid between two learnable linear maps, in one pass.
 
-    .. math:: y = b \, \sigma(a x + c) + d
+    $$
+    y = b \, \sigma(a x + c) + d
+    $$
 
     Args:
         x: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
-        a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of ``x``, which then has at
-            least two); all of one shape, and of the dtype and device of ``x``. a = b = 1, c = d = 0 is the sigmoid.
+        a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of `x`, which then has at
+            least two); all of one shape, and of the dtype and device of `x`. a = b = 1, c = d = 0 is the sigmoid.
 
     Returns:
-        Tensor of the shape, dtype and memory layout of ``x``.
+        Tensor of the shape, dtype and memory layout of `x`.
 
     Raises:
-        RuntimeError: ``adaptive_sigmoid: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `adaptive_sigmoid: <argument> must ...` for other shapes, dtypes or devices.
 
-    The backward gives all five gradients in one pass over ``x`` and the incoming gradient, the sums in a fixed order:
-    runs are equal bit for bit. Only the inputs are saved. Under ``torch.autocast`` the parameters are cast to the dtype
-    of ``x``.
+    The backward gives all five gradients in one pass over `x` and the incoming gradient, the sums in a fixed order:
+    runs are equal bit for bit. Only the inputs are saved. Under `torch.autocast` the parameters are cast to the dtype
+    of `x`.
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 10.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> one, zero = torch.ones(1), torch.zeros(1)
@@ -56,24 +58,27 @@ def adaptive_sigmoid(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> T
 def adaptive_tanh(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     r"""Tanh between two learnable linear maps, in one pass.
 
-    .. math:: y = b \tanh(a x + c) + d
+    $$
+    y = b \tanh(a x + c) + d
+    $$
 
     Args:
         x: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
-        a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of ``x``, which then has at
-            least two); all of one shape, and of the dtype and device of ``x``. a = b = 1, c = d = 0 is tanh.
+        a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of `x`, which then has at
+            least two); all of one shape, and of the dtype and device of `x`. a = b = 1, c = d = 0 is tanh.
 
     Returns:
-        Tensor of the shape, dtype and memory layout of ``x``.
+        Tensor of the shape, dtype and memory layout of `x`.
 
     Raises:
-        RuntimeError: ``adaptive_tanh: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `adaptive_tanh: <argument> must ...` for other shapes, dtypes or devices.
 
-    Gradients and autocast as :func:`adaptive_sigmoid`. (``torch.atanh`` is another function: the inverse of tanh.)
+    Gradients and autocast as [`adaptive_sigmoid`][fastops.adaptive_sigmoid]. (`torch.atanh` is another function: the
+    inverse of tanh.)
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 11.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> one, zero = torch.ones(1), torch.zeros(1)
@@ -88,27 +93,29 @@ def adaptive_tanh(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
 def adaptive_relu(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     r"""The larger of two learnable lines, in one pass.
 
-    .. math:: y = \max(a x + c, \; b x + d)
+    $$
+    y = \max(a x + c, \; b x + d)
+    $$
 
     Args:
         x: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
-        a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of ``x``, which then has at
-            least two); all of one shape, and of the dtype and device of ``x``. a = 1, b = c = d = 0 is ReLU, and with
+        a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of `x`, which then has at
+            least two); all of one shape, and of the dtype and device of `x`. a = 1, b = c = d = 0 is ReLU, and with
             b = 0.25 PReLU as it starts.
 
     Returns:
-        Tensor of the shape, dtype and memory layout of ``x``. NaN passes, as in ``torch.maximum``.
+        Tensor of the shape, dtype and memory layout of `x`. NaN passes, as in `torch.maximum`.
 
     Raises:
-        RuntimeError: ``adaptive_relu: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `adaptive_relu: <argument> must ...` for other shapes, dtypes or devices.
 
-    Where both lines are equal each gets half of the gradient, as ``torch.maximum`` has it (``torch.relu`` gives 0
-    there). Gradients and autocast otherwise as :func:`adaptive_sigmoid`.
+    Where both lines are equal each gets half of the gradient, as `torch.maximum` has it (`torch.relu` gives 0
+    there). Gradients and autocast otherwise as [`adaptive_sigmoid`][fastops.adaptive_sigmoid].
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 12 (another
     activation called AReLU, of Chen et al. 2020, is attention-based).
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> one, zero = torch.ones(1), torch.zeros(1)

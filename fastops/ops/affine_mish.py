@@ -29,25 +29,27 @@ _batch_norm_mish_backward = torch.ops.fastops.batch_norm_mish_backward.default
 def affine_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""Scale and shift each channel, then Mish, in one pass.
 
-    .. math:: y_{nc} = f(w_c x_{nc} + b_c), \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
+    y_{nc} = f(w_c x_{nc} + b_c), \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
 
     Args:
         x: [N, C, ...], float32, float64, float16 or bfloat16 (half types compute in float32).
-        weight: [C], dtype and device of ``x``; beside a half type float32 too.
-        bias: [C], dtype of ``weight``.
+        weight: [C], dtype and device of `x`; beside a half type float32 too.
+        bias: [C], dtype of `weight`.
 
     Returns:
-        Tensor of the shape and dtype of ``x``, channels_last where ``x`` is, else contiguous.
+        Tensor of the shape and dtype of `x`, channels_last where `x` is, else contiguous.
 
     Raises:
-        RuntimeError: ``affine_mish: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `affine_mish: <argument> must ...` for other shapes, dtypes or devices.
 
-    The backward gives all three gradients in one pass over ``x`` and the incoming gradient; only the inputs are saved.
-    Under ``torch.autocast`` dtypes are kept.
+    The backward gives all three gradients in one pass over `x` and the incoming gradient; only the inputs are saved.
+    Under `torch.autocast` dtypes are kept.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.affine_mish(torch.ones(1, 2, 1, 1), torch.tensor([1.0, 2.0]), torch.zeros(2)).flatten()
@@ -68,35 +70,37 @@ def batch_norm_mish(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    r"""Batch norm, then Mish: ``F.mish(F.batch_norm(...))`` with two passes over ``x``, and two more backward.
+    r"""Batch norm, then Mish: `F.mish(F.batch_norm(...))` with two passes over `x`, and two more backward.
 
-    .. math:: y_{nc} = f\!\left(w_c \frac{x_{nc} - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + b_c\right),
-        \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
+    y_{nc} = f\!\left(w_c \frac{x_{nc} - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + b_c\right),
+    \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
 
     Args:
         x: [N, C, ...], float32, float64, float16 or bfloat16 (half types compute in float32).
-        running_mean: [C], any floating dtype, or None; with ``training`` updated in place, else the mean.
-        running_var: [C] or None; with ``training`` updated with the unbiased variance, else the variance.
-        weight: [C] or None for 1; dtype and device of ``x``; beside a half type float32 too.
-        bias: [C] or None for 0; dtype of ``weight``.
-        training: take mean and (biased) variance from ``x``, over all but the channels.
+        running_mean: [C], any floating dtype, or None; with `training` updated in place, else the mean.
+        running_var: [C] or None; with `training` updated with the unbiased variance, else the variance.
+        weight: [C] or None for 1; dtype and device of `x`; beside a half type float32 too.
+        bias: [C] or None for 0; dtype of `weight`.
+        training: take mean and (biased) variance from `x`, over all but the channels.
         momentum: the running statistics become (1 - momentum) old + momentum new.
         eps: added to the variance.
 
     Returns:
-        Tensor of the shape and dtype of ``x``, channels_last where ``x`` is, else contiguous.
+        Tensor of the shape and dtype of `x`, channels_last where `x` is, else contiguous.
 
     Raises:
-        RuntimeError: ``batch_norm_mish: <argument> must ...`` for other shapes, dtypes or devices, for one value per
+        RuntimeError: `batch_norm_mish: <argument> must ...` for other shapes, dtypes or devices, for one value per
             channel in training, and for missing statistics otherwise.
 
     Saved for backward are the inputs and [3, C] statistics, in float64 because in float32 a mean of 1000 standard
-    deviations would be off by up to 3e-5 of one. Without ``training`` this is :func:`affine_mish`. Under
-    ``torch.autocast`` dtypes are kept.
+    deviations would be off by up to 3e-5 of one. Without `training` this is [`affine_mish`][fastops.affine_mish]. Under
+    `torch.autocast` dtypes are kept.
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015; Misra, "Mish", 2020.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> x = torch.tensor([[-1.0], [1.0]])

@@ -29,36 +29,38 @@ _focal_l1_backward = torch.ops.fastops.focal_l1_loss_backward.default
 def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
     r"""IoU loss, and its gradients ready, in one pass over the boxes.
 
-    .. math:: L = 1 - \mathrm{IoU}, \quad \mathrm{IoU} = \frac{|A \cap B|}{|A \cup B|}
+    $$
+    L = 1 - \mathrm{IoU}, \quad \mathrm{IoU} = \frac{|A \cap B|}{|A \cup B|}
+    $$
 
     Args:
         pred: boxes [..., 4]; float32, float64, float16 or bfloat16 (half types compute in float32).
-        target: boxes of the shape, dtype and device of ``pred``.
+        target: boxes of the shape, dtype and device of `pred`.
         fmt: "xyxy" (first and last corner), "xywh" (first corner and sides) or "cxcywh" (centre and sides).
         reduction: "none" gives the losses [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
         eps: in the unit of the boxes, at least 1e-15. Sides below it, negative ones of inverted boxes among them, count
-            as ``eps`` about the same centre; larger boxes are not touched by it.
+            as `eps` about the same centre; larger boxes are not touched by it.
 
     Returns:
-        The loss, in the dtype of ``pred``.
+        The loss, in the dtype of `pred`.
 
     Raises:
-        RuntimeError: ``iou_loss: <argument> must ...`` for other shapes, dtypes, devices or options.
+        RuntimeError: `iou_loss: <argument> must ...` for other shapes, dtypes, devices or options.
 
-    Differentiable any number of times in ``pred`` and ``target``. A tensor that needs a gradient has it computed
+    Differentiable any number of times in `pred` and `target`. A tensor that needs a gradient has it computed
     together with the loss and kept, in float32 or wider, for the backward, which only scales it. Finite for all finite
     boxes up to 1e18: everything is computed from differences of coordinates, in sums without cancellation, so that the
     loss keeps its relative accuracy near equal boxes (where loss and gradient are 0) and for boxes of 1e-6 at 1e6.
-    Where edges of the two boxes coincide the gradient is the mean of those on both sides; a side below ``eps`` has the
-    gradient of one of ``eps``, so that a collapsed box may grow again.
+    Where edges of the two boxes coincide the gradient is the mean of those on both sides; a side below `eps` has the
+    gradient of one of `eps`, so that a collapsed box may grow again.
 
-    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (in float32) and ``torch.vmap``; in forward mode
-    and under ``torch.func.grad`` it runs as :mod:`fastops.reference` does.
+    Works under `torch.compile(fullgraph=True)`, `torch.autocast` (in float32) and `torch.vmap`; in forward mode
+    and under `torch.func.grad` it runs as [`fastops.reference`][] does.
 
     Source: Yu et al., "UnitBox: An Advanced Object Detection Network", 2016; "Focal and efficient IOU loss for accurate
     bounding box regression", eq. 3.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.iou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -70,14 +72,16 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
 def giou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
     r"""Generalized IoU loss, and its gradients ready, in one pass over the boxes.
 
-    .. math:: L = 1 - \mathrm{IoU} + \frac{|C \setminus (A \cup B)|}{|C|}, \quad C \text{ the smallest box around both}
+    $$
+    L = 1 - \mathrm{IoU} + \frac{|C \setminus (A \cup B)|}{|C|}, \quad C \text{ the smallest box around both}
+    $$
 
-    Arguments, results, errors and numerics as :func:`iou_loss`.
+    Arguments, results, errors and numerics as [`iou_loss`][fastops.iou_loss].
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; "Focal and efficient IOU loss for accurate
     bounding box regression", eq. 4.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
@@ -89,15 +93,16 @@ def giou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
 def diou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
     r"""Distance IoU loss, and its gradients ready, in one pass over the boxes.
 
-    .. math::
-        L = 1 - \mathrm{IoU} + \frac{\rho^2(b, b_t)}{w_c^2 + h_c^2}, \quad
-        b, b_t \text{ the centres, } w_c, h_c \text{ the sides of the smallest box around both}
+    $$
+    L = 1 - \mathrm{IoU} + \frac{\rho^2(b, b_t)}{w_c^2 + h_c^2}, \quad
+    b, b_t \text{ the centres, } w_c, h_c \text{ the sides of the smallest box around both}
+    $$
 
-    Arguments, results, errors and numerics as :func:`iou_loss`.
+    Arguments, results, errors and numerics as [`iou_loss`][fastops.iou_loss].
 
     Source: Zheng et al., "Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression", 2020, eq. 7.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
@@ -109,18 +114,19 @@ def diou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
 def ciou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
     r"""Complete IoU loss, and its gradients ready, in one pass over the boxes.
 
-    .. math::
-        L = L_{DIoU} + \alpha v, \quad
-        v = \frac{4}{\pi^2} \left(\arctan\frac{w_t}{h_t} - \arctan\frac{w}{h}\right)^2, \quad
-        \alpha = \frac{v}{1 - \mathrm{IoU} + v}
+    $$
+    L = L_{DIoU} + \alpha v, \quad
+    v = \frac{4}{\pi^2} \left(\arctan\frac{w_t}{h_t} - \arctan\frac{w}{h}\right)^2, \quad
+    \alpha = \frac{v}{1 - \mathrm{IoU} + v}
+    $$
 
-    Arguments, results, errors and numerics as :func:`iou_loss`. As in the original, ``alpha`` is a constant of the
-    gradient; that of v is the true one, without the factor w^2 + h^2 that some code drops.
+    Arguments, results, errors and numerics as [`iou_loss`][fastops.iou_loss]. As in the original, `alpha` is a constant
+    of the gradient; that of v is the true one, without the factor w^2 + h^2 that some code drops.
 
     Source: Zheng et al., "Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression", 2020, eq. 8-11;
     "Focal and efficient IOU loss for accurate bounding box regression", eq. 5-6.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.ciou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -132,18 +138,19 @@ def ciou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
 def eiou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
     r"""Efficient IoU loss, and its gradients ready, in one pass over the boxes.
 
-    .. math::
-        L = 1 - \mathrm{IoU} + \frac{\rho^2(b, b_t)}{w_c^2 + h_c^2} + \frac{(w - w_t)^2}{w_c^2}
-        + \frac{(h - h_t)^2}{h_c^2}
+    $$
+    L = 1 - \mathrm{IoU} + \frac{\rho^2(b, b_t)}{w_c^2 + h_c^2} + \frac{(w - w_t)^2}{w_c^2}
+    + \frac{(h - h_t)^2}{h_c^2}
+    $$
 
-    Arguments, results, errors and numerics as :func:`iou_loss`.
+    Arguments, results, errors and numerics as [`iou_loss`][fastops.iou_loss].
 
     This is eq. 7 of the paper. Other code under the same name computes the *Extended* IoU loss (Peng and Yu 2021, a
     smoothed IoU), or divides the differences of the sides by other lengths than those of the smallest box around both.
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022, eq. 7.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -163,25 +170,27 @@ def focal_eiou_loss(
 ) -> Tensor:
     r"""Focal-EIoU loss, and its gradients ready, in one pass over the boxes.
 
-    .. math:: L = \mathrm{IoU}^\gamma \, L_{EIoU}
+    $$
+    L = \mathrm{IoU}^\gamma \, L_{EIoU}
+    $$
 
     Args:
-        pred, target, fmt, eps: as :func:`iou_loss`.
+        pred, target, fmt, eps: as [`iou_loss`][fastops.iou_loss].
         gamma: at least 0; the larger, the less boxes of little overlap count. 0.5, the default, costs the least.
-        reduction: "none", "mean", "sum" or "weighted", the sum divided by the sum of :math:`\mathrm{IoU}^\gamma`
+        reduction: "none", "mean", "sum" or "weighted", the sum divided by the sum of $\mathrm{IoU}^\gamma$
             (eq. 11; 0 where no boxes overlap).
-        detach_weight: take :math:`\mathrm{IoU}^\gamma`, as a weight, for a constant of the gradient. Else it has its
+        detach_weight: take $\mathrm{IoU}^\gamma$, as a weight, for a constant of the gradient. Else it has its
             own gradient, which grows without bound as the IoU goes to 0, and is taken as 0 at IoU = 0.
 
-    Results, errors and numerics as :func:`iou_loss`.
+    Results, errors and numerics as [`iou_loss`][fastops.iou_loss].
 
-    The weight is eq. 10's, large for good boxes. Code elsewhere weighs by :math:`(1 - \mathrm{IoU})^\gamma`, which does
+    The weight is eq. 10's, large for good boxes. Code elsewhere weighs by $(1 - \mathrm{IoU})^\gamma$, which does
     the opposite, or lets the weight's gradient through: that makes the loss reward *less* overlap for boxes of little,
     and NaN for boxes of none.
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022, eq. 10-11.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.focal_eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -193,32 +202,33 @@ def focal_eiou_loss(
 def focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8, reduction: str = "mean") -> Tensor:
     r"""FocalL1 loss, elementwise, in one pass: gradients largest for small errors, bounded for outliers.
 
-    .. math::
-        L(x) = \begin{cases}
-            -\alpha x^2 (2 \ln(\beta x) - 1) / 4 & x \le 1 \\
-            -\alpha \ln(\beta) \, x + \alpha (2 \ln \beta + 1) / 4 & x > 1
-        \end{cases}, \quad x = |p - t|, \quad \alpha = e \beta
+    $$
+    L(x) = \begin{cases}
+    -\alpha x^2 (2 \ln(\beta x) - 1) / 4 & x \le 1 \\
+    -\alpha \ln(\beta) \, x + \alpha (2 \ln \beta + 1) / 4 & x > 1
+    \end{cases}, \quad x = |p - t|, \quad \alpha = e \beta
+    $$
 
     Args:
         pred: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
-        target: of the shape, dtype and device of ``pred``.
+        target: of the shape, dtype and device of `pred`.
         beta: between 1/e and 1; the larger, the less outliers count.
-        reduction: "none" gives the losses in the shape of ``pred``, "mean" (0 of no values) and "sum" a scalar.
+        reduction: "none" gives the losses in the shape of `pred`, "mean" (0 of no values) and "sum" a scalar.
 
     Returns:
-        The loss, in the dtype of ``pred``.
+        The loss, in the dtype of `pred`.
 
     Raises:
-        RuntimeError: ``focal_l1_loss: <argument> must ...`` for other shapes, dtypes, devices or options.
+        RuntimeError: `focal_l1_loss: <argument> must ...` for other shapes, dtypes, devices or options.
 
     Differentiable any number of times in both; the backward recomputes from them, nothing else is saved. The first case
-    is the integral of the gradient that eq. 8 asks for; eq. 9 as printed has :math:`2 \alpha^2` for
-    :math:`\alpha x^2`. Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (in float32) and
-    ``torch.vmap``.
+    is the integral of the gradient that eq. 8 asks for; eq. 9 as printed has $2 \alpha^2$ for
+    $\alpha x^2$. Works under `torch.compile(fullgraph=True)`, `torch.autocast` (in float32) and
+    `torch.vmap`.
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022, eq. 8-9.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.focal_l1_loss(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3), reduction="none")

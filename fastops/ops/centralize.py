@@ -18,31 +18,33 @@ def centralize_gradients_(
 ) -> None:
     r"""Gradient centralization of all parameters in place: one kernel launch, or parallel region, for the list.
 
-    .. math:: \nabla_{w_i} \leftarrow \nabla_{w_i} - \frac{1}{M} \sum_{j=1}^{M} \nabla_{w_{i,j}}
+    $$
+    \nabla_{w_i} \leftarrow \nabla_{w_i} - \frac{1}{M} \sum_{j=1}^{M} \nabla_{w_{i,j}}
+    $$
 
-    with :math:`w_i` the :math:`M` weights of output channel :math:`i`.
+    with $w_i$ the $M$ weights of output channel $i$.
 
     Args:
-        params: parameters, a parameter, or a module; their ``.grad`` is changed. Those without one, and those of one
+        params: parameters, a parameter, or a module; their `.grad` is changed. Those without one, and those of one
             dimension (biases, normalisation), are left alone. float32, float64, float16 or bfloat16 (half types compute
             in float32), of any layout, several dtypes and devices at once.
         conv_only: leave parameters of two dimensions (fully connected layers) alone too.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
-            mapping from each to its ``groups``, or the module that has them. A module given as ``params`` is looked
+            mapping from each to its `groups`, or the module that has them. A module given as `params` is looked
             through by itself.
 
     Raises:
-        RuntimeError: for sparse gradients; ``centralize_: tensors[i] must have dtype ...`` for any other dtype.
+        RuntimeError: for sparse gradients; `centralize_: tensors[i] must have dtype ...` for any other dtype.
 
-    For any optimizer: call it between ``backward`` and ``step``, or register it once as a hook. Gradients scaled by a
-    ``GradScaler`` may be centralized before or after ``unscale_``. A channel of a single weight has no gradient left.
-    :class:`fastops.optim.SGDGC` and :class:`fastops.optim.AdamWGC` centralize inside their step, which saves the pass;
+    For any optimizer: call it between `backward` and `step`, or register it once as a hook. Gradients scaled by a
+    `GradScaler` may be centralized before or after `unscale_`. A channel of a single weight has no gradient left.
+    [`fastops.optim.SGDGC`][] and [`fastops.optim.AdamWGC`][] centralize inside their step, which saves the pass;
     SGDGC does so after adding the weight decay.
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020,
     eq. 1.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ConvTranspose2d(8, 3, 3))

@@ -29,16 +29,18 @@ def crop_and_resize(
 ) -> Tensor:
     r"""Square regions of uint8 images, filled with a colour outside them and resized bilinearly: one kernel for all.
 
-    .. math:: \text{side} = \max(1, \lfloor \text{size} \rceil), \quad
-        \text{left} = \lfloor x - \tfrac{\text{side} - 1}{2} \rceil, \quad
-        u_i = (i + \tfrac12)\, \tfrac{\text{side}}{S} - \tfrac12
+    $$
+    \text{side} = \max(1, \lfloor \text{size} \rceil), \quad
+    \text{left} = \lfloor x - \tfrac{\text{side} - 1}{2} \rceil, \quad
+    u_i = (i + \tfrac12)\, \tfrac{\text{side}}{S} - \tfrac12
+    $$
 
-    with ties rounded to even, the top likewise, and pixel :math:`i` of :math:`S` at :math:`u_i` of the region, clamped
+    with ties rounded to even, the top likewise, and pixel $i$ of $S$ at $u_i$ of the region, clamped
     to it.
 
     Args:
         images: uint8, [H, W, C] or [B, H, W, C] with C from 1 to 4 and any strides: of an image [C, H, W] pass
-            ``image.permute(1, 2, 0)``. Three channels side by side are the fastest.
+            `image.permute(1, 2, 0)`. Three channels side by side are the fastest.
         centers_sizes: [K, 3], float32 or float64, on the device of the images: x, y and size in pixels, 0-based; (0, 0)
             is the centre of the left top pixel. Rounding is done in this dtype.
         out_size: S, the sides of the result.
@@ -52,21 +54,21 @@ def crop_and_resize(
 
     Returns:
         [K, C, S, S] without a gradient. The values are whole grey levels from 0 to 255, exact in every dtype, and those
-        of ``cv2.copyMakeBorder`` and ``cv2.resize`` with ``INTER_LINEAR``, bit for bit, but for two channels and a side
+        of `cv2.copyMakeBorder` and `cv2.resize` with `INTER_LINEAR`, bit for bit, but for two channels and a side
         of just 2 S, where OpenCV rounds otherwise and single values are one level apart. A region whose numbers are
         not finite, or beyond 2^24 px, is the padding all over.
 
     Raises:
-        RuntimeError: ``crop_and_resize: <argument> must ...``. An ``image_index`` out of range is an error on the CPU
+        RuntimeError: `crop_and_resize: <argument> must ...`. An `image_index` out of range is an error on the CPU
             and gives the padding on a GPU, where the host does not read it.
 
     No padded copy is made: the cost depends on S alone, not on the region's side nor on how far outside it lies. On a
-    GPU, with tensors for ``pad_value``, the call is one launch and can be captured in a CUDA graph.
+    GPU, with tensors for `pad_value`, the call is one launch and can be captured in a CUDA graph.
 
-    Source: the uint8 path of OpenCV's ``resize`` with ``INTER_LINEAR``; regions as in Bertinetto et al.,
+    Source: the uint8 path of OpenCV's `resize` with `INTER_LINEAR`; regions as in Bertinetto et al.,
     "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> frame = torch.randint(256, (480, 640, 3), dtype=torch.uint8)

@@ -25,10 +25,11 @@ def balanced_logistic_loss(
 ) -> Tensor:
     r"""Logistic loss of score maps against the target's place, both labels weighing one half of each map.
 
-    .. math::
-        L(v) = \sum_u w_u \ln(1 + e^{-y_u v_u}), \quad
-        y_u = \begin{cases} +1 & k \lVert u - c \rVert \le R \\ -1 & \text{else} \end{cases}, \quad
-        w_u = \frac{0.5}{\lvert \{u' : y_{u'} = y_u\} \rvert}
+    $$
+    L(v) = \sum_u w_u \ln(1 + e^{-y_u v_u}), \quad
+    y_u = \begin{cases} +1 & k \lVert u - c \rVert \le R \\ -1 & \text{else} \end{cases}, \quad
+    w_u = \frac{0.5}{\lvert \{u' : y_{u'} = y_u\} \rvert}
+    $$
 
     Args:
         responses: score maps v, [..., H, W] (SiamFC: [N, 1, 17, 17]); float32, float64, float16 or bfloat16 (half types
@@ -40,22 +41,22 @@ def balanced_logistic_loss(
             float32; the middle ((H - 1) / 2, (W - 1) / 2) by default. No gradient flows to them.
 
     Returns:
-        The loss in the dtype of ``responses``; of no maps the mean is NaN and the sum 0.
+        The loss in the dtype of `responses`; of no maps the mean is NaN and the sum 0.
 
     Raises:
-        RuntimeError: ``balanced_logistic_loss: <argument> must ...`` for other shapes, dtypes, devices and reductions,
-            and for a radius that leaves no positive or no negative place around the middle. Around ``centers``, which
+        RuntimeError: `balanced_logistic_loss: <argument> must ...` for other shapes, dtypes, devices and reductions,
+            and for a radius that leaves no positive or no negative place around the middle. Around `centers`, which
             are not read on the host, a label without a place adds nothing: the loss of a target off the map is half
             the mean over its negatives.
 
     Labels and weights come from the places inside the kernel: neither is ever a tensor. No response overflows, and the
-    gradient of an infinite one is exact. The backward recomputes from ``responses`` in one pass; nothing else is saved.
-    Under ``torch.autocast`` responses are cast to float32, as for torch's own losses.
+    gradient of an infinite one is exact. The backward recomputes from `responses` in one pass; nothing else is saved.
+    Under `torch.autocast` responses are cast to float32, as for torch's own losses.
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, eq. 3-5; paper "Object
     tracking in siamese network with attention mechanism and Mish function", eq. 2-4, its 1 / |D| replaced by w.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.balanced_logistic_loss(torch.zeros(8, 1, 17, 17))  # ln 2

@@ -19,24 +19,26 @@ _mish_inplace = torch.ops.fastops.mish_.default
 def mish(x: Tensor) -> Tensor:
     r"""Mish activation, elementwise, in one pass with one exponential.
 
-    .. math:: f(x) = x \tanh(\ln(1 + e^x)) = x \frac{t}{t + 2}, \quad t = e^x (e^x + 2)
+    $$
+    f(x) = x \tanh(\ln(1 + e^x)) = x \frac{t}{t + 2}, \quad t = e^x (e^x + 2)
+    $$
 
     Args:
         x: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
 
     Returns:
-        Tensor of the shape, dtype and memory layout of ``x``. ``f(inf) = inf``, ``f(-inf) = -0``, NaN stays NaN.
+        Tensor of the shape, dtype and memory layout of `x`. `f(inf) = inf`, `f(-inf) = -0`, NaN stays NaN.
 
     Raises:
-        RuntimeError: ``mish: x must have dtype ...`` for any other dtype.
+        RuntimeError: `mish: x must have dtype ...` for any other dtype.
 
-    Differentiable any number of times; the backward recomputes from ``x``, nothing else is saved.
-    Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (keeps its dtype) and ``torch.vmap``; in forward
-    mode and under ``torch.func.grad`` it runs, as every op here, the code of :mod:`fastops.reference`.
+    Differentiable any number of times; the backward recomputes from `x`, nothing else is saved.
+    Works under `torch.compile(fullgraph=True)`, `torch.autocast` (keeps its dtype) and `torch.vmap`; in forward
+    mode and under `torch.func.grad` it runs, as every op here, the code of [`fastops.reference`][].
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.mish(torch.tensor([-1.0, 0.0, 2.0]))
@@ -48,23 +50,25 @@ def mish(x: Tensor) -> Tensor:
 
 
 def mish_(x: Tensor) -> Tensor:
-    r"""In-place :func:`mish`: overwrites ``x`` with ``mish(x)`` and returns it.
+    r"""In-place [`mish`][fastops.mish]: overwrites `x` with `mish(x)` and returns it.
 
-    .. math:: x \leftarrow x \tanh(\ln(1 + e^x))
+    $$
+    x \leftarrow x \tanh(\ln(1 + e^x))
+    $$
 
     Args:
         x: tensor of any shape, also a strided view; float32, float64, float16 or bfloat16.
 
     Returns:
-        ``x`` itself.
+        `x` itself.
 
     Raises:
-        RuntimeError: ``mish_: x must have dtype ...``; torch's own error for a leaf that requires grad.
+        RuntimeError: `mish_: x must have dtype ...`; torch's own error for a leaf that requires grad.
 
     Made for inference. Where gradients are recorded the input has to be kept for the backward, so a copy is made and
-    nothing is saved over :func:`mish`.
+    nothing is saved over [`mish`][fastops.mish].
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> x = torch.tensor([-1.0, 0.0, 2.0])

@@ -24,32 +24,34 @@ def mish_max_pool2d(
     stride: int | Sequence[int] | None = 2,
     padding: int | Sequence[int] = 0,
 ) -> Tensor:
-    r"""Mish, then the maximum of each window: ``F.max_pool2d(F.mish(x), ...)`` with two evaluations of Mish per window.
+    r"""Mish, then the maximum of each window: `F.max_pool2d(F.mish(x), ...)` with two evaluations of Mish per window.
 
-    .. math:: y = \max_p f(x_p) = \max(f(\min_p x_p), f(\max_p x_p)), \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
+    y = \max_p f(x_p) = \max(f(\min_p x_p), f(\max_p x_p)), \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
 
-    since :math:`f` falls up to -1.1924606 and rises from there on.
+    since $f$ falls up to -1.1924606 and rises from there on.
 
     Args:
         x: [N, C, H, W] or [C, H, W], float32, float64, float16 or bfloat16 (half types compute in float32).
         kernel_size: of the window, a number or (height, width), as the others.
-        stride: from window to window; None is ``kernel_size``.
-        padding: rows and columns around ``x``, never chosen; at most half of ``kernel_size``.
+        stride: from window to window; None is `kernel_size`.
+        padding: rows and columns around `x`, never chosen; at most half of `kernel_size`.
 
     Returns:
-        [N, C, H', W'] or [C, H', W'], H' = (H + 2 padding - kernel_size) // stride + 1, in the dtype of ``x``;
-        channels_last where ``x`` is, else contiguous. A window with a NaN gives NaN.
+        [N, C, H', W'] or [C, H', W'], H' = (H + 2 padding - kernel_size) // stride + 1, in the dtype of `x`;
+        channels_last where `x` is, else contiguous. A window with a NaN gives NaN.
 
     Raises:
-        RuntimeError: ``mish_max_pool2d: <argument> must ...`` for other shapes, dtypes, devices or sizes.
+        RuntimeError: `mish_max_pool2d: <argument> must ...` for other shapes, dtypes, devices or sizes.
 
-    The gradient goes to the first position (row by row) of a window with its largest Mish; only ``x`` is saved. Mish is
+    The gradient goes to the first position (row by row) of a window with its largest Mish; only `x` is saved. Mish is
     compared before it is rounded to a half type: where eager's rounded values tie, its gradient may go to another
-    position of the window. Under ``torch.autocast`` dtypes are kept.
+    position of the window. Under `torch.autocast` dtypes are kept.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.mish_max_pool2d(torch.arange(25.0).reshape(1, 1, 5, 5))

@@ -15,9 +15,11 @@ _relu_max_pool2d = torch.ops.fastops.relu_max_pool2d.default
 def relu_max_pool2d(x: Tensor, kernel_size: int, stride: int) -> Tensor:
     """Max pooling without padding, then ReLU.
 
-    .. math:: y = \\max(0, \\max_{\\text{window}} x)
+    $$
+    y = \\max(0, \\max_{\\text{window}} x)
+    $$
 
-    On the CPU, channels_last, this is the pass of :func:`fastops.mish_max_pool2d`; torch's own max pooling also writes
+    On the CPU, channels_last, this is the pass of [`fastops.mish_max_pool2d`][]; torch's own max pooling also writes
     the indices of the winners, twice as many bytes as the result (three images 123 x 123 x 96: 0.8 ms, here 0.4).
     Everything else runs torch's. For inference: it has no gradient.
 
@@ -26,12 +28,12 @@ def relu_max_pool2d(x: Tensor, kernel_size: int, stride: int) -> Tensor:
         kernel_size, stride: of the windows, in both directions.
 
     Returns:
-        [N, C, (H - kernel_size) / stride + 1, (W - kernel_size) / stride + 1] in the memory format of ``x``.
+        [N, C, (H - kernel_size) / stride + 1, (W - kernel_size) / stride + 1] in the memory format of `x`.
 
     Raises:
-        RuntimeError: ``relu_max_pool2d: <argument> must ...``.
+        RuntimeError: `relu_max_pool2d: <argument> must ...`.
 
-    Example::
+    Examples:
 
         >>> import torch
         >>> from fastops.ops.relu_max_pool2d import relu_max_pool2d

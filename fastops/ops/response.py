@@ -60,25 +60,28 @@ def response_peak(
 ) -> Tensor:
     r"""Everything the SiamFC tracker does after its network, for all targets at once: score maps in, boxes out.
 
-    .. math::
-        r_s &= p_s \operatorname{bicubic}(m_s), \quad p_s = 1 \text{ for the middle scale, else } p \\
-        s &= \arg\max_s \max r_s, \qquad f = \text{scale\_step}^{s - \lfloor S / 2 \rfloor} \\
-        u &= \arg\max (1 - w) \frac{r_s - \min r_s}{\sum (r_s - \min r_s) + 10^{-16}}
-             + w \frac{\operatorname{hann}}{\sum \operatorname{hann}} \\
-        c &\leftarrow c + \left(u - \tfrac{\text{side} - 1}{2}\right) \frac{\text{stride}}{\text{up}}
-             \frac{f x}{\text{instance\_size}}, \qquad
-        (w, h, x) \leftarrow (1 - lr + lr f) (w, h, x)
+    $$
+    \begin{align*}
+    r_s &= p_s \operatorname{bicubic}(m_s), \quad p_s = 1 \text{ for the middle scale, else } p \\
+    s &= \arg\max_s \max r_s, \qquad f = \text{scale\_step}^{s - \lfloor S / 2 \rfloor} \\
+    u &= \arg\max (1 - w) \frac{r_s - \min r_s}{\sum (r_s - \min r_s) + 10^{-16}}
+    + w \frac{\operatorname{hann}}{\sum \operatorname{hann}} \\
+    c &\leftarrow c + \left(u - \tfrac{\text{side} - 1}{2}\right) \frac{\text{stride}}{\text{up}}
+    \frac{f x}{\text{instance\_size}}, \qquad
+    (w, h, x) \leftarrow (1 - lr + lr f) (w, h, x)
+    \end{align*}
+    $$
 
-    with the centre :math:`c` and :math:`x` the search size. The centre is then kept within the image, the growth within
+    with the centre $c$ and $x$ the search size. The centre is then kept within the image, the growth within
     the limits of the target's sides. The score is (max - mean) of the best scale's map over that of the first frame's
-    own map, cut to 0..1; a target is lost after ``lost_frames`` frames in a row with a score below ``lost_score``.
+    own map, cut to 0..1; a target is lost after `lost_frames` frames in a row with a score below `lost_score`.
     All of the maxima are the first of equal ones, in row-major order.
 
     Args:
         responses: score maps of K targets in S scales, S odd, from small to large: [K S, 1, h, w] or [K, S, h, w], h
             and w from 1 to 128; float32, float64, float16 or bfloat16 (half types compute in float32).
-        state: the targets, float32 [K, 12], contiguous, with the columns of :class:`fastops.ops.response.State`;
-            changed in place. A target with ``OWN_CONTRAST`` below 0 is in its first frame: that column is then set from
+        state: the targets, float32 [K, 12], contiguous, with the columns of [`fastops.ops.response.State`][];
+            changed in place. A target with `OWN_CONTRAST` below 0 is in its first frame: that column is then set from
             the map of the middle scale, and its box comes back as it was, with score 1.
         up: upsampling factor, 1 to 32 (OpenCV's bicubic: a = -3/4, pixel centres at halves, borders repeated).
         stride: pixels of the search crop per step of the map.
@@ -90,13 +93,13 @@ def response_peak(
         lost_score, lost_frames: when a target is lost.
 
     Returns:
-        [K, 6] float32, with the columns of :class:`fastops.ops.response.Result`: the box x, y, w, h in pixels, (x, y)
+        [K, 6] float32, the columns of [`fastops.ops.response.Result`][], which are the box x, y, w, h in pixels, (x, y)
         its left top corner, counted from 0; score; lost, 0 or 1. Of a target with a response that is not finite, or
-        with a range over a quarter of what its dtype holds, all are NaN but lost, which is 1, and its row of ``state``
+        with a range over a quarter of what its dtype holds, all are NaN but lost, which is 1, and its row of `state`
         stays as it was.
 
     Raises:
-        RuntimeError: ``response_peak: <argument> must ...`` for other shapes, dtypes and devices, and for settings
+        RuntimeError: `response_peak: <argument> must ...` for other shapes, dtypes and devices, and for settings
             beyond their range.
 
     One launch, or parallel region, for all targets, and nothing leaves the device: it can be captured in a CUDA graph.
@@ -104,7 +107,7 @@ def response_peak(
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, sections 3.4 and 4.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> responses = torch.zeros(1, 3, 17, 17)

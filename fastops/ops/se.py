@@ -23,24 +23,26 @@ _se_attention_backward = torch.ops.fastops.se_attention_backward.default
 def se_scale(x: Tensor, logits: Tensor) -> Tensor:
     r"""Scale each channel by the sigmoid of its logit, in one pass.
 
-    .. math:: y_{nc} = x_{nc} \, \sigma(l_{nc})
+    $$
+    y_{nc} = x_{nc} \, \sigma(l_{nc})
+    $$
 
     Args:
         x: [N, C, ...], float32, float64, float16 or bfloat16 (half types compute in float32).
-        logits: [N, C], dtype and device of ``x``.
+        logits: [N, C], dtype and device of `x`.
 
     Returns:
-        Tensor of the shape and dtype of ``x``, channels_last where ``x`` is, else contiguous.
+        Tensor of the shape and dtype of `x`, channels_last where `x` is, else contiguous.
 
     Raises:
-        RuntimeError: ``se_scale: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `se_scale: <argument> must ...` for other shapes, dtypes or devices.
 
-    The backward gives both gradients in one pass over ``x`` and the incoming gradient.
-    Under ``torch.autocast`` both inputs are cast to the wider of their dtypes.
+    The backward gives both gradients in one pass over `x` and the incoming gradient.
+    Under `torch.autocast` both inputs are cast to the wider of their dtypes.
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", 2018, eq. 4.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.se_scale(torch.ones(2, 3, 4, 4), torch.zeros(2, 3)).mean()
@@ -52,34 +54,35 @@ def se_scale(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def se_attention(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
-    r"""Whole squeeze-and-excitation block (channel attention) in two passes over ``x``.
+    r"""Whole squeeze-and-excitation block (channel attention) in two passes over `x`.
 
-    .. math::
-        z_c = \frac{1}{HW} \sum_{hw} x_{chw}, \quad
-        s = \sigma(W_2 \, \mathrm{ReLU}(W_1 z + b_1) + b_2), \quad
-        y_c = s_c \, x_c
+    $$
+    z_c = \frac{1}{HW} \sum_{hw} x_{chw}, \quad
+    s = \sigma(W_2 \, \mathrm{ReLU}(W_1 z + b_1) + b_2), \quad
+    y_c = s_c \, x_c
+    $$
 
     Args:
         x: [N, C, ...] with at least one spatial dimension; float32, float64, float16 or bfloat16 (half types compute
             in float32).
-        w1: [R, C], R the width of the hidden layer; dtype and device of ``x``, as all weights.
+        w1: [R, C], R the width of the hidden layer; dtype and device of `x`, as all weights.
         b1: [R] or None.
         w2: [C, R].
         b2: [C] or None.
 
     Returns:
-        Tensor of the shape and dtype of ``x``, channels_last where ``x`` is, else contiguous.
+        Tensor of the shape and dtype of `x`, channels_last where `x` is, else contiguous.
 
     Raises:
-        RuntimeError: ``se_attention: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `se_attention: <argument> must ...` for other shapes, dtypes or devices.
 
     Only the inputs are saved: the backward recomputes the hidden layer from the means, which it gets in the same pass
-    over ``x`` that the gradient of the scale needs anyway. Under ``torch.autocast`` inputs are cast to its dtype.
+    over `x` that the gradient of the scale needs anyway. Under `torch.autocast` inputs are cast to its dtype.
 
     Source: Hu et al. 2018; paper "Object tracking in siamese network with attention mechanism and Mish function",
     eq. 7-9.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> x, w1, w2 = torch.ones(1, 4, 2, 2), torch.zeros(2, 4), torch.zeros(4, 2)

@@ -14,14 +14,15 @@ _conv2d = torch.ops.fastops.winograd_conv2d.default
 def winograd_tile_size(
     kernel_size: tuple[int, int], input_size: tuple[int, ...], stride: int = 1, groups: int = 1
 ) -> int:
-    """The output tile size M that is fastest for a convolution, 0 where :func:`winograd_conv2d` cannot run it.
+    """The output tile size M that is fastest for a convolution, 0 where
+    [`winograd_conv2d`][fastops.ops.winograd.winograd_conv2d] cannot run it.
 
     Args:
         kernel_size: of the convolution; supported are (3, 3) and (5, 5) with stride 1, (11, 11) with stride 2.
         input_size: N, I, H, W of the inputs to come.
         stride, groups: of the convolution; stride 2 only without groups.
 
-    Example::
+    Examples:
 
         >>> from fastops.ops.winograd import winograd_tile_size
         >>> winograd_tile_size((3, 3), (3, 256, 28, 28)), winograd_tile_size((7, 7), (3, 256, 28, 28))
@@ -43,25 +44,27 @@ def winograd_tile_size(
 
 
 def winograd_pack(weight: Tensor, groups: int, tile_size: int, stride: int = 1) -> Tensor:
-    """Transform convolution weights for :func:`winograd_conv2d`.
+    """Transform convolution weights for [`winograd_conv2d`][fastops.ops.winograd.winograd_conv2d].
 
-    .. math:: U = G \\, w \\, G^T \\quad \\text{for each pair of channels}
+    $$
+    U = G \\, w \\, G^T \\quad \\text{for each pair of channels}
+    $$
 
     Args:
         weight: [O, I / groups, K, K], float32, on the CPU; K = 3 or 5, with stride 2 11.
         groups: groups of the convolution; 1 with stride 2.
-        tile_size: M, 4 or 6, with stride 2 3 or 5; see :func:`winograd_tile_size`.
+        tile_size: M, 4 or 6, with stride 2 3 or 5; see [`winograd_tile_size`][fastops.ops.winograd.winograd_tile_size].
         stride: of the convolution.
 
     Returns:
         The packed weights, 1-D, for this process and CPU only (do not store them), for inputs of any size.
 
     Raises:
-        RuntimeError: ``winograd_pack: <argument> must ...``.
+        RuntimeError: `winograd_pack: <argument> must ...`.
 
     Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
-    Example::
+    Examples:
 
         >>> import torch
         >>> from fastops.ops.winograd import winograd_pack
@@ -84,31 +87,34 @@ def winograd_conv2d(
 ) -> Tensor:
     """Convolution without padding, plus bias and activation, by Winograd's minimal filtering.
 
-    .. math:: y = f(A^T [U \\odot (B^T d B)] A + b) \\quad \\text{for each tile } d \\text{ of the input}
+    $$
+    y = f(A^T [U \\odot (B^T d B)] A + b) \\quad \\text{for each tile } d \\text{ of the input}
+    $$
 
     With stride 2 the pixels of each 2 x 2 block count as channels of one, and the convolution as one of stride 1.
 
     Args:
         x: [N, I, H, W], float32, float16 or bfloat16, on the CPU; channels_last runs without a copy.
-        packed: from :func:`winograd_pack` with the same ``stride``, ``groups`` and ``tile_size``.
+        packed: from [`winograd_pack`][fastops.ops.winograd.winograd_pack] with the same `stride`, `groups` and
+            `tile_size`.
         bias: [O], float32, or None.
         out_channels, kernel_size, stride, groups: of the convolution.
         tile_size: M, 4 or 6, with stride 2 3 or 5.
         activation: "none", "relu" or "mish".
 
     Returns:
-        [N, O, (H - K) / stride + 1, (W - K) / stride + 1], channels_last, in the dtype of ``x``; computed in float32.
+        [N, O, (H - K) / stride + 1, (W - K) / stride + 1], channels_last, in the dtype of `x`; computed in float32.
         Rounding differs from a direct convolution's: relative L2 error 1e-6 to 1e-5 with SiamFC's layers, tiles of ten
         pixels (M + R - 1) the least exact. An inf or NaN in the input spreads over the tiles it touches.
 
     Raises:
-        RuntimeError: ``winograd_conv2d: <argument> must ...``.
+        RuntimeError: `winograd_conv2d: <argument> must ...`.
 
-    For inference: it has no gradient. :class:`fastops.nn.FrozenConv2d` packs and calls it.
+    For inference: it has no gradient. [`fastops.nn.FrozenConv2d`][] packs and calls it.
 
     Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
-    Example::
+    Examples:
 
         >>> import torch
         >>> from fastops.ops.winograd import winograd_conv2d, winograd_pack

@@ -23,11 +23,13 @@ _xcorr_depthwise_backward = torch.ops.fastops.xcorr_depthwise_backward.default
 def xcorr(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) -> Tensor:
     r"""Cross-correlate templates with searches, over all channels, into one score map per pair.
 
-    .. math:: y_b(u, v) = \mathrm{scale} \sum_{c,i,j} z_{n(b)}(c, i, j) \, x_{m(b)}(c, u + i, v + j) + \mathrm{bias}
+    $$
+    y_b(u, v) = \mathrm{scale} \sum_{c,i,j} z_{n(b)}(c, i, j) \, x_{m(b)}(c, u + i, v + j) + \mathrm{bias}
+    $$
 
     Args:
         z: templates [Nz, C, h, w]; float32, float64, float16 or bfloat16 (half types compute in float32).
-        x: searches [Nx, C, H, W] with H >= h and W >= w; dtype and device of ``z``.
+        x: searches [Nx, C, H, W] with H >= h and W >= w; dtype and device of `z`.
         scale: factor of the sum (SiamFC: 0.001).
         bias: tensor of one element, or None.
 
@@ -36,16 +38,16 @@ def xcorr(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) 
     m K ... m K + K - 1 go with search m.
 
     Returns:
-        [B, 1, H - h + 1, W - w + 1], contiguous, dtype of ``z``.
+        [B, 1, H - h + 1, W - w + 1], contiguous, dtype of `z`.
 
     Raises:
-        RuntimeError: ``xcorr: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `xcorr: <argument> must ...` for other shapes, dtypes or devices.
 
-    Under ``torch.autocast`` inputs are cast to its dtype, as for convolutions.
+    Under `torch.autocast` inputs are cast to its dtype, as for convolutions.
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, eq. 2.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> z, x = torch.ones(1, 2, 3, 3), torch.ones(4, 2, 5, 5)
@@ -60,23 +62,25 @@ def xcorr(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) 
 def xcorr_depthwise(z: Tensor, x: Tensor) -> Tensor:
     r"""Cross-correlate templates with searches, channel by channel.
 
-    .. math:: y_b(c, u, v) = \sum_{i,j} z_{n(b)}(c, i, j) \, x_{m(b)}(c, u + i, v + j)
+    $$
+    y_b(c, u, v) = \sum_{i,j} z_{n(b)}(c, i, j) \, x_{m(b)}(c, u + i, v + j)
+    $$
 
     Args:
         z: templates [Nz, C, h, w]; float32, float64, float16 or bfloat16 (half types compute in float32).
-        x: searches [Nx, C, H, W] with H >= h and W >= w; dtype and device of ``z``.
+        x: searches [Nx, C, H, W] with H >= h and W >= w; dtype and device of `z`.
 
-    Batches pair as in :func:`xcorr`.
+    Batches pair as in [`xcorr`][fastops.xcorr].
 
     Returns:
-        [B, C, H - h + 1, W - w + 1], channels_last where ``x`` is, else contiguous; dtype of ``z``.
+        [B, C, H - h + 1, W - w + 1], channels_last where `x` is, else contiguous; dtype of `z`.
 
     Raises:
-        RuntimeError: ``xcorr_depthwise: <argument> must ...`` for other shapes, dtypes or devices.
+        RuntimeError: `xcorr_depthwise: <argument> must ...` for other shapes, dtypes or devices.
 
     Source: Li et al., "SiamRPN++", 2019, section 3.4.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> fastops.xcorr_depthwise(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 5, 5)).shape

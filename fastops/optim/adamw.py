@@ -16,39 +16,42 @@ _step = torch.ops.fastops.adamw_gc_step_.default
 
 
 class AdamWGC(CentralizedOptimizer):
-    r"""``torch.optim.AdamW`` with gradient centralization, each step one kernel over all parameters.
+    r"""`torch.optim.AdamW` with gradient centralization, each step one kernel over all parameters.
 
-    .. math::
-        d &= g - \operatorname{mean}(g) \text{ of each output channel} \\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) d, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) d^2 \\
-        \theta &\leftarrow (1 - \gamma \lambda) \theta
-            - \gamma \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+    $$
+    \begin{align*}
+    d &= g - \operatorname{mean}(g) \text{ of each output channel} \\
+    m &\leftarrow \beta_1 m + (1 - \beta_1) d, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) d^2 \\
+    \theta &\leftarrow (1 - \gamma \lambda) \theta
+    - \gamma \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+    \end{align*}
+    $$
 
     The weight decay is decoupled: it is no part of what is centralized.
 
     Args:
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
-        lr, betas, eps, weight_decay, amsgrad, maximize: as ``torch.optim.AdamW``. ``lr`` may be a tensor of one
+        lr, betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`. `lr` may be a tensor of one
             element; it is read on the device.
         conv_only: centralize parameters of more than 2 dimensions only, not those of more than 1.
         centralize: False makes a group plain AdamW.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
-            mapping from each to its ``groups``, or the module that has them. A module given as ``params`` is looked
+            mapping from each to its `groups`, or the module that has them. A module given as `params` is looked
             through by itself. A group may have its own.
 
     Raises:
-        ValueError: ``AdamWGC: <argument> must ...``.
-        RuntimeError: from ``step``, for sparse gradients, and for parameters that are not float32, float64, float16 or
+        ValueError: `AdamWGC: <argument> must ...`.
+        RuntimeError: from `step`, for sparse gradients, and for parameters that are not float32, float64, float16 or
             bfloat16 (half types compute in float32; states have the dtype of their parameter, step counts float32).
 
-    ``state_dict`` is that of ``torch.optim.AdamW``; either loads the other's. The step counts live on the device of
-    their parameter, as with torch's ``fused=True``. Learning rate schedulers, step hooks, closures, CUDA graphs and
-    ``torch.amp.GradScaler`` as for :class:`SGDGC`.
+    `state_dict` is that of `torch.optim.AdamW`; either loads the other's. The step counts live on the device of
+    their parameter, as with torch's `fused=True`. Learning rate schedulers, step hooks, closures, CUDA graphs and
+    `torch.amp.GradScaler` as for [`SGDGC`][fastops.optim.SGDGC].
 
     Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 2; Loshchilov & Hutter, "Decoupled Weight Decay
     Regularization", ICLR 2019, algorithm 2.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ConvTranspose2d(8, 3, 3))

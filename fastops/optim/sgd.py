@@ -16,39 +16,43 @@ _step = torch.ops.fastops.sgd_gc_step_.default
 
 
 class SGDGC(CentralizedOptimizer):
-    r"""``torch.optim.SGD`` with gradient centralization, each step one kernel over all parameters.
+    r"""`torch.optim.SGD` with gradient centralization, each step one kernel over all parameters.
 
-    .. math::
-        d &= g + \lambda \theta, \qquad d \leftarrow d - \operatorname{mean}(d) \text{ of each output channel} \\
-        b &\leftarrow \mu b + (1 - \tau) d \quad (b = d \text{ in the first step}) \\
-        \theta &\leftarrow \theta - \gamma b, \qquad \text{nesterov: } \theta \leftarrow \theta - \gamma (d + \mu b)
+    $$
+    \begin{align*}
+    d &= g + \lambda \theta, \qquad d \leftarrow d - \operatorname{mean}(d) \text{ of each output channel} \\
+    b &\leftarrow \mu b + (1 - \tau) d \quad (b = d \text{ in the first step}) \\
+    \theta &\leftarrow \theta - \gamma b, \qquad \text{nesterov: } \theta \leftarrow \theta - \gamma (d + \mu b)
+    \end{align*}
+    $$
 
     The weight decay comes before the centralization, as in the optimizer of the method's authors; so the mean of an
     output channel's weights stays what it was at the start.
 
     Args:
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
-        lr, momentum, dampening, weight_decay, nesterov, maximize: as ``torch.optim.SGD``. ``lr`` may be a tensor of one
+        lr, momentum, dampening, weight_decay, nesterov, maximize: as `torch.optim.SGD`. `lr` may be a tensor of one
             element; it is read on the device.
         conv_only: centralize parameters of more than 2 dimensions only (SGD_GCC), not those of more than 1 (SGD_GC).
         centralize: False makes a group plain SGD.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
-            mapping from each to its ``groups``, or the module that has them. A module given as ``params`` is looked
+            mapping from each to its `groups`, or the module that has them. A module given as `params` is looked
             through by itself. A group may have its own.
 
     Raises:
-        ValueError: ``SGDGC: <argument> must ...``.
-        RuntimeError: from ``step``, for sparse gradients, and for parameters that are not float32, float64, float16 or
+        ValueError: `SGDGC: <argument> must ...`.
+        RuntimeError: from `step`, for sparse gradients, and for parameters that are not float32, float64, float16 or
             bfloat16 (half types compute in float32; states have the dtype of their parameter).
 
-    ``state_dict`` is that of ``torch.optim.SGD``; either loads the other's. Learning rate schedulers, step hooks and
-    closures work as with torch's. Under ``torch.amp.GradScaler`` the step divides by the scale and skips itself where
-    an infinity was found, on the device; it leaves ``.grad`` scaled, so call ``scaler.unscale_(optimizer)`` before
+    `state_dict` is that of `torch.optim.SGD`; either loads the other's. Learning rate schedulers, step hooks and
+    closures work as with torch's. Under `torch.amp.GradScaler` the step divides by the scale and skips itself where
+    an infinity was found, on the device; it leaves `.grad` scaled, so call `scaler.unscale_(optimizer)` before
     reading or clipping gradients. A step can be captured in a CUDA graph once the states exist (after the first step).
 
-    Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; channel-attention SiamFC paper, eq. 10-11.
+    Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; Zhang and
+    Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 10-11.
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> model = torch.nn.Conv2d(3, 8, 3)

@@ -1,4 +1,4 @@
-"""Adaptive activations (adaptive activation paper, eq. 10-12)."""
+"""Adaptive activations (Hu et al., "Adaptively Customizing Activation Functions for Various Layers", eq. 10-12)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adaptive_sigmoid(
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 10.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> one, zero = torch.ones(1), torch.zeros(1)
@@ -50,7 +50,7 @@ def adaptive_tanh(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 11.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> one, zero = torch.ones(1), torch.zeros(1)
@@ -75,7 +75,7 @@ def adaptive_relu(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 12.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> one, zero = torch.ones(1), torch.zeros(1)

@@ -27,7 +27,7 @@ def affine_mish(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
 
     Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.affine_mish(torch.ones(1, 2, 1, 1), torch.ones(2), torch.zeros(2)).flatten()
@@ -81,7 +81,7 @@ def batch_norm_mish(
 
     Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015, algorithm 1 and 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> x = torch.tensor([[-1.0], [1.0]])

@@ -105,7 +105,7 @@ def iou_loss(
 
     Source: Yu et al., "UnitBox: An Advanced Object Detection Network", ACM MM 2016.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.iou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -123,7 +123,7 @@ def giou_loss(
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
@@ -141,7 +141,7 @@ def diou_loss(
 
     Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 7.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
@@ -159,7 +159,7 @@ def ciou_loss(
 
     Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 8-11.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.ciou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -177,7 +177,7 @@ def eiou_loss(
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -208,7 +208,7 @@ def focal_eiou_loss(
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.focal_eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
@@ -234,7 +234,7 @@ def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, r
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.focal_l1_loss(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3), reduction="none")

@@ -1,4 +1,8 @@
-"""Gradient centralization (Yong et al. 2020, eq. 1; channel-attention SiamFC paper, eq. 10-11), and steps."""
+"""Gradient centralization and optimizer steps with it.
+
+Yong et al., "Gradient Centralization", 2020, eq. 1;
+Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 10-11.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ def centralize_gradients_(
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> weight = torch.zeros(2, 3, requires_grad=True)

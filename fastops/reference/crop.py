@@ -44,7 +44,7 @@ def crop_and_resize(
 
     Source: the uint8 path of `cv2.resize` with INTER_LINEAR.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> image = torch.arange(4, dtype=torch.uint8).view(2, 2, 1) * 10

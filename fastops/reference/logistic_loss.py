@@ -1,4 +1,8 @@
-"""Balanced logistic loss of score maps (Bertinetto et al. 2016; channel-attention SiamFC paper, eq. 2-4)."""
+"""Balanced logistic loss of score maps.
+
+Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016;
+Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 2-4.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ def balanced_logistic_loss(
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016, eq. 3-5.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.balanced_logistic_loss(torch.zeros(8, 1, 17, 17))  # ln 2

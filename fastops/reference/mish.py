@@ -1,4 +1,8 @@
-"""Mish (Misra 2020; channel-attention SiamFC paper, eq. 6)."""
+"""Mish.
+
+Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020;
+Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 6.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ def mish(x: torch.Tensor) -> torch.Tensor:
 
     Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.mish(torch.tensor([-1.0, 0.0, 1.0]))
@@ -46,7 +50,7 @@ def mish_(x: torch.Tensor) -> torch.Tensor:
 
     Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> x = torch.tensor([-1.0, 0.0, 1.0])

@@ -31,7 +31,7 @@ def mish_max_pool2d(
 
     Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", BMVC 2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.mish_max_pool2d(torch.arange(9.0).reshape(1, 3, 3)).flatten()

@@ -107,7 +107,7 @@ def response_peak(
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> state = torch.tensor([[320, 240, 60, 80, 255.0, 1.0, 0, 4.0, 1280, 960, 640, 480]])

@@ -1,4 +1,8 @@
-"""Squeeze and excitation (Hu et al. 2018; channel-attention SiamFC paper, eq. 7-9)."""
+"""Squeeze and excitation.
+
+Hu et al., "Squeeze-and-Excitation Networks", 2018;
+Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 7-9.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def se_scale(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, eq. 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.se_scale(torch.ones(1, 2, 1, 1), torch.zeros(1, 2)).flatten()
@@ -50,7 +54,7 @@ def se_attention(
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, eq. 2-4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> x, w1, w2 = torch.randn(2, 8, 5, 5), torch.randn(4, 8), torch.randn(8, 4)

@@ -32,7 +32,7 @@ def xcorr(z: torch.Tensor, x: torch.Tensor, scale: float = 1.0, bias: torch.Tens
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.xcorr(torch.randn(1, 256, 6, 6), torch.randn(3, 256, 22, 22), scale=1e-3).shape
@@ -63,7 +63,7 @@ def xcorr_depthwise(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
     Source: Li et al., "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", CVPR 2019, 3.3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fastops import reference
         >>> reference.xcorr_depthwise(torch.randn(1, 8, 6, 6), torch.randn(3, 8, 22, 22)).shape

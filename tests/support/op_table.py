@@ -93,6 +93,8 @@ class Op:
     #: The op's name in torch.ops.fastops where it is not `name`, and its arguments for the inputs.
     schema_name: str | None = None
     schema_args: Callable[[tuple], tuple] = tuple
+    #: Where the forward leaves the gradients ready: the op that scales them.
+    scale_schema: str | None = None
     #: Else also what costs the forward a pass, small beside the inputs.
     saves_only_inputs: bool = True
 
@@ -111,6 +113,18 @@ class Op:
 
     def backward_args(self, grad: Tensor, inputs: tuple) -> tuple:
         return grad, *inputs[: self.backward_arity]
+
+    def forward_and_gradients(
+        self, find: Callable[[str], Callable], inputs: tuple, grad: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The result and the gradients by the code `find(schema)`; gradients in the order of the inputs."""
+        result = find(self.schema)(*self.schema_args(inputs))
+        first = result if isinstance(result, Tensor) else result[0]
+        if self.scale_schema is not None:  # [result, divisor, gradients before the division]
+            grads = find(self.scale_schema)(grad, result[1], result[2:])
+        else:
+            grads = find(f"{self.schema}_backward")(*self.backward_args(grad, inputs))
+        return first, [grads] if isinstance(grads, Tensor) else list(grads)
 
     def leaves(self, inputs: tuple) -> list[Tensor]:
         """The inputs present that have a gradient."""

@@ -68,10 +68,15 @@ _CASES = {
     ),
 }
 _CORE = ("each", "mean", "no_boxes", "channels_last", "transposed", "sliced_mean", "cxcywh")
+#: What tests a formula. Layouts, sizes and reductions are the same code for every kind: EIoU alone has all of _CASES.
+_FORMULA_CASES = (
+    *("each", "mean", "two_blocks", "xywh", "cxcywh", "no_boxes", "same", "nested", "apart", "edges_coincide"),
+)
+_FORMULA_CORE = ("each", "mean", "cxcywh")
 
 
 #: name -> the same, then gamma and detach_weight
-_FOCAL_CASES = {name: (*case, 0.5, True) for name, case in _CASES.items()} | {
+_FOCAL_CASES = {name: (*_CASES[name], 0.5, True) for name in (*_FORMULA_CASES, "pieces", "sliced_mean")} | {
     "power": (_pair(40), "xyxy", "none", 0.7, True),
     "power_mean": (_pair(40, fmt="xywh"), "xywh", "mean", 1.5, True),
     "gamma_0": (_pair(9), "xyxy", "none", 0.0, True),
@@ -90,23 +95,25 @@ _FOCAL_CASES = {name: (*case, 0.5, True) for name, case in _CASES.items()} | {
 
 
 def _row(kind: str) -> Op:
+    cases = _CASES if kind == "eiou" else {name: _CASES[name] for name in _FORMULA_CASES}
     return Op(
         name=f"{kind}_loss",
         op=getattr(fastops, f"{kind}_loss"),
         reference=getattr(reference, f"{kind}_loss"),
         samples={
             name: lambda draw, make=make, settings=settings: (*make(draw), *settings)
-            for name, (make, *settings) in _CASES.items()
+            for name, (make, *settings) in cases.items()
         },
         differentiable=(0, 1),
         backward_arity=None,
         pointwise=True,
         autocast="float32",
-        core=_CORE,
+        core=_CORE if kind == "eiou" else _FORMULA_CORE,
         # Not of ciou: numerical differentiation does not know that alpha is a constant.
         small=() if kind == "ciou" else ("each", "mean", "xywh", "cxcywh", "nested"),
         vmap_dims=((0, 0, None, None), (1, None, None, None), (None, -1, None, None)),
         schema_name="box_loss",
+        scale_schema="box_loss_backward_scale",
         schema_args=lambda inputs: (*inputs[:2], kind, *inputs[2:], 0.0, True, EPS, True, True),
     )
 
@@ -126,10 +133,11 @@ _FOCAL_EIOU = Op(
     backward_arity=None,
     pointwise=True,
     autocast="float32",
-    core=(*_CORE, "weighted", "live_weighted", "power"),
+    core=(*_FORMULA_CORE, "weighted", "live_weighted", "power"),
     small=("gamma_0", "live", "live_mean", "live_weighted", "live_gamma_2"),  # as for ciou
     vmap_dims=((0, 0, None, None, None, None), (1, None, None, None, None, None)),
     schema_name="box_loss",
+    scale_schema="box_loss_backward_scale",
     schema_args=lambda inputs: (
         *(*inputs[:2], "focal_eiou", *inputs[3:5], inputs[2], inputs[5], EPS, True, True),
     ),
