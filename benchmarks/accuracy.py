@@ -4,7 +4,7 @@ Per sequence and tracker: success AUC and precision at 20 px by one-pass evaluat
 start on the true box of the same first frame and get the same frames. Trackers are the networks of the package, the
 published SiamFC-3s weights where $SIAMFC_DATA has them, those of --weights, and OpenCV's (opencv-contrib-python).
 
-Sequences: those of --data, by default the 13 of $SIAMFC_DATA that nothing in this package is trained on.
+Sequences: those of --data, by default the 13 of $SIAMFC_DATA that are kept for validation.
 
 Each row is in the file of --csv as soon as its sequence is done. The same command goes on where it was stopped, and
 repeats no row of the same weights (by SHA-256), settings, sequence and number of frames; delete the file to measure
@@ -44,7 +44,7 @@ from tracker.eval.ope import score_boxes
 from tracker.eval.runner import track_once
 from tracker.network.pretrained import PRETRAINED, find_weights
 
-#: Sequences that no network of this package is trained on, in folders of $SIAMFC_DATA.
+#: Sequences kept for validation, in folders of $SIAMFC_DATA; a network trained on one of them must say so.
 HELD_OUT = {
     "validation": ("UAV_car10", "UAV_person11", "DTB_Gull2", "DAVIS_dog", "DAVIS_horsejump-high", "VOT15_ball1"),
     "sequences": ("Crossing", "Deer", "Girl", "MountainBike", "Dog", "Skiing", "vot_bag"),
