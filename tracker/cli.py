@@ -20,6 +20,7 @@ from tracker.commands.prepare import prepare
 from tracker.commands.serve import serve
 from tracker.commands.track import track
 from tracker.commands.train import train
+from tracker.commands.tune import tune
 from tracker.installed import NAME, installed_version
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ for _function, _short in (
     (prepare, "Cut the crops of data sets into one file."),
     (train, "Train a network."),
     (evaluate, "Score the tracker on a benchmark."),
+    (tune, "Search the best settings of the tracker."),
     (bench, "Measure this machine: stock PyTorch against fused."),
     (export, "Write the network as ONNX or torch.export."),
     (serve, "Open a page to track in the browser."),

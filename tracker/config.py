@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -143,3 +144,23 @@ class TrackerConfig:
         if unknown:
             raise ValueError(f"keys must be among {', '.join(known)}, got {', '.join(unknown)}")
         return cls(**values)
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """The values of texts KEY=VALUE, for `TrackerConfig.from_dict`.
+
+    Raises:
+        ValueError: names the text that is of another form.
+
+    Example:
+        >>> parse_settings(["scale_num=1", "box_lr=0.3"])
+        {'scale_num': 1, 'box_lr': 0.3}
+    """
+    values = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"settings must be KEY=VALUE with a number as the value, got {pair!r}") from None
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from itertools import chain
 from os import PathLike
@@ -103,6 +103,31 @@ def open_place(place: str, *, skip_bad: bool = False, skipped: list[str] | None 
     if not root or Path(rest).is_dir() or "/" in split or "\\" in split:  # a colon may be part of a path
         root, split = rest, ""
     return open_dataset(layout, root, split or None, skip_bad=skip_bad, skipped=skipped)
+
+
+def open_places(places: Iterable[str], only: Collection[str] = (), frames: int | None = None) -> list[Sequence]:
+    """The sequences of several places, see `open_place`.
+
+    Args:
+        only: names of the sequences to take; all of them when empty.
+        frames: how many frames of each, from the first on; None: all.
+
+    Raises:
+        ValueError, OSError: as `open_place`, and for names that are not there.
+
+    Example:
+        >>> open_places(["otb:OTB", "got10k:got10k:val"], ["Deer"], frames=200)  # doctest: +SKIP
+    """
+    found = [sequence for place in places for sequence in open_place(place)]
+    if missing := set(only) - {sequence.name for sequence in found}:
+        raise ValueError(f"names must be those of sequences, got {', '.join(sorted(missing))}")
+    if frames is not None and frames < 1:
+        raise ValueError(f"frames must be at least 1, got {frames}")
+    return [
+        Sequence(sequence.name, sequence.frames, sequence.boxes[:frames], sequence.absent[:frames])
+        for sequence in found
+        if not only or sequence.name in only
+    ]
 
 
 def summary(lines: list[str], most: int = 3) -> str:

@@ -93,6 +93,25 @@ def measure(layout: str, sequence: Sequence, boxes: np.ndarray) -> tuple[np.ndar
     return tuple(np.where(missed, np.nan, values)[counts] for values in measures)
 
 
+def score_boxes(layout: str, sequence: Sequence, boxes: np.ndarray) -> Row:
+    """The numbers of `COLUMNS` for one sequence, as `score_ope` has them.
+
+    Args:
+        boxes: [N, 4] as a tracker gives them, 0-based.
+
+    Example:
+        >>> truth = np.tile([10.0, 10, 20, 20], (5, 1))
+        >>> score_boxes("otb", Sequence("still", [Path()] * 5, truth), truth + (10, 0, 0, 0))["success_rate"]
+        0.2
+    """
+    overlaps, errors, normalized = measure(layout, sequence, boxes + (1, 1, 0, 0))
+    return _numbers(
+        above(overlaps, SUCCESS_THRESHOLDS),
+        at_most(errors, PRECISION_THRESHOLDS),
+        at_most(normalized, NORMALIZED_THRESHOLDS),
+    )
+
+
 def _numbers(success: np.ndarray, precision: np.ndarray, normalized: np.ndarray) -> Row:
     values = success.mean(), success[len(success) // 2], precision[20], normalized[20]
     return dict(zip(COLUMNS, map(float, values), strict=True))
