@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +9,10 @@ from torch import Tensor, nn
 from fastops.ops._transforms import in_transform
 from fastops.ops.mish import mish, mish_
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
+
+#: Whether torch multiplies bfloat16 matrices with the AMX tiles of this CPU, at about 8 times the rate of float32.
+#: A constant, so that `torch.compile` can read it.
+AMX = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
 
 class FrozenConv2d(nn.Module):
@@ -85,7 +87,7 @@ class FrozenConv2d(nn.Module):
         if not (self._plain and x.device.type == "cpu" and x.dtype == self.weight.dtype != torch.float64):
             return 0
         differentiated = (x.requires_grad and torch.is_grad_enabled()) or in_transform()
-        if x.dim() != 4 or differentiated or torch.is_autocast_enabled("cpu") or has_amx(x.dtype):
+        if x.dim() != 4 or differentiated or torch.is_autocast_enabled("cpu") or (AMX and x.dtype == torch.bfloat16):
             return 0
         tile_size = winograd_tile_size(tuple(self.weight.shape[2:]), tuple(x.shape), self.stride[0], self.groups)
         if tile_size == 0 or torch.compiler.is_compiling():
@@ -105,13 +107,6 @@ class FrozenConv2d(nn.Module):
     def extra_repr(self) -> str:
         out, per_group, *kernel = self.weight.shape
         return f"{per_group * self.groups}, {out}, kernel_size={tuple(kernel)}, activation={self.activation}"
-
-
-@cache
-def has_amx(dtype: torch.dtype) -> bool:
-    """Whether torch multiplies matrices of `dtype` with this CPU's AMX tiles, at about 8 times the float32 rate."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return dtype == torch.bfloat16 and bool(capabilities.get("amx_bf16"))
 
 
 @torch.no_grad()
