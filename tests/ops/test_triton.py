@@ -45,8 +45,9 @@ OPS = {
     for stem in sorted(path.stem for path in Path(fastops.triton.__file__).parent.glob("[!_]*.py"))
     for name, op in importlib.import_module(f"fastops.triton.{stem}").OPS.items()
 }
-# Of the relative L2 error. The interpreter truncates to bfloat16 where a GPU rounds: a value is off by up to 2^-7.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 8e-3}
+# Of the relative L2 error. A parameter's gradient is a sum whose terms cancel: with one channel alone it is off by 3e-6
+# in float32. The interpreter truncates to bfloat16 where a GPU rounds: a value is off by up to 2^-7.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 8e-3}
 DTYPES = list(TOLERANCE)
 
 # The interpreter is numpy, which warns where sigmoid(-large) rightly passes through inf.
