@@ -57,7 +57,7 @@ class ScriptedNetwork:
 
 
 def _scripted(box, image=None, **config) -> tuple[Tracker, ScriptedNetwork]:
-    tracker = Tracker(_small_net(), backend="eager", config=TrackerConfig(**config))
+    tracker = Tracker(_small_net(), backend="eager", config=TrackerConfig(**{"redetect": False, **config}))
     tracker.network = network = ScriptedNetwork()
     tracker.init(_noise() if image is None else image, box)
     return tracker, network
