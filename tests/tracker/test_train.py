@@ -379,7 +379,10 @@ def test_command_overfits(tmp_path, capsys):
         (["--set", "lrr=1"], "unknown setting lrr: did you mean lr?"),
         (["--config", "no.toml"], "no.toml: No such file or directory"),
         (["--device", "tpu"], "--device must be cpu, cuda or cuda:N, got 'tpu'"),
-        (["--set", "data.synthetic=0"], "one of data.synthetic, data.stills, data.archives and data.sequences must give pairs"),
+        (
+            ["--set", "data.synthetic=0"],
+            "one of data.synthetic, data.stills, data.archives and data.sequences must give pairs",
+        ),
         (
             ["--set", "data.synthetic=4", "--set", "batch_size=8"],
             "pairs must fill a batch of 8, got 4 per epoch: set a smaller batch_size, or data.repeat",
