@@ -28,6 +28,7 @@ STEMS = {
     ),
     "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
     "box_loss": ("box_loss", "box_loss_backward_scale", "focal_l1_loss", "focal_l1_loss_backward"),
+    "box_peak": ("box_peak_",),
     "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),
     "crop": ("crop_and_resize",),
     "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import torch
 
-from tracker.box_update import box_update
-from tracker.config import TrackerConfig
+from fastops.reference import box_peak
+from tracker.config import TrackerConfig, box_settings
 from tracker.target import Start, TrackResult
 
 SAMPLED_SIDE = 2048  # a partly hidden region above this side is sampled: copying it to pad it would cost more
@@ -161,7 +161,8 @@ class EagerEngine:
 
 
 class EagerBoxEngine:
-    """One target followed by a network with a box head: crops by OpenCV, the network op by op, then `box_update`.
+    """One target followed by a network with a box head: crops by OpenCV, the network op by op, then
+    `fastops.reference.box_peak`.
 
     Args:
         network: embeds and correlates the crops; its maps are [1, 5, 17, 17], score and l, t, r, b.
@@ -194,7 +195,8 @@ class EagerBoxEngine:
             raise ValueError(f"Tracker: network must give maps {list(expected)}, got {list(maps.shape)}")
         if not np.isfinite(maps).all():
             raise FloatingPointError("Tracker: the network's response must be finite, got NaN or infinity")
-        *box, score, lost = box_update(torch.from_numpy(maps), state, cfg)[0].tolist()
+        scores, distances = torch.from_numpy(maps).split([1, 4], 1)
+        *box, score, lost = box_peak(scores, distances, state, **box_settings(cfg))[0].tolist()
         return TrackResult(np.array(box), score, bool(lost))
 
 
