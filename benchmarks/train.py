@@ -8,9 +8,9 @@ step first:
 reference  stock PyTorch: nn.Mish, a grouped convolution as correlation, binary cross-entropy with ready-made labels,
            torch.optim.SGD (foreach) after gradient centralization in a Python loop
 compile    the same, the network through torch.compile
-fastops    as tracker.train trains: fused modules, channels_last, one kernel for the optimizer's step
+fastops    as tracker.training trains: fused modules, channels_last, one kernel for the optimizer's step
 
-Then `tracker.train.train` itself, with workers: the part of a step that it waits for its data.
+Then `tracker.training.loop.train` itself, with workers: the part of a step that it waits for its data.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from tracker import SiamFC
 from tracker.data.augment import AugmentConfig, Batch, augment, collate
 from tracker.data.pairs import Pair, PairDataset
 from tracker.distributed import World
-from tracker.train import losses_of, make_optimizer, scale_responses, train, training_form
-from tracker.train_config import DataConfig, TrainConfig
+from tracker.training.config import DataConfig, TrainConfig
+from tracker.training.loop import make_optimizer, scale_responses, train, training_form
+from tracker.training.losses import losses_of
 
 PHASES = ("data", "forward", "backward", "optimizer")
 #: Of a step's change of the weights: reference float32 itself differs by 3e-4 from float64, bfloat16 by 1e-1.
@@ -192,7 +193,12 @@ def measure_data_wait(args: argparse.Namespace, where: dict[str, str]) -> dict[s
         f"\ntracker.train, synthetic pairs, {args.workers} workers, {len(records)} steps: {rate:.1f} pairs/s, "
         f"{100 * waited / seconds:.1f} % of the time waiting for data"
     )
-    row = {"benchmark": "train", "competitor": "tracker.train", "precision": args.precision, "width": f"{args.width:g}"}
+    row = {
+        "benchmark": "train",
+        "competitor": "tracker.train",
+        "precision": args.precision,
+        "width": f"{args.width:g}",
+    }
     row |= {"step_ms": f"{1e3 * seconds / len(records):.2f}", "pairs_per_s": f"{rate:.2f}"}
     return {**where, **row, "workers": str(args.workers), "data_wait_percent": f"{100 * waited / seconds:.2f}"}
 
@@ -207,7 +213,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for the competitors together")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=16, help="of tracker.train; 0 leaves it out")
+    parser.add_argument("--steps", type=int, default=16, help="of the training loop; 0 leaves it out")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

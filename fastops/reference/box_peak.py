@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._common import opmath
+
 # Limits of the sides that a cell may give, in pixels of the image: an untrained network's may be 0, or too large for
 # the square of float32.
 MIN_CELL_SIDE, MAX_CELL_SIDE = 1e-3, 1e6
@@ -37,7 +39,7 @@ def _box_peak_(
     instance_size: int, context: float, box_lr: float, box_penalty: float, box_window: float, lost_score: float,
     lost_frames: int,
 ) -> Tensor:  # fmt: skip
-    scores, ltrb = (t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in (scores, ltrb))
+    scores, ltrb = opmath(scores.detach()), opmath(ltrb.detach())
     if unit is not None:
         ltrb = F.softplus(ltrb) * (unit / math.log(2))
     row = state.to(scores.dtype)

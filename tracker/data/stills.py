@@ -7,8 +7,8 @@ import math
 import cv2
 import numpy as np
 
-from tracker.data.crops import region_side
 from tracker.data.pictures import Pictures
+from tracker.geometry import EXEMPLAR, region_side
 
 ROTATION = 15.0  # degrees to either side
 STRETCH = 0.2  # each side's factor is from 1 / (1 + STRETCH) to 1 + STRETCH
@@ -86,7 +86,7 @@ def _view(
     x, y, w, h = box
     corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2 @ deformation.T
     sides = corners.max(0) - corners.min(0)
-    zoom = size / region_side(np.array([0.0, 0.0, *sides]), size)
+    zoom = EXEMPLAR / float(region_side(*sides))  # the scale of a training crop, whatever its size
     matrix = zoom * deformation
     center = np.array([x + w / 2, y + h / 2]) - 0.5  # of pixels: pixel i has its middle at i
     offset = (size - 1) / 2 - matrix @ center
