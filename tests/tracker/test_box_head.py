@@ -14,7 +14,7 @@ from tracker.config import box_settings
 from tracker.engines.reference import ReferenceTracker
 from tracker.engines.target import Start
 from tracker.eval.metrics import iou
-from tracker.network.box_head import BoxOutput, boxes_of
+from tracker.network.box_head import BoxOutput, boxes_of, distances
 from tracker.network.checkpoint import load_model, save_state
 from tracker.network.export import export_branches
 from tracker.network.fused import FusedNetwork
