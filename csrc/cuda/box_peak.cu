@@ -86,8 +86,9 @@ __device__ CellsSeen<O> together(CellsSeen<O> mine, CellsSeen<O>* warps) {
   return mine;
 }
 
+// The 1 lets ptxas have the registers it needs: without it, it spills some in float64.
 template <class T>
-__global__ void __launch_bounds__(kBoxPeakThreads) box_peak_kernel(BoxPeakArgs<T> args) {
+__global__ void __launch_bounds__(kBoxPeakThreads, 1) box_peak_kernel(BoxPeakArgs<T> args) {
   using O = opmath_t<T>;
   auto* warps = dynamic_shared<CellsSeen<O>>();
   const int cells = args.h * args.w;
