@@ -24,7 +24,7 @@ class Case:
     forward_values: float
     backward_values: float
     channels_last: bool = False
-    #: Positions of the inputs that get a gradient; None for all.
+    #: Positions of the inputs that get a gradient; None for all. An op of none is timed forward only.
     differentiable: tuple[int, ...] | None = None
     #: Further arguments of the Triton twin; None where it is not timed.
     twin: tuple | None = ()
@@ -141,6 +141,10 @@ def _logistic_labels(size: int, dtype: torch.dtype, device: torch.device) -> tup
     return _labels[size, dtype, device]
 
 
+def eager_box_peak(scores: Tensor, ltrb: Tensor, state: Tensor) -> Tensor:
+    return fastops.reference.box_peak(scores, ltrb, state.clone(), unit=32.0)
+
+
 # ---- inputs ----------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +161,18 @@ def boxes(n: int) -> Callable[..., tuple[Tensor, ...]]:
         shift = 0.2 * size * torch.randn(n, 2, **options)
         pred_size = size * (0.2 * torch.randn(n, 2, **options)).exp()
         return torch.cat((corner + shift, corner + shift + pred_size), 1), target
+
+    return make
+
+
+def box_head_outputs(k: int) -> Callable[..., tuple[Tensor, ...]]:
+    """Maps of k targets and their state, in the middle of a large image."""
+
+    def make(**options) -> tuple[Tensor, Tensor, Tensor]:
+        #       cx   cy   w   h    x      own  misses min  max_w max_h  image
+        state = [500, 400, 60, 80, 277.0, 4.0, 0, 4.0, 2000, 1600, 1000, 800]
+        scores, ltrb = torch.randn((k, 1, 17, 17), **options), torch.randn((k, 4, 17, 17), **options)
+        return scores, ltrb, torch.tensor(state, **options).repeat(k, 1)
 
     return make
 
@@ -245,5 +261,16 @@ def _correlations() -> list[Case]:
     return cases
 
 
+def _tracking() -> list[Case]:
+    def box_peak(scores: Tensor, ltrb: Tensor, state: Tensor) -> Tensor:
+        return fastops.box_peak(scores, ltrb, state.float().clone(), unit=32.0)
+
+    return [
+        Case("box_peak", f"{k}x17x17", box_head_outputs(k), eager_box_peak, box_peak, "box_peak", 0, 0,
+             channels_last=True, differentiable=(), twin=None)
+        for k in (1, 64)
+    ]  # fmt: skip
+
+
 def cases() -> list[Case]:
-    return [*_activations(), *_losses(), *_attention(), *_correlations()]
+    return [*_activations(), *_losses(), *_attention(), *_correlations(), *_tracking()]

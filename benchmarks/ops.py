@@ -127,7 +127,7 @@ def main() -> int:
             continue
         for dtype_name in args.dtype:
             dtype = getattr(torch, dtype_name)
-            for direction in ("forward", "forward+backward"):
+            for direction in ("forward",) if case.differentiable == () else ("forward", "forward+backward"):
                 timings, memory = run_case(case, args.device, dtype, direction, args)
                 floor = timings.pop("copy", None)
                 competitors = list(timings)

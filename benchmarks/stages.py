@@ -81,7 +81,7 @@ class Stopwatch:
         engine._replay = engine._follow  # a captured step does not tell its stages
         engine.upload = self.timed("upload", engine.upload)
         network.features = self.timed("network", network.features)
-        network.scores = self.timed("xcorr", network.scores)
+        network.outputs = self.timed("xcorr", network.outputs)
         engine._update = self.timed("response", engine._update)
         self._crop, fastops.crop_and_resize = fastops.crop_and_resize, self.timed("crop", fastops.crop_and_resize)
 

@@ -86,6 +86,13 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       "response_peak_(Tensor responses, Tensor(a!) state, int up, int stride, int instance_size, float scale_step,"
       " float scale_penalty, float scale_lr, float window_influence, float lost_score, int lost_frames) -> Tensor");
 
+  // box_peak: the same after a network with a box head: choice of a cell from its score [K, 1, h, w] and its distances to
+  // the edges [K, 4, h, w], update of the box.
+  m.def(
+      "box_peak_(Tensor scores, Tensor ltrb, Tensor(a!) state, int stride, float? unit, int exemplar_size,"
+      " int instance_size, float context, float box_lr, float box_penalty, float box_window, float lost_score,"
+      " int lost_frames) -> Tensor");
+
   // crop: square regions of uint8 images [B, H, W, C], padded and resized bilinearly to out [K, C, S, S]
   m.def(
       "crop_and_resize(Tensor images, Tensor centers_sizes, Tensor pad_value, Tensor? image_index, Tensor(a!) out)"

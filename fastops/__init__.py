@@ -21,6 +21,7 @@ __all__ = [
     "backends",
     "balanced_logistic_loss",
     "batch_norm_mish",
+    "box_peak",
     "build_info",
     "centralize_gradients_",
     "ciou_loss",
@@ -62,6 +63,7 @@ if load_error is None:
         giou_loss,
         iou_loss,
     )
+    from fastops.ops.box_peak import box_peak
     from fastops.ops.centralize import centralize_gradients_
     from fastops.ops.crop import crop_and_resize
     from fastops.ops.logistic_loss import balanced_logistic_loss

@@ -164,3 +164,14 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             raise ValueError(f"settings must be KEY=VALUE with a number as the value, got {pair!r}") from None
     return values
+
+
+def box_settings(config: TrackerConfig) -> dict[str, float]:
+    """The settings of `fastops.box_peak`, except `unit`.
+
+    Example:
+        >>> box_settings(TrackerConfig(box_lr=0.5))["box_lr"]
+        0.5
+    """
+    names = ("exemplar_size", "instance_size", "context", "box_lr", "box_penalty", "box_window", "lost_score")
+    return {name: getattr(config, name) for name in (*names, "lost_frames")} | {"stride": config.total_stride}

@@ -35,7 +35,7 @@ class Tracker:
     slows the tracker down.
 
     With a network that has a box head the tracker searches one scale and takes the box, aspect ratio included, from the
-    best cell (`tracker.engines.box_update`); the limits are the same.
+    best cell (`fastops.box_peak`); the limits are the same.
 
     The score is (peak - mean) of the best scale's score map over the same of the first frame searched with its own
     template, cut to 0..1. With the published weights on 13 real targets, 1,640 frames of overlap above .4 against 251

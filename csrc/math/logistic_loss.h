@@ -14,6 +14,7 @@
 #pragma once
 
 #include "exp.h"
+#include "sqrt.h"
 
 namespace fastops {
 
@@ -37,10 +38,8 @@ FASTOPS_HD float log1p_(float e) {
 }
 #if defined(__CUDA_ARCH__)
 FASTOPS_HD double log1p_(double e) { return log1p(e); }
-FASTOPS_HD double sqrt_(double x) { return sqrt(x); }
 #else
 FASTOPS_HD double log1p_(double e) { return __builtin_log1p(e); }
-FASTOPS_HD double sqrt_(double x) { return __builtin_sqrt(x); }
 #endif
 
 template <class T>

@@ -24,41 +24,16 @@
 #include <stdint.h>
 
 #include "../common/macros.h"
+#include "hann.h"
+#include "target.h"
 
 namespace fastops {
-
-// The columns of `state` and of the results; fastops/ops/response.py has the same names.
-enum StateColumn : int {
-  kCenterX,
-  kCenterY,
-  kWidth,
-  kHeight,
-  kSearchSize,
-  kOwnContrast,  // of the first frame's own map; negative until it was seen
-  kMisses,       // in a row
-  kMinSide,
-  kMaxWidth,
-  kMaxHeight,
-  kImageWidth,
-  kImageHeight,
-  kStateColumns
-};
-enum ResultColumn : int { kBoxX, kBoxY, kBoxWidth, kBoxHeight, kScore, kLost, kResultColumns };
 
 struct ResponseOptions {
   int64_t up, stride, instance_size;
   double scale_step, scale_penalty, scale_lr, window_influence, lost_score;
   int64_t lost_frames;
 };
-
-#if defined(__CUDA_ARCH__)
-FASTOPS_HD float cos_pi_(float x) { return cospif(x); }
-FASTOPS_HD double cos_pi_(double x) { return cospi(x); }
-FASTOPS_HD float nan_() { return nanf(""); }
-#else
-FASTOPS_HD double cos_pi_(double x) { return __builtin_cos(3.14159265358979323846 * x); }
-FASTOPS_HD float nan_() { return __builtin_nanf(""); }
-#endif
 
 // Whether a map with these extremes can be upsampled: sums and differences of outputs, which reach beyond the map's
 // range by less than half of it, stay below 4 of its ranges. False where one of them is not finite.
@@ -134,15 +109,6 @@ FASTOPS_HD T place_weight(int64_t i, int64_t n, int64_t up, T border) {
   return T(up) + border * T((i == 0) + (i == n - 1) - (i == 1) - (i == n - 2));
 }
 
-// hann(i) / mean(hann) of n outputs; of two, whose Hann window is 0, nothing. 1 + cos(2 t) as 2 cos(t)^2, which is most
-// accurate in the middle.
-template <class T>
-FASTOPS_HD T hann_over_mean(int64_t i, int64_t n) {
-  if (n <= 2) return n == 1 ? T(1) : T(0);
-  const T c = cos_pi_(T(2 * i - (n - 1)) / T(2 * (n - 1)));
-  return c * c * (T(2 * n) / T(n - 1));
-}
-
 // ---- choice and update -------------------------------------------------------------------------------------------
 
 // `scale` 0 is the middle one.
@@ -168,38 +134,10 @@ struct ResponsePeak {
   double down, across, contrast;
 };
 
-FASTOPS_HD void write_box(const float* state, double score, bool lost, float* result) {
-  result[kBoxX] = float(state[kCenterX] - (double(state[kWidth]) - 1) / 2);
-  result[kBoxY] = float(state[kCenterY] - (double(state[kHeight]) - 1) / 2);
-  result[kBoxWidth] = state[kWidth];
-  result[kBoxHeight] = state[kHeight];
-  result[kScore] = float(score);
-  result[kLost] = lost ? 1.0f : 0.0f;
-}
-
-// The map was not finite: no result, and the state stays.
-FASTOPS_HD void write_not_finite(float* result) {
-  for (int i = 0; i < kLost; ++i) result[i] = nan_();
-  result[kLost] = 1.0f;
-}
-
-// The first frame searched with its own template: what later contrasts are compared with.
-FASTOPS_HD void set_own_contrast(double contrast, float* state, float* result) {
-  state[kOwnContrast] = float(contrast);
-  write_box(state, 1, false, result);
-}
-
-FASTOPS_HD double clamp_between(double x, double low, double high) {
-  const double above = x < low ? low : x;
-  return above > high ? high : above;
-}
-
 FASTOPS_HD void update_target(const ResponseOptions& o, const ResponsePeak& peak, float* state, float* result) {
   const double factor = scale_factor(o, peak.scale);
   const double pixels = double(o.stride) / double(o.up) * state[kSearchSize] * factor / double(o.instance_size);
-  const double x = float(state[kCenterX] + peak.across * pixels), y = float(state[kCenterY] + peak.down * pixels);
-  state[kCenterX] = float(clamp_between(x, 0, double(state[kImageWidth]) - 1));
-  state[kCenterY] = float(clamp_between(y, 0, double(state[kImageHeight]) - 1));
+  move_center(float(state[kCenterX] + peak.across * pixels), float(state[kCenterY] + peak.down * pixels), state);
 
   const double w = state[kWidth], h = state[kHeight];
   const double least = state[kMinSide] / (w < h ? w : h);
@@ -208,10 +146,7 @@ FASTOPS_HD void update_target(const ResponseOptions& o, const ResponsePeak& peak
   state[kWidth] = float(w * growth);
   state[kHeight] = float(h * growth);
   state[kSearchSize] = float(state[kSearchSize] * growth);
-
-  const double own = state[kOwnContrast], score = clamp_between(peak.contrast / (own > 1e-12 ? own : 1e-12), 0, 1);
-  state[kMisses] = score < o.lost_score ? state[kMisses] + 1 : 0.0f;
-  write_box(state, score, state[kMisses] >= float(o.lost_frames), result);
+  finish_update({o.lost_score, o.lost_frames}, peak.contrast, state, result);
 }
 
 }  // namespace fastops

@@ -12,7 +12,7 @@ from fastops.ops._checks import check, check_floating, check_same_device, dtype_
 
 _response_peak = torch.ops.fastops.response_peak_.default
 
-#: The largest h and w of score maps, and the largest `up`.
+#: The largest h and w of maps, and the largest `up`.
 MAX_SIDE, MAX_UP = 128, 32
 
 
@@ -130,15 +130,11 @@ def response_peak(
 # ---- fake kernel and checks ----------------------------------------------------------------------------------
 
 
-def _check(
-    responses, state, up, stride, instance_size, scale_step, scale_penalty, scale_lr, window_influence, lost_score,
-    lost_frames,
-) -> None:  # fmt: skip
-    op = "response_peak"
-    check_floating(op, "responses", responses)
+def check_state(op: str, state: Tensor, like_name: str, like: Tensor) -> None:
+    """Check the tracker's state, as csrc/common/target.h does."""
     got = dtype_name(state.dtype)
     check(state.dtype == torch.float32, f"{op}: state must have dtype float32, got {got}")
-    check_same_device(op, "state", state, "responses", responses)
+    check_same_device(op, "state", state, like_name, like)
     columns = len(State)
     check(
         state.dim() == 2 and state.shape[1] == columns,
@@ -146,6 +142,35 @@ def _check(
     )
     check(state.is_contiguous(), f"{op}: state must be contiguous, got strides {list(state.stride())}")
 
+
+def check_map_sides(op: str, argument: str, maps: Tensor) -> None:
+    """Check h and w of maps, as csrc/common/target.h does."""
+    h, w = maps.shape[2:]
+    check(
+        1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE,
+        f"{op}: {argument} must have h and w from 1 to {MAX_SIDE}, got {list(maps.shape)}",
+    )
+
+
+def check_counts(op: str, **values: int) -> None:
+    """Check settings that count something."""
+    for name, value in values.items():
+        check(value >= 1, f"{op}: {name} must be at least 1, got {value}")
+
+
+def check_shares(op: str, **values: float) -> None:
+    """Check settings from 0 to 1."""
+    for name, value in values.items():
+        check(0 <= value <= 1, f"{op}: {name} must be between 0 and 1, got {value:g}")
+
+
+def _check(
+    responses, state, up, stride, instance_size, scale_step, scale_penalty, scale_lr, window_influence, lost_score,
+    lost_frames,
+) -> None:  # fmt: skip
+    op = "response_peak"
+    check_floating(op, "responses", responses)
+    check_state(op, state, "responses", responses)
     targets, scales = state.shape[0], 0
     if responses.dim() == 4:
         maps, channels = responses.shape[:2]
@@ -158,22 +183,17 @@ def _check(
         scales % 2 == 1,
         f"{op}: responses must have shape [K S, 1, h, w] or [K, S, h, w] with K = {targets} and S odd, got {got}",
     )
-    h, w = responses.shape[2:]
-    check(
-        1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE, f"{op}: responses must have h and w from 1 to {MAX_SIDE}, got {got}"
-    )
-
+    check_map_sides(op, "responses", responses)
     check(1 <= up <= MAX_UP, f"{op}: up must be from 1 to {MAX_UP}, got {up}")
-    check(stride >= 1, f"{op}: stride must be at least 1, got {stride}")
-    check(instance_size >= 1, f"{op}: instance_size must be at least 1, got {instance_size}")
+    check_counts(op, stride=stride, instance_size=instance_size)
     check(
         math.isfinite(scale_step) and scale_step > 0,
         f"{op}: scale_step must be finite and above 0, got {scale_step:g}",
     )
-    shares = {"scale_penalty": scale_penalty, "scale_lr": scale_lr, "window_influence": window_influence}
-    for name, value in {**shares, "lost_score": lost_score}.items():
-        check(0 <= value <= 1, f"{op}: {name} must be between 0 and 1, got {value:g}")
-    check(lost_frames >= 1, f"{op}: lost_frames must be at least 1, got {lost_frames}")
+    check_shares(
+        op, scale_penalty=scale_penalty, scale_lr=scale_lr, window_influence=window_influence, lost_score=lost_score
+    )
+    check_counts(op, lost_frames=lost_frames)
 
 
 #: The checks of csrc/common/response.h, by schema.

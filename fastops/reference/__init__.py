@@ -15,6 +15,7 @@ from .box_loss import (
     giou_loss,
     iou_loss,
 )
+from .box_peak import box_peak
 from .centralize import centralize_gradients_
 from .crop import crop_and_resize
 from .logistic_loss import balanced_logistic_loss
@@ -31,6 +32,7 @@ __all__ = [
     "affine_mish",
     "balanced_logistic_loss",
     "batch_norm_mish",
+    "box_peak",
     "centralize_gradients_",
     "ciou_loss",
     "crop_and_resize",

@@ -18,7 +18,10 @@ import layer
 TESTS = Path(__file__).resolve().parents[1]
 #: Their tests with the mark `kernels` say most about a kernel: values and gradients of every dtype and layout, values
 #: that are not finite, runs in another order of threads.
-FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_crop.py", "test_response.py")
+FILES = (
+    *("test_ops.py", "test_affine_mish.py", "test_box_peak.py", "test_centralize.py", "test_crop.py"),
+    "test_response.py",
+)
 
 
 def default_arguments() -> list[str]:

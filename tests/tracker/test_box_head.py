@@ -10,11 +10,11 @@ import torch
 
 import fastops
 from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
-from tracker.engines.box_update import box_update
+from tracker.config import box_settings
 from tracker.engines.reference import ReferenceTracker
 from tracker.engines.target import Start
 from tracker.eval.metrics import iou
-from tracker.network.box_head import BoxOutput, boxes_of
+from tracker.network.box_head import BoxOutput, boxes_of, distances
 from tracker.network.checkpoint import load_model, save_state
 from tracker.network.export import export_branches
 from tracker.network.fused import FusedNetwork
@@ -151,6 +151,11 @@ def test_saved_box_network_comes_back(tmp_path):
 # ---- tracking ------------------------------------------------------------------------------------------------
 
 
+def box_update(maps: torch.Tensor, state: torch.Tensor, config: TrackerConfig) -> torch.Tensor:
+    """One frame after the network, from its maps [K, 5, 17, 17], score and l, t, r, b."""
+    return fastops.box_peak(maps[:, :1], maps[:, 1:], state, **box_settings(config))
+
+
 def scripted(box, state: torch.Tensor) -> torch.Tensor:
     """Maps of a network that knows the next `box`, x, y, w, h in the image, for the crop that `state` asks for."""
     x, y, side = state[0, [0, 1, 4]].tolist()
@@ -282,7 +287,9 @@ def test_fused_maps_are_the_models(dtype, tolerance):
     with torch.no_grad():
         exact = torch.cat(net.double()(z.double(), x.double()), 1)
         maps = fused.scores(fused.features(z), fused.features(x))
+        outputs = fused.outputs(fused.features(z), fused.features(x))
     assert maps.shape == (1, 5, 17, 17) and maps.dtype == dtype
+    assert torch.equal(maps, torch.cat([outputs[0], distances(outputs[1])], 1))
     assert (maps - exact).norm() < tolerance * exact.norm()
 
 

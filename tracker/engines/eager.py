@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import torch
 
-from tracker.config import TrackerConfig
-from tracker.engines.box_update import box_update
+from fastops.reference import box_peak
+from tracker.config import TrackerConfig, box_settings
 from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
@@ -191,7 +191,8 @@ class EagerEngine:
 
 
 class EagerBoxEngine:
-    """One target followed by a network with a box head: crops by OpenCV, the network op by op, then `box_update`.
+    """One target followed by a network with a box head: crops by OpenCV, the network op by op, then
+    `fastops.reference.box_peak`.
 
     Args:
         network: embeds and correlates the crops; its maps are [1, 5, 17, 17], score and l, t, r, b.
@@ -246,7 +247,8 @@ class EagerBoxEngine:
             raise ValueError(f"network must give maps {list(expected)}, got {list(maps.shape)}")
         if not np.isfinite(maps).all():
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
-        *box, score, lost = box_update(torch.from_numpy(maps), state, cfg)[0].tolist()
+        scores, distances = torch.from_numpy(maps).split([1, 4], 1)
+        *box, score, lost = box_peak(scores, distances, state, **box_settings(cfg))[0].tolist()
         return TrackResult(np.array(box), score, bool(lost))
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 import fastops
 from fastops.ops.response import Result, State
-from tracker.config import TrackerConfig
-from tracker.engines.box_update import box_update
+from tracker.config import TrackerConfig, box_settings
 from tracker.engines.cuda import Graphs, Uploads
 from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
 from tracker.network.autotune import fastest_dtype
+from tracker.network.box_head import SIDE
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
@@ -182,7 +182,7 @@ class FusedEngine:
 
     def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
         state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
-        results = self._update(self._maps(image, state, colors, templates), state)
+        results = self._update(*self._maps(image, state, colors, templates), state)
         if not isinstance(rows, slice):  # state is a copy
             self.state[rows] = state
         return results
@@ -201,8 +201,8 @@ class FusedEngine:
         """Tell targets that their images have another size from now on."""
         self.state[rows, State.IMAGE_WIDTH], self.state[rows, State.IMAGE_HEIGHT] = width, height
 
-    def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> Tensor:
-        """Maps [K S, 1, h, w], or [K, 5, h, w] of the box head, of the targets around where they were."""
+    def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> tuple[Tensor, ...]:
+        """The network's outputs for the targets around where they were: see `FusedNetwork.outputs`."""
         cfg, maps = self.config, []
         for k in range(0, len(state), self._chunk):
             chunk = slice(k, k + self._chunk)
@@ -214,11 +214,11 @@ class FusedEngine:
                 image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.dtype,
                 channels_last=True, out=crops,
             )  # fmt: skip
-            maps.append(self.network.scores(templates[chunk], self.network.features(crops)))
-        maps = maps[0] if len(maps) == 1 else torch.cat(maps)
+            maps.append(self.network.outputs(templates[chunk], self.network.features(crops)))
+        maps = maps[0] if len(maps) == 1 else tuple(map(torch.cat, zip(*maps, strict=True)))
         expected = (cfg.response_size, cfg.response_size)
-        if maps.shape[2:] != expected:
-            got = list(maps.shape[2:])
+        if maps[0].shape[2:] != expected:
+            got = list(maps[0].shape[2:])
             raise ValueError(f"network must give score maps {list(expected)}, got {got}")
         return maps
 
@@ -244,10 +244,10 @@ class FusedEngine:
         )
 
 
-def update_of(head: str, config: TrackerConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """What follows a network with this head: maps and state in, state changed, results out."""
+def update_of(head: str, config: TrackerConfig) -> Callable[..., Tensor]:
+    """What follows a network with this head: its outputs and the state in, state changed, results out."""
     if head == "box":
-        return partial(box_update, config=config)
+        return partial(fastops.box_peak, unit=SIDE, **box_settings(config))
     return partial(
         fastops.response_peak,
         up=config.response_up,

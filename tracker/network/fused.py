@@ -70,12 +70,26 @@ class FusedNetwork:
         """Channel attention on the features, where the network has it."""
         return features if self._attention is None else fastops.se_attention(features, *self._attention)
 
+    def outputs(self, templates: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        """What the last convolutions give, for the op that updates the boxes.
+
+        Args:
+            templates: [K, C, h, w].
+            features: [K S, C, H, W], those of the templates' searches.
+
+        Returns:
+            score maps [K S, 1, H', W']; of the box head scores [K S, 1, H', W'] and [K S, 4, H', W'], from which
+            `tracker.network.box_head.distances` makes l, t, r, b.
+        """
+        if self.head == "box":
+            return self._box_head(templates, features)
+        return (fastops.xcorr(templates, features, self.out_scale),)
+
     def scores(self, templates: Tensor, features: Tensor) -> Tensor:
         """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or
         [K S, 5, H', W'], score and l, t, r, b, of the box head."""
-        if self.head == "box":
-            return self._box_head(templates, features)
-        return fastops.xcorr(templates, features, self.out_scale)
+        first, *edges = self.outputs(templates, features)
+        return torch.cat([first, distances(*edges)], 1) if edges else first
 
 
 class FrozenBoxHead:
@@ -90,10 +104,10 @@ class FrozenBoxHead:
         self._template, self._search = frozen(head.template, "none"), frozen(head.search, "none")
         self._score, self._box = ([frozen(block, activation) for block in tower] for tower in (head.score, head.box))
 
-    def __call__(self, templates: Tensor, features: Tensor) -> Tensor:
+    def __call__(self, templates: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         score = box = correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))
         for conv in self._score:
             score = conv(score)
         for conv in self._box:
             box = conv(box)
-        return torch.cat([score, distances(box)], 1)
+        return score, box
