@@ -13,6 +13,7 @@
 #pragma once
 
 #include "exp.h"
+#include "sqrt.h"
 
 namespace fastops {
 
@@ -36,10 +37,8 @@ FASTOPS_HD float log1p_(float e) {
 }
 #if defined(__CUDA_ARCH__)
 FASTOPS_HD double log1p_(double e) { return log1p(e); }
-FASTOPS_HD double sqrt_(double x) { return sqrt(x); }
 #else
 FASTOPS_HD double log1p_(double e) { return __builtin_log1p(e); }
-FASTOPS_HD double sqrt_(double x) { return __builtin_sqrt(x); }
 #endif
 
 template <class T>

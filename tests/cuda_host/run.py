@@ -21,9 +21,9 @@ TESTS = Path(__file__).resolve().parents[1]
 #: are not in the table of ops. The accuracy of a batch norm's statistics depends on how the kernel splits its sums.
 SELECTION = (
     "test_forward or test_backward or test_non_finite or test_runs_are_equal or test_step or test_centralize"
-    " or test_a_large_mean or test_tracks or test_targets"
+    " or test_a_large_mean or test_tracks or test_targets or test_rounding"
 )
-FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_crop.py", "test_response.py")
+FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_crop.py", "test_response.py", "test_rounding.py")
 
 
 def default_arguments() -> list[str]:
