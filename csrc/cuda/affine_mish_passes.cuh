@@ -57,6 +57,12 @@ __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
   return a < kLimit ? int64_t(unsigned(a) / unsigned(b < kLimit ? b : kLimit)) : a / b;
 }
 
+template <class Map>
+__device__ __forceinline__ Map choose(bool first, const Map& a, const Map& b) {
+  return {first ? a.center : b.center, first ? a.scale : b.scale, first ? a.shift : b.shift, first ? a.slope : b.slope,
+          first ? a.offset : b.offset};
+}
+
 // Flat over the storage. A pack may end in the row after its own, so packs need rows of a pack at least.
 template <class T, class L, bool kGradient>
 __global__ void __launch_bounds__(kThreads) map_rows_kernel(MapArgs<T, L> a, int64_t packed) {
@@ -72,8 +78,8 @@ __global__ void __launch_bounds__(kThreads) map_rows_kernel(MapArgs<T, L> a, int
     if constexpr (kGradient) out = load_pack(a.grad + i);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
-      out.values[k] = k < left ? mapped<kGradient>(out.values[k], x.values[k], map)
-                               : mapped<kGradient>(out.values[k], x.values[k], next);
+      // Maps are chosen, not results: else the compiler works out both.
+      out.values[k] = mapped<kGradient>(out.values[k], x.values[k], choose(k < left, map, next));
     }
     store_pack(a.out + i, out);
   }
