@@ -25,6 +25,9 @@ from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
 __all__ = [
+    "adaptive_relu",
+    "adaptive_sigmoid",
+    "adaptive_tanh",
     "affine_mish",
     "balanced_logistic_loss",
     "batch_norm_mish",
@@ -40,11 +43,6 @@ __all__ = [
     "mish",
     "mish_",
     "mish_max_pool2d",
-    "adaptive_relu",
-    "adaptive_sigmoid",
-    "adaptive_tanh",
-    "mish",
-    "mish_",
     "response_peak",
     "se_attention",
     "se_scale",
