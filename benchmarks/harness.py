@@ -10,8 +10,10 @@ import csv
 import ctypes
 import os
 import platform
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,6 +163,27 @@ def _git(*args: str) -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+class Cut(BaseException):
+    """The run was told to end."""
+
+
+@contextmanager
+def until_cut() -> Iterator[None]:
+    """Ends the block early, and well, when the process is told to end (SIGTERM, as `timeout` sends it, or Ctrl-C), so
+    that what was measured by then can be kept."""
+
+    def cut(*_) -> None:
+        raise Cut
+
+    before = signal.signal(signal.SIGTERM, cut)
+    try:
+        yield
+    except (Cut, KeyboardInterrupt):
+        print("\ncut short: what follows was measured until then", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
