@@ -12,8 +12,8 @@ median update; "tracker fps" is frames over the total time of the updates, "end-
 took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
 median over the turns, in which the two follow one another.
 
-Weights: those of the package; with --weights (a ReLU checkpoint) the Mish + SE network takes over their convolutions and
-its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU, without TF32.
+Weights: those of the package. With --weights (a ReLU checkpoint) the Mish + SE network takes over their convolutions,
+and its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU: no TF32.
 
 A run that is cut (SIGTERM, Ctrl-C) keeps and prints what it has measured.
 """
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness import Results, environment, full_float32, print_table, until_cut
+from benchmarks.harness import Results, environment, full_float32, parse, print_table, until_cut
 from tests.support.paths import DATA
 from tracker import SiamFC, Tracker
 from tracker.data.otb import load_sequence
@@ -158,7 +158,7 @@ def main() -> int:
     )
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     source, box, name = find_source(args)
     frames, decode = read_frames(source, args.frames)
     if len(frames) < 10:

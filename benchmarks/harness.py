@@ -6,6 +6,7 @@ to quote. Nothing is timed before it was checked to give equal results.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import ctypes
 import os
@@ -184,6 +185,16 @@ def until_cut() -> Iterator[None]:
         print("\ncut short: what follows was measured until then", file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a benchmark; with --dry-run it tells them and ends."""
+    parser.add_argument("--dry-run", action="store_true", help="tell what would run, and end")
+    args = parser.parse_args()
+    if args.dry_run:
+        print("would run with", ", ".join(f"{name}={value}" for name, value in vars(args).items()))
+        raise SystemExit(0)
+    return args
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from benchmarks.harness import (
     environment,
     full_float32,
     keep_freed_memory,
+    parse,
     peak_memory,
     print_table,
     relative_error,
@@ -143,7 +144,7 @@ def main() -> int:
     parser.add_argument("--large", action="store_true", help="tensors of 256 MB, which no cache holds")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes seconds per row)")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     keep_freed_memory()
 
     where = environment(args.device)

@@ -24,6 +24,7 @@ from benchmarks.harness import (
     copy_of,
     environment,
     keep_freed_memory,
+    parse,
     print_table,
     relative_error,
 )
@@ -153,7 +154,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", help="measure with so many threads, one after the other")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds per row")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     keep_freed_memory()
 
     # Values moved for each one of a parameter.

@@ -29,7 +29,7 @@ from torch import nn
 
 import fastops
 from benchmarks.fps import MODELS
-from benchmarks.harness import Results, compare, environment, print_table
+from benchmarks.harness import Results, compare, environment, parse, print_table
 from fastops.ops.winograd import winograd_tile_size
 from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
 from tracker.data.synthetic import SyntheticVideo
@@ -296,7 +296,7 @@ def main() -> int:
     parser.add_argument("--singles", type=int, default=4, help="single trackers measured for each number of targets")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     parser.add_argument("--plot", type=Path, help="stacked bars of the stages as PNG")
-    args = parser.parse_args()
+    args = parse(parser)
     args.frames = args.frames or (200 if args.device == "cuda" else 12)
     if args.frames < 4:
         parser.error("argument --frames: must be at least 4")

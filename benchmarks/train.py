@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastops
-from benchmarks.harness import Results, environment, full_float32, keep_freed_memory, print_table, relative_error
+from benchmarks.harness import Results, environment, full_float32, keep_freed_memory, parse, print_table, relative_error
 from benchmarks.optim import centralize_loop
 from tracker import SiamFC
 from tracker.data.augment import AugmentConfig, Batch, augment, collate
@@ -217,7 +217,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=16, help="of the training loop; 0 leaves it out")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     where = environment(args.device)
