@@ -33,6 +33,7 @@ if [ "$call" = prepare ]; then
   [ -n "$dry" ] && exit 0
   size=$(cat "$carried"/* tracker/weights/*.safetensors | wc -c)
   echo "$carried: $((size / 1024)) KiB with the network's weights"
+  ls "$carried"/_host.cpython-312-*.so > /dev/null 2>&1 || echo "no _host for Python 3.12 in it: \`first\` will build there, in its own time"
   [ "$size" -le "$carried_limit" ] || { echo "gpu.sh: $carried must be at most $((carried_limit / 1024)) KiB"; exit 1; }
   exit 0
 fi
