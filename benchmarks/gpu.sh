@@ -1,55 +1,136 @@
 #!/usr/bin/env bash
-# The whole check on a CUDA machine, in under 9 minutes: build, tests on CUDA and Triton, compute-sanitizer, both
-# benchmarks; one results file. Uses the python on PATH (torch, triton, ninja, pybind11, numpy, pytest, OpenCV there).
+# The checks and measurements on a CUDA machine, for one that is at hand for a quarter of an hour only:
 #
-#   benchmarks/gpu.sh [RESULTS.csv]        default: benchmarks/results/<device>.csv
-set -euo pipefail
+#   benchmarks/gpu.sh prepare     here: the library for sm_90 into build/gpu, with what `first` needs to run without nvcc
+#   benchmarks/gpu.sh first       there, <= 360 s: tests that matter most, ceilings, frames, ops, the other tests
+#   benchmarks/gpu.sh second      there, <= 240 s, after mending: what failed, torch.compile, sanitizer, final figures
+#   benchmarks/gpu.sh all         on your own GPU: build and everything, without the limits of the two calls
+#
+# Each step has a time limit of its own and what its call has left; a step that fails is listed and the next one starts.
+# Everything is written as it comes into one folder, $OUT (default: results/gpu), the summary last. With --dry-run after
+# the name the steps are started as dry runs, on any machine. The carried folder is build/gpu; the failed tests of
+# `first` (failed.txt in its folder) go into it for `second`. Uses the python on PATH, or $PYTHON.
+set -uo pipefail
 cd "$(dirname "$0")/.."
+call=${1:-help}
+dry=${2:-}
 python=${PYTHON:-python3}
-"$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "gpu.sh: torch sees no CUDA device"; exit 2; }
-device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))')
-results=${1:-benchmarks/results/$device.csv}
-step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+carried=build/gpu
+carried_limit=$((30 * 1024 * 1024))
 
-left() { echo $((540 - SECONDS > 1 ? 540 - SECONDS : 1)); }  # seconds of the nine minutes
+usage() { sed -n '2,/^set /p' "$0" | sed '$d;s/^# \{0,1\}//'; }
+case "$call" in prepare | first | second | all) ;; *) usage; exit 2 ;; esac
+case "$dry" in "" | --dry-run) ;; *) usage; exit 2 ;; esac
 
-step "build for this GPU"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-export TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
-FASTOPS_BUILD=cuda timeout "$(left)" "$python" setup.py build_ext --inplace > "$log" 2>&1 || { tail -40 "$log"; exit 1; }
-"$python" -m fastops
-"$python" -c 'import fastops, sys; sys.exit(fastops.build_info()["cuda_library"] != "loaded")'
-
-step "tests on CUDA (C++ kernels) and Triton"
-timeout "$(left)" "$python" -m pytest -q -x -m cuda \
-  tests/ops/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,box_loss,centralize,crop,response,optim,backends}.py \
-  tests/tracker/test_{pipeline,batch_tracker,augment}.py
-timeout "$(left)" "$python" -m pytest -q -x tests/ops/test_triton.py tests/ops/test_triton_{centralize,crop,response}.py
-
-step "compute-sanitizer memcheck and racecheck over the sample table"
-if command -v compute-sanitizer > /dev/null; then
-  for tool in memcheck racecheck; do
-    timeout "$(left)" compute-sanitizer --tool $tool --error-exitcode 1 --log-file /dev/stderr \
-      "$python" -m benchmarks.sanitize --seconds 45
-  done
-else
-  echo "compute-sanitizer is not on PATH: left out"
+if [ "$call" = prepare ]; then
+  set -e
+  run=${dry:+echo}
+  FASTOPS_BUILD=cuda TORCH_CUDA_ARCH_LIST=9.0 FASTOPS_PYTHONS=${FASTOPS_PYTHONS:-python3.12} \
+    $run "$python" setup.py build_ext --inplace
+  $run mkdir -p "$carried"
+  $run cp fastops/_cpu.so fastops/_cuda.so fastops/_host.*.so "$carried"
+  $run "$python" -m benchmarks.predict --write "$carried/loops.json"
+  [ -n "$dry" ] && exit 0
+  size=$(cat "$carried"/* tracker/weights/*.safetensors | wc -c)
+  echo "$carried: $((size / 1024)) KiB with the network's weights"
+  ls "$carried"/_host.cpython-312-*.so > /dev/null 2>&1 || echo "no _host for Python 3.12 in it: \`first\` will build there, in its own time"
+  [ "$size" -le "$carried_limit" ] || { echo "gpu.sh: $carried must be at most $((carried_limit / 1024)) KiB"; exit 1; }
+  exit 0
 fi
 
-step "ops"
-timeout "$(left)" "$python" -m benchmarks.ops --device cuda --dtype float32 bfloat16 --budget 0.2 --csv "$results"
-step "optim"
-timeout "$(left)" "$python" -m benchmarks.optim --device cuda --csv "$results"
-step "fps"
-if "$python" -c 'import cv2' 2> /dev/null; then
-  timeout "$(left)" "$python" -m benchmarks.fps --device cuda --dtype float32 bfloat16 float16 --csv "$results"
-  timeout "$(left)" "$python" -m benchmarks.stages --device cuda --dtype float16 float32 --csv "$results"
-  step "train"
+case "$call" in first) limit=350 ;; second) limit=230 ;; all) limit=3600 ;; esac
+out=${OUT:-results/gpu}
+mkdir -p "$out"
+rows="$out/results.csv"
+echo "step,status,seconds" > "$out/steps.csv"
+export OMP_NUM_THREADS=1 FASTOPS_COMMIT=${FASTOPS_COMMIT:-$(git rev-parse --short=10 HEAD 2> /dev/null || echo unknown)}
+
+# step SECONDS NAME COMMAND...: its output goes to NAME.log
+step() {
+  local left=$((limit - SECONDS)) most=$1 name=$2 begin=$SECONDS status
+  shift 2
+  [ "$most" -lt "$left" ] || most=$left
+  if [ "$most" -le 2 ]; then
+    echo "$name,left out: no time,0" >> "$out/steps.csv"
+    return
+  fi
+  if [ -n "$dry" ]; then printf 'step %s (%s s): %s\n' "$name" "$most" "$*" | tee -a "$out/$name.log"; fi
+  timeout -k 5 "$most" "$@" >> "$out/$name.log" 2>&1
+  status=$?
+  case $status in 0) status=ok ;; 124 | 137) status="cut at $most s" ;; *) status="failed ($status)" ;; esac
+  echo "$name,$status,$((SECONDS - begin))" >> "$out/steps.csv"
+  echo "$name: $status, $((SECONDS - begin)) s"
+}
+
+bench() { # SECONDS NAME MODULE ARGUMENTS...
+  local most=$1 name=$2 module=$3
+  shift 3
+  step "$most" "$name" "$python" -m "benchmarks.$module" ${dry:+--dry-run} "$@"
+}
+
+tests() { # SECONDS NAME ARGUMENTS...
+  local most=$1 name=$2
+  shift 2
+  local parallel=()
+  if "$python" -c 'import xdist' 2> /dev/null; then parallel=(-n "${WORKERS:-14}"); fi
+  if [ -n "$dry" ]; then parallel=(--collect-only); fi
+  step "$most" "$name" "$python" -m pytest -q --maxfail=300 -rf -p no:cacheprovider "${parallel[@]}" "$@"
+  sed -n 's/^FAILED \(.*\) - .*/\1/p; s/^FAILED \([^ ]*\)$/\1/p' "$out/$name.log" >> "$out/failed.txt"
+}
+
+install() { # what was carried, or a build
+  if [ -n "$dry" ]; then step 60 install "$python" -m fastops; return; fi
+  [ -d "$carried" ] && cp "$carried"/*.so fastops/
+  if ! "$python" -c 'import fastops, sys; sys.exit(fastops.build_info()["cuda_library"] != "loaded")' 2> "$out/import.log"; then
+    TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
+    export TORCH_CUDA_ARCH_LIST FASTOPS_BUILD=cuda
+    step 90 build "$python" setup.py build_ext --inplace
+  fi
+  step 20 install "$python" -m fastops
+}
+
+ops="tests/ops"
+kernels_first=("$ops/test_ops.py" "$ops/test_crop.py" "$ops/test_response.py" "$ops/test_optim.py"
+  tests/tracker/test_pipeline.py tests/tracker/test_batch_tracker.py)
+chosen_ops=(mish adaptive_tanh affine_mish mish_max_pool2d se_attention xcorr)
+
+run_first() {
+  tests 70 tests_first -m cuda "${kernels_first[@]}" -k "forward or backward or not test_ops"
+  bench 30 device device --csv "$rows"
+  bench 45 fps fps --device cuda --dtype float32 bfloat16 float16 --no-compile --frames 120 --csv "$rows"
+  bench 40 stages stages --device cuda --size VGA --targets 1 64 --dtype float16 float32 --csv "$rows"
+  bench 40 ops_large ops --device cuda --large --no-compile --dtype bfloat16 float32 --budget 0.1 --csv "$rows"
+  bench 20 ops_small ops --device cuda --no-compile --dtype float16 --budget 0.1 --csv "$rows"
+  tests 70 tests_rest -m cuda "$ops" tests/tracker -k "not (test_forward or test_backward)"
+  tests 70 triton "$ops/test_triton.py" "$ops/test_triton_centralize.py" "$ops/test_triton_crop.py" "$ops/test_triton_response.py"
+}
+
+run_second() {
+  local again=()
+  [ -f "$carried/failed.txt" ] && mapfile -t again < "$carried/failed.txt"
+  if [ ${#again[@]} -gt 0 ]; then tests 40 tests_again "${again[@]}"; fi
+  bench 80 compile ops --device cuda --op "${chosen_ops[@]}" --dtype bfloat16 --budget 0.1 --csv "$rows"
+  if [ -n "$dry" ] || command -v compute-sanitizer > /dev/null; then
+    local tool=(compute-sanitizer --error-exitcode 1 --tool)
+    [ -n "$dry" ] && tool=(echo compute-sanitizer)
+    step 35 memcheck "${tool[@]}" memcheck "$python" -m benchmarks.sanitize --seconds 25
+    step 25 racecheck "${tool[@]}" racecheck "$python" -m benchmarks.sanitize --seconds 15 --op xcorr
+  else
+    echo "sanitizer,left out: no compute-sanitizer,0" >> "$out/steps.csv"
+  fi
+  bench 15 optim optim --device cuda --budget 0.5 --csv "$rows"
+  bench 45 fps_final fps --device cuda --dtype float16 float32 --frames 320 --csv "$rows"
+}
+
+: > "$out/failed.txt"
+install
+if [ "$call" = second ]; then run_second; else run_first; fi
+if [ "$call" = all ]; then
+  run_second
   for precision in float32 bfloat16; do
-    timeout "$(left)" "$python" -m benchmarks.train --device cuda --precision $precision --budget 10 --csv "$results"
+    bench 120 "train_$precision" train --device cuda --precision $precision --budget 10 --csv "$rows"
   done
-else
-  echo "OpenCV is not installed: fps, stages and train are left out (pip install opencv-python-headless)"
 fi
-step "done: $results"
+"$python" -m benchmarks.summary "$out" > "$out/summary.md" 2> "$out/summary.log" || cat "$out/summary.log"
+cat "$out/summary.md"
+[ -s "$out/summary.md" ]

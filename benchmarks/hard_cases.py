@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.fps import MODELS
-from benchmarks.harness import append_rows, environment, print_table
+from benchmarks.harness import Results, environment, print_table
 from tracker import SiamFC, Tracker
 
 SIZE = (640, 480)
@@ -65,14 +65,13 @@ def main() -> int:
     where = environment(args.device)
     medians = {name: float(np.median(values)) * 1e3 for name, values in seconds.items()}
     print(f"{where['device']}, torch {where['torch']}, {args.model}; lost for {args.frames} frames\n")
-    usual = medians["in view"]
-    print_table(["target", "ms", "over in view"], [[n, f"{ms:.2f}", f"{ms / usual:.2f}"] for n, ms in medians.items()])
-    if args.csv:
-        rows = [
-            {"benchmark": "hard_cases", "model": args.model, "target": n, "p50_ms": f"{ms:.3f}"}
-            for n, ms in medians.items()
-        ]
-        append_rows(args.csv, [{**where, **row, "frames": args.frames} for row in rows])
+    results = Results(args.csv, where)
+    for name, ms in medians.items():
+        row = {"benchmark": "hard_cases", "model": args.model, "target": name, "p50_ms": f"{ms:.3f}"}
+        results.add({**row, "frames": args.frames})
+    rows = [(row["target"], float(row["p50_ms"])) for row in results.rows("hard_cases")]
+    usual = dict(rows)["in view"]
+    print_table(["target", "ms", "over in view"], [[n, f"{ms:.2f}", f"{ms / usual:.2f}"] for n, ms in rows])
     return 0
 
 

@@ -6,14 +6,19 @@ to quote. Nothing is timed before it was checked to give equal results.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import ctypes
 import os
 import platform
+import signal
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,17 +166,91 @@ def _git(*args: str) -> str:
         return ""
 
 
+class Cut(BaseException):
+    """The run was told to end."""
+
+
+@contextmanager
+def until_cut() -> Iterator[None]:
+    """Ends the block early, and well, when the process is told to end (SIGTERM, as `timeout` sends it, or Ctrl-C), so
+    that what was measured by then can be kept."""
+
+    def cut(*_) -> None:
+        raise Cut
+
+    before = signal.signal(signal.SIGTERM, cut)
+    try:
+        yield
+    except (Cut, KeyboardInterrupt):
+        print("\ncut short: what follows was measured until then", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a benchmark; with --dry-run it tells them and ends."""
+    parser.add_argument("--dry-run", action="store_true", help="tell what would run, and end")
+    args = parser.parse_args()
+    if args.dry_run:
+        print("would run with", ", ".join(f"{name}={value}" for name, value in vars(args).items()))
+        raise SystemExit(0)
+    return args
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """float32 products with all of their 24 bits on a GPU too.
+
+    By default cuDNN multiplies float32 convolutions in TF32, of 11 bits: errors of 1e-3, which no check of float32
+    results passes, and a speed that ours is not to be compared with.
+    """
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where it is missing."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Add rows to a CSV file that is never half-written: old and new rows go to a temporary file, then a rename."""
-    old: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            old = list(csv.DictReader(file))
+    old = read_rows(path)
     columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows([*old, *rows])
+
+
+class Results:
+    """The rows of one run, each in its CSV file as soon as it was measured: a run that is cut leaves what it had.
+
+    Without a path the file is a temporary one. Tables are made of `rows`, so that what is printed is what is kept.
+    """
+
+    def __init__(self, path: Path | None, where: Mapping[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory() if path is None else None
+        self.path = path or Path(self._folder.name) / "results.csv"
+        self._where = where
+        self._before = len(read_rows(self.path))
+
+    def add(self, row: Mapping[str, object]) -> None:
+        append_rows(self.path, [{**self._where, **row}])
+
+    def rows(self, benchmark: str) -> list[dict[str, str]]:
+        """Those of this run, as they are in the file."""
+        return [row for row in read_rows(self.path)[self._before :] if row["benchmark"] == benchmark]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

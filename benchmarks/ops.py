@@ -3,7 +3,12 @@
 Per op, size, dtype and direction (forward under inference_mode; forward + backward): median microseconds of eager |
 torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy", in turns with them,
 moves the bytes which the op must read and write (each input and result once per pass): the floor of the memory-bound
-ones. "memory" is the peak of what forward + backward allocate, over eager's.
+ones. "memory" is the peak of what forward + backward allocate, over eager's. On a GPU "predicted" is what
+benchmarks.predict expects of fastops, from the kernels' instructions and bytes: no measurement. TF32 is off, except in
+the column "eager TF32" of the ops that eager makes of convolutions.
+
+A row is in the file as soon as it was measured. A competitor with a wrong result is named at the end, and its case is
+not timed.
 """
 
 from __future__ import annotations
@@ -19,17 +24,22 @@ from torch import Tensor
 import fastops
 from benchmarks.cases import Case, cases
 from benchmarks.harness import (
+    Results,
     Timing,
-    append_rows,
     compare,
     copy_of,
     environment,
+    full_float32,
     keep_freed_memory,
+    parse,
     peak_memory,
     print_table,
     relative_error,
 )
+from benchmarks.predict import Predictor
 
+#: What eager makes of convolutions, in which TF32 makes a difference.
+CONVOLUTIONS = ("xcorr", "xcorr_depthwise")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
@@ -69,6 +79,21 @@ def _triton_twin(case: Case) -> Callable[..., Tensor]:
     return Twin.apply
 
 
+class WrongResult(Exception):
+    """A competitor's result is not float64's."""
+
+
+def with_tf32(run: Callable[[], object]) -> Callable[[], object]:
+    def allowed() -> object:
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            return run()
+        finally:
+            torch.backends.cudnn.allow_tf32 = False
+
+    return allowed
+
+
 def run_case(
     case: Case, device: str, dtype: torch.dtype, direction: str, args: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, int]]:
@@ -98,7 +123,9 @@ def run_case(
         pairs = [(results, expected)] if isinstance(results, Tensor) else zip(results, expected, strict=True)
         error = max(relative_error(a, e) for a, e in pairs)
         if not error < TOLERANCE[dtype]:
-            raise SystemExit(f"{case.op} {case.size} {dtype} {direction}: {name} is off by {error:.1e}")
+            raise WrongResult(f"{case.op} {case.size} {dtype} {direction}: {name} is off by {error:.1e}")
+    if device == "cuda" and dtype == torch.float32 and case.op in CONVOLUTIONS:
+        runs["eager TF32"] = with_tf32(runs["eager"])
     memory = {} if direction == "forward" else {name: peak_memory(run, device) for name, run in runs.items()}
     values = case.forward_values + (0 if direction == "forward" else case.backward_values)
     if moved := int(values * inputs[0].numel() * inputs[0].element_size()):
@@ -114,45 +141,73 @@ def main() -> int:
     )
     parser.add_argument("--op", nargs="+", help="only these ops")
     parser.add_argument("--budget", type=float, default=0.6, help="seconds per row")
+    parser.add_argument("--large", action="store_true", help="tensors of 256 MB, which no cache holds")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes seconds per row)")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     keep_freed_memory()
 
     where = environment(args.device)
     print(f"{where['device']}, torch {where['torch']}, medians in us\n")
-    rows, table, competitors = [], [], []
-    for case in cases():
+    results, failures = Results(args.csv, where), []
+    predictor = Predictor() if args.device == "cuda" else None
+    try:
+        with full_float32():
+            measure(args, results, predictor, failures)
+    finally:
+        print(file=sys.stderr)
+        print_results(results.rows("ops"))
+    if failures:
+        raise SystemExit("\n".join(failures))
+    return 0
+
+
+def measure(args: argparse.Namespace, results: Results, predictor: Predictor | None, failures: list[str]) -> None:
+    for case in cases(large=args.large):
         if args.op and case.op not in args.op:
             continue
         for dtype_name in args.dtype:
             dtype = getattr(torch, dtype_name)
             for direction in ("forward",) if case.differentiable == () else ("forward", "forward+backward"):
-                timings, memory = run_case(case, args.device, dtype, direction, args)
+                try:
+                    timings, memory = run_case(case, args.device, dtype, direction, args)
+                except (WrongResult, torch.OutOfMemoryError) as error:
+                    failures.append(str(error))
+                    continue
                 floor = timings.pop("copy", None)
-                competitors = list(timings)
-                ours = timings["fastops"].median
-                layout = "NHWC" if case.channels_last else ""
-                row = {"benchmark": "ops", "op": case.op, "size": case.size, "layout": layout, "dtype": dtype_name}
+                row = {"benchmark": "ops", "op": case.op, "size": case.size}
+                row |= {"layout": "NHWC" if case.channels_last else "", "dtype": dtype_name}
                 row |= {"direction": direction, "copy_us": f"{floor.median * 1e6:.1f}" if floor else ""}
+                if predictor:
+                    row["predicted_us"] = predictor.text(case, dtype_name, direction)
                 for name, timing in timings.items():
                     row |= {f"{name}_us": f"{timing.median * 1e6:.2f}"}
                     row |= {f"{name}_band": f"{timing.low * 1e6:.2f}-{timing.high * 1e6:.2f}"}
-                    if memory:
+                    if name in memory:
                         row |= {f"{name}_bytes": memory[name]}
-                rows.append({**where, **row})
-                cells = [f"{t.median * 1e6:.1f}" for t in timings.values()]
-                ratios = [f"{timings[n].median / ours:.1f}x" for n in competitors if n != "fastops"]
-                size = f"{case.size} {layout}".strip()
-                over_eager = f"{memory['fastops'] / memory['eager']:.2f}" if memory else ""
-                table.append([case.op, size, dtype_name, direction, *cells, row["copy_us"], *ratios, over_eager])
+                results.add(row)
                 print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+
+
+def print_results(rows: list[dict[str, str]]) -> None:
+    """The table of rows as they are in the file."""
+    competitors = [key.removesuffix("_band") for key in (rows[0] if rows else {}) if key.endswith("_band")]
+    competitors = [name for name in competitors if any(row[f"{name}_us"] for row in rows)]
+    predicted = ["predicted"] if any(row.get("predicted_us") for row in rows) else []
+    table = []
+    for row in rows:
+        times = {name: float(row[f"{name}_us"]) for name in competitors if row[f"{name}_us"]}
+        cells = [f"{times[name]:.1f}" if name in times else "" for name in competitors]
+        ratios = [f"{times[n] / times['fastops']:.1f}x" if n in times else "" for n in competitors if n != "fastops"]
+        memory = row.get("fastops_bytes") and row.get("eager_bytes")
+        over_eager = f"{int(row['fastops_bytes']) / int(row['eager_bytes']):.2f}" if memory else ""
+        size = f"{row['size']} {row['layout']}".strip()
+        expected = [row["predicted_us"]] if predicted else []
+        table.append(
+            [row["op"], size, row["dtype"], row["direction"], *cells, row["copy_us"], *expected, *ratios, over_eager]
+        )
     over = [f"{n}/fastops" for n in competitors if n != "fastops"]
-    print_table(["op", "size", "dtype", "direction", *competitors, "copy", *over, "memory"], table)
-    if args.csv:
-        append_rows(args.csv, rows)
-    return 0
+    print_table(["op", "size", "dtype", "direction", *competitors, "copy", *predicted, *over, "memory"], table)
 
 
 if __name__ == "__main__":

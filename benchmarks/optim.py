@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 import fastops
 from benchmarks.harness import (
-    append_rows,
+    Results,
     compare,
     copy_of,
     environment,
     keep_freed_memory,
+    parse,
     print_table,
     relative_error,
 )
@@ -153,17 +154,16 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", help="measure with so many threads, one after the other")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds per row")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     keep_freed_memory()
 
     # Values moved for each one of a parameter.
     moved_values = {"centralize_gradients_": 2, "SGDGC": 5, "AdamWGC": 7}
-    rows: list[dict[str, str]] = []
     for threads in args.threads or [torch.get_num_threads()]:
         torch.set_num_threads(threads)
         where = environment(args.device)
         print(f"\n{where['device']}, torch {where['torch']}, medians in ms\n")
-        tables: dict[tuple[str, ...], list[list[str]]] = {}
+        results = Results(args.csv, where)
         for model in args.model:
             shapes = MODELS[model]()
             values = sum(torch.Size(s).numel() for s in shapes)
@@ -183,20 +183,24 @@ def main() -> int:
                     for key, timing in timings.items():
                         row |= {f"{key}_us": f"{timing.median * 1e6:.2f}"}
                         row |= {f"{key}_band": f"{timing.low * 1e6:.2f}-{timing.high * 1e6:.2f}"}
-                    rows.append({**where, **row})
-                    ours = timings["fastops"].median
-                    cells = [f"{t.median * 1e3:.2f}" for t in timings.values()]
-                    best = next(iter(timings))
-                    ratios = [f"{timings[best].median / ours:.1f}x", f"{ours / floor:.2f}"]
-                    header = ("op", "parameters", "dtype", *timings, "copy", f"{best}/fastops", "fastops/copy")
-                    table = tables.setdefault(header, [])
-                    table.append([name, size, dtype_name, *cells, f"{floor * 1e3:.2f}", *ratios])
-        for header, table in tables.items():
-            print_table(header, table)
-            print()
-    if args.csv:
-        append_rows(args.csv, rows)
+                    results.add(row)
+        print_results(results.rows("optim"))
     return 0
+
+
+def print_results(rows: list[dict[str, str]]) -> None:
+    """Tables of rows as they are in the file, one for each set of competitors."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    for row in rows:
+        times = {key.removesuffix("_us"): float(row[key]) / 1e3 for key in row if key.endswith("_us") and row[key]}
+        floor, best = times.pop("copy"), next(iter(times))
+        ratios = [f"{times[best] / times['fastops']:.1f}x", f"{times['fastops'] / floor:.2f}"]
+        header = ("op", "parameters", "dtype", *times, "copy", f"{best}/fastops", "fastops/copy")
+        cells = [f"{ms:.2f}" for ms in (*times.values(), floor)]
+        tables.setdefault(header, []).append([row["op"], row["size"], row["dtype"], *cells, *ratios])
+    for header, table in tables.items():
+        print_table(header, table)
+        print()
 
 
 if __name__ == "__main__":

@@ -31,11 +31,14 @@ def track() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="stop after the row that crosses this")
+    parser.add_argument("--op", nargs="+", help="only these ops of the table")
     args = parser.parse_args()
     start, count = time.perf_counter(), 0
     track()
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for row in OPS.values():
+            if args.op and row.name not in args.op:
+                continue
             for name in row.samples:
                 if time.perf_counter() - start > args.seconds:
                     torch.cuda.synchronize()

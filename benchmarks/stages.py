@@ -6,6 +6,9 @@ without decoding; and that of as many single trackers one after another, each re
 --singles of them). "network" has two floors at the convolution rate measured here (`F.conv2d`, 256 to
 384 channels, 3x3): the multiplications of direct convolutions, and those of the algorithm in use.
 
+On a GPU a step is a replayed graph: it is timed over --frames frames after a warm-up, and its stages are those of the
+kernels in a profiler's trace of replays ("other": the time in which the GPU waits).
+
 The synthetic video is rendered and encoded first; the network's weights are random. The Mish + SE network by default.
 """
 
@@ -26,7 +29,7 @@ from torch import nn
 
 import fastops
 from benchmarks.fps import MODELS
-from benchmarks.harness import append_rows, compare, environment, print_table
+from benchmarks.harness import Results, compare, environment, parse, print_table
 from fastops.ops.winograd import winograd_tile_size
 from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
 from tracker.data.synthetic import SyntheticVideo
@@ -78,7 +81,6 @@ class Stopwatch:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._sync = torch.cuda.synchronize if device == "cuda" else lambda: None
         network = engine.network
-        engine._replay = engine._follow  # a captured step does not tell its stages
         engine.upload = self.timed("upload", engine.upload)
         network.features = self.timed("network", network.features)
         network.outputs = self.timed("xcorr", network.outputs)
@@ -117,10 +119,45 @@ def run(tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray]
     return float(np.median(seconds[1:] or seconds))
 
 
+#: Parts of the names of kernels and copies; whatever is none of them is the network.
+STAGE_OF = (
+    ("HtoD", "upload"),
+    ("crop", "crop"),
+    ("correlate", "xcorr"),
+    ("sum_splits", "xcorr"),
+    ("response", "response"),
+)
+
+
+def stage_of(kernel: str) -> str:
+    """The stage that a kernel or copy in a trace belongs to."""
+    return next((stage for part, stage in STAGE_OF if part in kernel), "network")
+
+
+def breakdown_of_replays(tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, float]:
+    """Seconds per frame and stage on a GPU, from a trace of replayed steps."""
+    step = run(tracker, frames, boxes, "cuda")  # captures; leaves its targets
+    traced = frames[:20]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for frame in traced:
+            tracker.update(frame)
+        torch.cuda.synchronize()
+    seconds = dict.fromkeys(STAGES, 0.0)
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            seconds[stage_of(event.name)] += event.device_time / 1e6 / len(traced)
+    if not seconds["network"]:
+        raise SystemExit("stages: the trace of replays has no kernel of the network")
+    seconds["other"] = max(0.0, step - sum(seconds.values()))
+    return seconds
+
+
 def breakdown(
     tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray], device: str
 ) -> dict[str, float]:
     """Seconds per frame and stage: those of one run, scaled to the median step of a run without the stopwatch."""
+    if device == "cuda":
+        return breakdown_of_replays(tracker, frames, boxes)
     step = run(tracker, frames, boxes, device)
     for target in tracker.targets:
         tracker.drop(target)
@@ -144,9 +181,10 @@ def singles_per_target(
 ) -> float:
     """Seconds per frame of one of several single trackers, each reading the video itself (decoded ahead, as always)."""
     trackers = [Tracker(model, **options) for _ in boxes]
-    for tracker in trackers:  # weights packed
+    for tracker in trackers:  # weights packed, and on a GPU the step captured
         tracker.init(frames[0], boxes[0])
-        tracker.update(frames[1])
+        for frame in (*frames[1:4], *frames[1:3]):
+            tracker.update(frame)
     start, count = time.perf_counter(), 0
     for tracker, box in zip(trackers, boxes, strict=True):
         count += sum(1 for _ in tracker.track(path, box)) - 1
@@ -157,9 +195,9 @@ def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray])
     """Seconds per frame with the video read along."""
     for target in tracker.targets:
         tracker.drop(target)
-    start = time.perf_counter()
-    count = sum(1 for _ in tracker.track(path, boxes)) - 1
-    return (time.perf_counter() - start) / count
+    ends = [time.perf_counter() for _ in tracker.track(path, boxes)]
+    first = min(3, len(ends) - 2)  # before it: the targets' starts, and on a GPU the capture
+    return (ends[-1] - ends[first]) / (len(ends) - 1 - first)
 
 
 def network_flops(model: SiamFC, crops: int, side: int) -> tuple[float, float]:
@@ -254,18 +292,19 @@ def main() -> int:
         "--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16", "float16")
     )
     parser.add_argument("--width", type=float, default=1.0, help="of the network, for a quick run")
-    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--frames", type=int, help="default: 12, on a GPU 200")
     parser.add_argument("--singles", type=int, default=4, help="single trackers measured for each number of targets")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     parser.add_argument("--plot", type=Path, help="stacked bars of the stages as PNG")
-    args = parser.parse_args()
+    args = parse(parser)
+    args.frames = args.frames or (200 if args.device == "cuda" else 12)
     if args.frames < 4:
         parser.error("argument --frames: must be at least 4")
 
     where = environment(args.device)
     torch.manual_seed(0)
     model = SiamFC(*MODELS[args.model], width=args.width).eval()
-    rows, table = [], []
+    results = Results(args.csv, where)
     rates = {name: convolution_rate(args.device, getattr(torch, name)) for name in args.dtype}
     print(f"{where['device']}, torch {where['torch']}, {args.model}; milliseconds per frame\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -292,21 +331,31 @@ def main() -> int:
             row |= {"floor_ms": f"{floor * 1e3:.2f}", "direct_floor_ms": f"{direct_floor * 1e3:.2f}"}
             row |= {"target_fps": f"{targets / step:.1f}", "end_to_end_target_fps": f"{targets / both:.1f}"}
             row |= {"singles_target_fps": f"{1 / single:.1f}"}
-            rows.append({**where, **row})
-            rest = (step - stages["network"]) / step
-            cells = [f"{stages[stage] * 1e3:.2f}" for stage in STAGES]
-            cells += [f"{rest:.1%}", f"{direct_floor * 1e3:.1f}", f"{floor * 1e3:.1f}", f"{targets / step:.1f}"]
-            cells += [f"{targets / both:.1f}", f"{1 / single:.1f}", f"{single * targets / both:.2f}x"]
-            table.append([size, str(targets), str(scales), dtype, *cells])
+            results.add(row)
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    header = ["size", "targets", "scales", "dtype", *STAGES, "all but network", "direct floor", "floor"]
-    print_table([*header, "target-fps", "with decode", "singles", "batch/singles"], table)
-    if args.csv:
-        append_rows(args.csv, rows)
+    rows = results.rows("stages")
+    print_results(rows)
     if args.plot:
         draw(rows, args.plot)
     return 0
+
+
+def print_results(rows: list[dict[str, str]]) -> None:
+    """The table of rows as they are in the file."""
+    table = []
+    for row in rows:
+        stages = {stage: float(row[f"{stage}_ms"]) for stage in STAGES}
+        step = sum(ms for stage, ms in stages.items() if stage != "decode")
+        cells = [f"{ms:.2f}" for ms in stages.values()]
+        cells += [f"{1 - stages['network'] / step:.1%}"]
+        cells += [f"{float(row[column]):.1f}" for column in ("direct_floor_ms", "floor_ms")]
+        speeds = ("target_fps", "end_to_end_target_fps", "singles_target_fps")
+        cells += [row[column] for column in speeds]
+        over = float(row["end_to_end_target_fps"]) / float(row["singles_target_fps"])
+        table.append([row["size"], row["targets"], row["scales"], row["dtype"], *cells, f"{over:.2f}x"])
+    header = ["size", "targets", "scales", "dtype", *STAGES, "all but network", "direct floor", "floor"]
+    print_table([*header, "target-fps", "with decode", "singles", "batch/singles"], table)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastops
-from benchmarks.harness import append_rows, environment, keep_freed_memory, print_table, relative_error
+from benchmarks.harness import Results, environment, full_float32, keep_freed_memory, parse, print_table, relative_error
 from benchmarks.optim import centralize_loop
 from tracker import SiamFC
 from tracker.data.augment import AugmentConfig, Batch, augment, collate
@@ -146,7 +146,7 @@ class Times:
         self.records.append(record)
 
 
-def measure_steps(args: argparse.Namespace, where: dict[str, str]) -> list[dict[str, str]]:
+def measure_steps(args: argparse.Namespace, results: Results) -> None:
     torch.manual_seed(0)
     start = SiamFC("mish", "se", width=args.width, ops="reference").to(args.device)
     scale_responses(start)
@@ -163,21 +163,23 @@ def measure_steps(args: argparse.Namespace, where: dict[str, str]) -> list[dict[
         for name in names:
             taken[name].append(steps[name].run(loaded)[1])
         names = [*names[1:], names[0]]  # another one goes first
-    rows, table = [], []
     total = {name: statistics.median(sum(sample[1:]) for sample in samples) for name, samples in taken.items()}
     for name in steps:
         phases = [statistics.median(phase) for phase in zip(*taken[name], strict=True)]
-        rate, ratio = args.batch_size / total[name], total["reference"] / total[name]
+        rate = args.batch_size / total[name]
         row = {"benchmark": "train", "competitor": name, "precision": args.precision, "width": f"{args.width:g}"}
         row |= {f"{phase}_ms": f"{1e3 * s:.2f}" for phase, s in zip(PHASES, phases, strict=True)}
-        rows.append({**where, **row, "step_ms": f"{1e3 * total[name]:.2f}", "pairs_per_s": f"{rate:.2f}"})
-        times = [f"{1e3 * s:.1f}" for s in (*phases, total[name])]
-        table.append([name, *times, f"{rate:.1f}", f"{ratio:.2f}x"])
+        results.add({**row, "step_ms": f"{1e3 * total[name]:.2f}", "pairs_per_s": f"{rate:.2f}"})
+    table = []
+    reference = float(results.rows("train")[0]["step_ms"])
+    for row in results.rows("train"):
+        times = [f"{float(row[f'{phase}_ms']):.1f}" for phase in (*PHASES, "step")]
+        rate = float(row["pairs_per_s"])
+        table.append([row["competitor"], *times, f"{rate:.1f}", f"{reference / float(row['step_ms']):.2f}x"])
     print_table(["competitor", *PHASES, "step", "pairs/s", "over reference"], table)
-    return rows
 
 
-def measure_data_wait(args: argparse.Namespace, where: dict[str, str]) -> dict[str, str]:
+def measure_data_wait(args: argparse.Namespace, results: Results) -> None:
     config = TrainConfig(
         steps=args.steps, batch_size=args.batch_size, precision=args.precision, lr=1e-3,
         data=DataConfig(workers=args.workers),
@@ -200,7 +202,7 @@ def measure_data_wait(args: argparse.Namespace, where: dict[str, str]) -> dict[s
         "width": f"{args.width:g}",
     }
     row |= {"step_ms": f"{1e3 * seconds / len(records):.2f}", "pairs_per_s": f"{rate:.2f}"}
-    return {**where, **row, "workers": str(args.workers), "data_wait_percent": f"{100 * waited / seconds:.2f}"}
+    results.add({**row, "workers": str(args.workers), "data_wait_percent": f"{100 * waited / seconds:.2f}"})
 
 
 def main() -> int:
@@ -215,16 +217,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=16, help="of the training loop; 0 leaves it out")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     where = environment(args.device)
     print(f"{where['device']}, torch {where['torch']}, {args.precision}, batches of {args.batch_size}, medians in ms\n")
-    rows = measure_steps(args, where)
+    results = Results(args.csv, where)
+    with full_float32():
+        measure_steps(args, results)
     if args.steps:
-        rows.append(measure_data_wait(args, where))
-    if args.csv:
-        append_rows(args.csv, rows)
+        measure_data_wait(args, results)
     return 0
 
 

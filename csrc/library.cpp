@@ -104,7 +104,6 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
   m.def("winograd_pack(Tensor weight, int stride, int groups, int tile_size) -> Tensor");
   m.def(
-      "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int stride, int "
-      "groups,"
-      " int tile_size, str activation) -> Tensor");
+      "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int stride,"
+      " int groups, int tile_size, str activation) -> Tensor");
 }

@@ -38,7 +38,7 @@ def test_ops_appends_rows(monkeypatch, capsys, tmp_path):
 
 def test_ops_refuses_to_time_a_wrong_result(monkeypatch):
     wrong = Case("se_scale", "", cases()[0].inputs, torch.relu, lambda x: 1.01 * x.relu(), "se", 2, 3)
-    monkeypatch.setattr(ops, "cases", lambda: [wrong])
+    monkeypatch.setattr(ops, "cases", lambda large: [wrong])
     with pytest.raises(SystemExit, match="se_scale .* forward: fastops is off by"):
         _run(ops.main, monkeypatch, "--budget", "0.01")
 

@@ -1,11 +1,19 @@
-// Macros shared by host and device code.
+// Macros and the smallest functions, shared by host and device code.
 #pragma once
+
+#include <stdint.h>
 
 #if defined(__CUDACC__)
 #define FASTOPS_HD __host__ __device__ __forceinline__
 #else
 #define FASTOPS_HD inline __attribute__((always_inline))
 #endif
+
+namespace fastops {
+
+FASTOPS_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace fastops
 
 // The loop carries no dependence between iterations (in-place calls pass the same pointer twice, which is
 // none); without this GCC tests for overlap at run time and takes the scalar path for in-place calls.

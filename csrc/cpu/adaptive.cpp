@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../common/adaptive.h"
+#include "../common/macros.h"
 #include "capability.h"
 
 FASTOPS_DECLARE_TABLE(AdaptiveKernels, adaptive_kernels)
@@ -23,8 +24,6 @@ constexpr int64_t kTaskValues = 16384;
 // Values per channel and task, where there are as many images: less pays for what a call of a kernel costs.
 constexpr int64_t kChannelValues = 2048;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The storage [outer, channels, inner], cut into tasks by its shape alone: the sums that each task adds up by itself,
 // and that are added in the order of the tasks, do not depend on the number of threads. A task is a block of channels
 // in some images; where an image has more than kTaskValues per channel, a piece of one channel.
@@ -37,11 +36,11 @@ struct Plan {
   explicit Plan(const AdaptiveShape& s) : shape(s) {
     const int64_t most =
         s.inner == 1 ? kAdaptiveChannels : std::max<int64_t>(1, kTaskValues / std::max(s.inner, kChannelValues));
-    blocks = divide_up(s.channels, most);
-    block = divide_up(s.channels, blocks);
-    pieces = divide_up(s.inner, kTaskValues);
+    blocks = ceil_div(s.channels, most);
+    block = ceil_div(s.channels, blocks);
+    pieces = ceil_div(s.inner, kTaskValues);
     part = pieces > 1 ? 1 : std::max<int64_t>(1, kTaskValues / (block * s.inner));
-    parts = divide_up(s.outer * pieces, part);
+    parts = ceil_div(s.outer * pieces, part);
   }
 
   // run(part, channel, offset, matrices) for the channels of every task, from `channel` on.

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "../common/adaptive.h"
+#include "../common/macros.h"
 #include "launch.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -175,13 +176,11 @@ __global__ void __launch_bounds__(kThreads) adaptive_sums_kernel(SumsArgs<T> arg
 // Blocks that fill current GPUs (132 SMs, a few blocks each). A constant, so that results do not depend on the GPU.
 constexpr int64_t kTargetBlocks = 1024;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Fills in the sizes; returns the block and the items it takes at a time.
 template <class T>
 std::pair<dim3, int64_t> plan_rows(PassArgs<T>& args) {
   const int64_t rows = args.outer * args.channels, vector = args.packed ? Pack<T>::size : 1;
-  const int64_t packs = divide_up(args.inner, vector);
+  const int64_t packs = ceil_div(args.inner, vector);
   int64_t group = 4;
   while (group < 32 && group * 4 < packs) group *= 2;
   // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
@@ -191,34 +190,25 @@ std::pair<dim3, int64_t> plan_rows(PassArgs<T>& args) {
     // At least 4 packs a thread, so that the sums at the end do not weigh, and at most 256 values, so that they are
     // exact enough; whole rounds of the block.
     const int64_t round = kThreads * vector;
-    const int64_t wanted = divide_up(divide_up(args.inner * rows, kTargetBlocks), round);
+    const int64_t wanted = ceil_div(ceil_div(args.inner * rows, kTargetBlocks), round);
     args.span = std::min(args.inner, round * std::clamp<int64_t>(wanted, 4, 256 / vector));
-    args.pieces = divide_up(args.inner, args.span);
+    args.pieces = ceil_div(args.inner, args.span);
   } else {
     args.part = std::clamp<int64_t>(rows * group / (kTargetBlocks * kThreads), 1, 16);
   }
-  args.parts = divide_up(args.outer * args.pieces, args.part);
+  args.parts = ceil_div(args.outer * args.pieces, args.part);
   return {dim3(unsigned(group), unsigned(kThreads / group)), kThreads / group};
 }
 
 template <class T>
 dim3 plan_pixels(PassArgs<T>& args) {
-  const int64_t vectors = divide_up(args.channels, args.packed ? Pack<T>::size : 1);
-  args.tiles = divide_up(vectors, kThreads);
-  const int64_t width = divide_up(vectors, args.tiles), height = kThreads / width;
-  const int64_t rounds = divide_up(args.outer * args.tiles, height * kTargetBlocks);
+  const int64_t vectors = ceil_div(args.channels, args.packed ? Pack<T>::size : 1);
+  args.tiles = ceil_div(vectors, kThreads);
+  const int64_t width = ceil_div(vectors, args.tiles), height = kThreads / width;
+  const int64_t rounds = ceil_div(args.outer * args.tiles, height * kTargetBlocks);
   args.part = height * std::clamp<int64_t>(rounds, 4, 256);
-  args.parts = divide_up(args.outer, args.part);
+  args.parts = ceil_div(args.outer, args.part);
   return dim3(unsigned(width), unsigned(height));
-}
-
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
 }
 
 // One pass; for the backward returns the partial sums [4, C, parts]. The parameters are contiguous.
@@ -270,7 +260,7 @@ Tensor adaptive_cuda(const Tensor& x_, const Tensor& a, const Tensor& b, const T
   Tensor y = torch::stable::empty_like(x);
   if (y.numel() == 0) return y;
   dispatch_dtype(dtype_index(kAdaptiveNames[kKind], "x", x), [&]<class T>() {
-    launch_adaptive<AdaptiveActivation<kKind>, false, T>(scope, x, x, contiguous_parameters(a, b, c, d), y);
+    launch_adaptive<AdaptiveActivation<kKind, MathsOf<T>>, false, T>(scope, x, x, contiguous_parameters(a, b, c, d), y);
   });
   return y;
 }
@@ -279,7 +269,6 @@ template <AdaptiveKind kKind>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_backward_cuda(const Tensor& grad_, const Tensor& x_,
                                                                           const Tensor& a, const Tensor& b,
                                                                           const Tensor& c, const Tensor& d) {
-  using F = AdaptiveActivation<kKind>;
   using torch::stable::empty_like;
   const std::string op = std::string(kAdaptiveNames[kKind]) + "_backward";
   check_adaptive(op, x_, a, b, c, d);
@@ -290,6 +279,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> adaptive_backward_cuda(const 
   const std::array<Tensor, 4> grads{empty_like(a), empty_like(b), empty_like(c), empty_like(d)};
   if (a.numel() > 0) {
     dispatch_dtype(dtype_index(op.c_str(), "x", x), [&]<class T>() {
+      using F = AdaptiveActivation<kKind, MathsOf<T>>;
       const std::array<Tensor, 4> parameters = contiguous_parameters(a, b, c, d);
       SumsArgs<T> sums{nullptr, data<T>(parameters[1]), {}, a.numel(), 0, false};
       for (int k = 0; k < 4; ++k) sums.grads[k] = mutable_data<T>(grads[k]);

@@ -9,60 +9,11 @@
 #include <type_traits>
 
 #include "../common/affine_mish.h"
-#include "../common/layout.h"
 #include "affine_mish_passes.cuh"
+#include "channel_layout.cuh"
 
 namespace fastops {
 namespace {
-
-// Blocks that fill current GPUs (132 SMs, a few blocks each). A constant, so that results do not depend on the GPU.
-constexpr int64_t kTargetBlocks = 512;
-
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-// x as rows [N C, P] or pixels [N P, C]; of one pixel an image is both, and faster as pixels.
-struct Layout {
-  int64_t batch, channels, pixels;
-  bool channels_inner;
-  bool packed;  // 16-byte accesses: aligned, and with channels_inner C is a multiple of a pack
-
-  int64_t values() const { return batch * channels * pixels; }
-  int64_t rows() const { return batch * channels; }
-};
-
-// For native tensors of one layout.
-template <class... Tensors>
-Layout layout_of(const ChannelShape& shape, const Tensor& x, const Tensors&... others) {
-  Layout layout{shape.batch, shape.channels, shape.pixels, is_channels_last(x) || shape.pixels == 1, false};
-  const bool whole_packs = !layout.channels_inner || shape.channels % (16 / int64_t(x.element_size())) == 0;
-  layout.packed = whole_packs && is_aligned16(x.const_data_ptr()) && (is_aligned16(others.const_data_ptr()) && ...);
-  return layout;
-}
-
-// Threads for pixels: a tile of vectors of channels by as many pixels as fit.
-struct PixelBlock {
-  int64_t tiles;
-  dim3 block;
-
-  PixelBlock(const Layout& layout, int vector) {
-    const int64_t vectors = (layout.channels + vector - 1) / vector;
-    tiles = (vectors + kThreads - 1) / kThreads;
-    const unsigned width = unsigned((vectors + tiles - 1) / tiles);
-    block = dim3(width, kThreads / width);
-  }
-};
-
-template <class T, class Body>
-void with_vector(const Layout& layout, const Body& body) {
-  layout.packed ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
-}
 
 // body.template operator()<L>() for the type of the parameters: T, or float beside a half type.
 template <class T, class Body>
@@ -74,8 +25,8 @@ void with_parameters(const std::optional<Tensor>& parameter, const Body& body) {
 }
 
 template <bool kGradient, class T, class L>
-void launch_map(const CudaScope& scope, const Layout& layout, const std::type_identity_t<T>* grad, const T* x, T* out,
-                const ChannelMaps<T, L>& maps) {
+void launch_map(const CudaScope& scope, const ChannelLayout& layout, const std::type_identity_t<T>* grad, const T* x,
+                T* out, const ChannelMaps<T, L>& maps) {
   MapArgs<T, L> args{grad, x, out, maps, layout.channels, layout.pixels, layout.values()};
   if (!layout.channels_inner) {
     const int64_t packed = layout.packed && layout.pixels >= Pack<T>::size ? args.n / Pack<T>::size : 0;
@@ -84,10 +35,8 @@ void launch_map(const CudaScope& scope, const Layout& layout, const std::type_id
   }
   args.pixels *= layout.batch;
   with_vector<T>(layout, [&]<int kVector>() {
-    const PixelBlock plan(layout, kVector);
-    const int64_t rounds = args.pixels * plan.tiles / plan.block.y / kTargetBlocks;
-    const int64_t span = plan.block.y * std::clamp<int64_t>(rounds, 1, 16);
-    const int64_t items = (args.pixels + span - 1) / span * plan.tiles;
+    const PixelBlock plan(layout, kVector, args.pixels);
+    const int64_t span = plan.map_span(args.pixels), items = ceil_div(args.pixels, span) * plan.tiles;
     launch(map_pixels_kernel<T, L, kGradient, kVector>, grid_for(items, 1), plan.block, 0, scope, args, plan.tiles,
            span);
   });
@@ -99,32 +48,24 @@ struct PassPlan {
   dim3 block;
   int64_t parts, span, terms, tiles = 1;
 
-  explicit PassPlan(const Layout& layout) {
+  explicit PassPlan(const ChannelLayout& layout) {
     const int vector = layout.packed ? Pack<T>::size : 1;
     if (layout.channels_inner) {
-      const PixelBlock plan(layout, vector);
+      const PixelBlock plan(layout, vector, layout.batch * layout.pixels);
       block = plan.block;
       tiles = plan.tiles;
-      split(tiles, layout.batch * layout.pixels, 4 * block.y);
+      split({tiles, layout.batch * layout.pixels, 4 * block.y});
       terms = parts;
-      return;
+    } else {
+      const RowBlock rows(layout, vector);
+      block = rows.block();
+      split({layout.rows(), layout.pixels, rows.group == kThreads ? 16 * kThreads : layout.pixels});
+      terms = layout.batch * parts;
     }
-    const int64_t packs = (layout.pixels + vector - 1) / vector;
-    int64_t group = 4;
-    while (group < 32 && group * 4 < packs) group *= 2;
-    // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
-    if (packs > 256 || (packs > 64 && layout.rows() < 2 * kTargetBlocks)) group = kThreads;
-    block = dim3(unsigned(group), unsigned(kThreads / group));
-    split(layout.rows(), layout.pixels, group == kThreads ? 16 * kThreads : layout.pixels);
-    terms = layout.batch * parts;
   }
 
  private:
-  void split(int64_t blocks, int64_t length, int64_t least) {
-    const int64_t wanted = std::clamp<int64_t>(kTargetBlocks / blocks, 1, (length + least - 1) / least);
-    span = (length + wanted - 1) / wanted;
-    parts = (length + span - 1) / span;
-  }
+  void split(const Parts& pieces) { parts = pieces.count, span = pieces.span; }
 };
 
 Tensor empty_partial(const Tensor& x, int64_t terms, int64_t channels) {
@@ -133,7 +74,7 @@ Tensor empty_partial(const Tensor& x, int64_t terms, int64_t channels) {
 
 // `args` has its pointers but for partial; the sizes are filled in here. Returns partial [2, terms, C].
 template <ChannelPass kPass, class T, class L>
-Tensor launch_pass(const CudaScope& scope, const Layout& layout, const PassPlan<T>& plan, const Tensor& x,
+Tensor launch_pass(const CudaScope& scope, const ChannelLayout& layout, const PassPlan<T>& plan, const Tensor& x,
                    ChannelPassArgs<T, L> args) {
   const Tensor partial = empty_partial(x, plan.terms, layout.channels);
   args.partial = mutable_data<double>(partial);
@@ -167,7 +108,7 @@ Tensor affine_mish_cuda(const Tensor& x_, const Tensor& weight_, const Tensor& b
   const Tensor bias = torch::stable::contiguous(bias_);
   Tensor y = torch::stable::empty_like(x);
   if (y.numel() == 0) return y;
-  const Layout layout = layout_of(shape, x, y);
+  const ChannelLayout layout = layout_of(shape, x, y);
   dispatch_dtype(dtype_index("affine_mish", "x", x), [&]<class T>() {
     with_parameters<T>(weight, [&]<class L>() {
       launch_map<false>(scope, layout, nullptr, data<T>(x), mutable_data<T>(y),
@@ -192,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor> affine_mish_backward_cuda(const Tensor& grad_
     torch::stable::zero_(grad_bias);
     return {grad_x, grad_weight, grad_bias};
   }
-  const Layout layout = layout_of(shape, x, grad, grad_x);
+  const ChannelLayout layout = layout_of(shape, x, grad, grad_x);
   dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
     with_parameters<T>(weight, [&]<class L>() {
       const PassPlan<T> plan(layout);
@@ -248,7 +189,7 @@ std::tuple<Tensor, Tensor> batch_norm_mish_cuda(const Tensor& x_, const std::opt
     torch::stable::zero_(stats);
     return {y, stats};
   }
-  const Layout layout = layout_of(shape, x, y);
+  const ChannelLayout layout = layout_of(shape, x, y);
   dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
     using A = opmath_t<T>;
     const PassPlan<T> plan(layout);
@@ -287,7 +228,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_mish_backward_cuda(const Tensor& g
     torch::stable::zero_(grad_bias);
     return {grad_x, grad_weight, grad_bias};
   }
-  const Layout layout = layout_of(shape, x, grad, grad_x);
+  const ChannelLayout layout = layout_of(shape, x, grad, grad_x);
   dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
     using A = opmath_t<T>;
     const PassPlan<T> plan(layout);

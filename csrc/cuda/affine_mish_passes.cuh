@@ -44,10 +44,10 @@ template <bool kGradient, class T, class Map>
 __device__ __forceinline__ T mapped(T grad, T x, const Map& map) {
   const opmath_t<T> v = to_opmath(x);
   if constexpr (kGradient) {
-    const opmath_t<T> inner = affine_mish_backward(to_opmath(grad), v, map.center, map.scale, map.shift);
+    const opmath_t<T> inner = affine_mish_backward<MathsOf<T>>(to_opmath(grad), v, map.center, map.scale, map.shift);
     return from_opmath<T>(map.scale * inner + (map.slope * (v - map.center) + map.offset));
   } else {
-    return from_opmath<T>(affine_mish_forward(v, map.center, map.scale, map.shift));
+    return from_opmath<T>(affine_mish_forward<MathsOf<T>>(v, map.center, map.scale, map.shift));
   }
 }
 
@@ -55,6 +55,12 @@ __device__ __forceinline__ T mapped(T grad, T x, const Map& map) {
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
   constexpr int64_t kLimit = int64_t(1) << 30;
   return a < kLimit ? int64_t(unsigned(a) / unsigned(b < kLimit ? b : kLimit)) : a / b;
+}
+
+template <class Map>
+__device__ __forceinline__ Map choose(bool first, const Map& a, const Map& b) {
+  return {first ? a.center : b.center, first ? a.scale : b.scale, first ? a.shift : b.shift, first ? a.slope : b.slope,
+          first ? a.offset : b.offset};
 }
 
 // Flat over the storage. A pack may end in the row after its own, so packs need rows of a pack at least.
@@ -72,8 +78,8 @@ __global__ void __launch_bounds__(kThreads) map_rows_kernel(MapArgs<T, L> a, int
     if constexpr (kGradient) out = load_pack(a.grad + i);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
-      out.values[k] = k < left ? mapped<kGradient>(out.values[k], x.values[k], map)
-                               : mapped<kGradient>(out.values[k], x.values[k], next);
+      // Maps are chosen, not results: else the compiler works out both.
+      out.values[k] = mapped<kGradient>(out.values[k], x.values[k], choose(k < left, map, next));
     }
     store_pack(a.out + i, out);
   }
@@ -94,14 +100,23 @@ __global__ void __launch_bounds__(kThreads, 2) map_pixels_kernel(MapArgs<T, L> a
     typename ChannelMaps<T, L>::Map maps[kVector];
 #pragma unroll
     for (int k = 0; k < kVector; ++k) maps[k] = a.maps.template at<kGradient>(c + k);
-    for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
-      const int64_t i = p * a.channels + c;
-      const auto x = load_pack<T, kVector>(a.x + i);
-      auto out = x;
-      if constexpr (kGradient) out = load_pack<T, kVector>(a.grad + i);
+    const auto map = [&](int64_t i, const Pack<T, kVector>& x, Pack<T, kVector> out) {
 #pragma unroll
       for (int k = 0; k < kVector; ++k) out.values[k] = mapped<kGradient>(out.values[k], x.values[k], maps[k]);
       store_pack(a.out + i, out);
+    };
+    // Two loads are under way at a time: grad and x of one pixel, or x of two.
+    const int64_t step = int64_t(blockDim.y) * a.channels, last = end * a.channels;
+    for (int64_t i = (begin + threadIdx.y) * a.channels + c; i < last; i += kGradient ? step : 2 * step) {
+      const auto x = load_pack<T, kVector>(a.x + i);
+      if constexpr (kGradient) {
+        map(i, x, load_pack<T, kVector>(a.grad + i));
+      } else {
+        const bool second = i + step < last;
+        const auto next = second ? load_pack<T, kVector>(a.x + i + step) : x;
+        map(i, x, x);
+        if (second) map(i + step, next, next);
+      }
     }
   }
 }
@@ -164,7 +179,7 @@ struct Moments {
 template <ChannelPass kPass, class T, class Map>
 __device__ __forceinline__ void visit_channel(T& grad, T x, const Map& map, opmath_t<T>& sum_g, opmath_t<T>& sum_gx) {
   const opmath_t<T> v = to_opmath(x);
-  const opmath_t<T> inner = affine_mish_backward(to_opmath(grad), v, map.center, map.scale, map.shift);
+  const opmath_t<T> inner = affine_mish_backward<MathsOf<T>>(to_opmath(grad), v, map.center, map.scale, map.shift);
   sum_g += inner;
   sum_gx += inner * (v - map.center);
   if constexpr (kPass == ChannelPass::kBackward) grad = from_opmath<T>(map.scale * inner);

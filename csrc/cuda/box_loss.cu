@@ -14,14 +14,6 @@ namespace fastops {
 namespace {
 
 template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-template <class T>
 T* mutable_data(const std::optional<Tensor>& t) {
   return t ? mutable_data<T>(*t) : nullptr;
 }

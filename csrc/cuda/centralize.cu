@@ -18,12 +18,10 @@ template <class V>
 V* make_scratch(const Tensor& like, int64_t count, Tensor& scratch) {
   const int64_t doubles = (count * int64_t(sizeof(V)) + 7) / 8;
   scratch = torch::stable::new_empty(like, {doubles}, ScalarType::Double);
-  return static_cast<V*>(scratch.mutable_data_ptr());
+  return mutable_data<V>(scratch);
 }
 
-const float* float_or_null(const std::optional<Tensor>& t) {
-  return t ? static_cast<const float*>(t->const_data_ptr()) : nullptr;
-}
+const float* float_or_null(const std::optional<Tensor>& t) { return t ? data<float>(*t) : nullptr; }
 
 DeviceScalars device_scalars(const StepScalars& s) {
   return {s.lr ? s.lr->const_data_ptr() : nullptr, float_or_null(s.grad_scale), float_or_null(s.found_inf),
@@ -127,11 +125,11 @@ void launch_factors(const CudaScope& scope, const StepTensors& tensors, const Te
   std::vector<float*> counts;
   std::vector<bool> placed(steps.size());
   for (const auto& item : tensors.items()) {
-    counts.push_back(static_cast<float*>(steps[item.index].mutable_data_ptr()));
+    counts.push_back(mutable_data<float>(steps[item.index]));
     placed[item.index] = true;
   }
   for (size_t i = 0; i < steps.size(); ++i) {
-    if (!placed[i]) counts.push_back(static_cast<float*>(steps[i].mutable_data_ptr()));
+    if (!placed[i]) counts.push_back(mutable_data<float>(steps[i]));
   }
   static_assert(sizeof(CountArgs<O>) <= kMaxArgumentBytes);
   for (size_t first = 0; first < counts.size(); first += kCounts) {

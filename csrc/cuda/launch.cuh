@@ -29,6 +29,16 @@ class CudaScope {
   cudaStream_t stream_ = nullptr;
 };
 
+// What a tensor holds, as the kernels' type.
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
 constexpr int kThreads = 256;
 
 // Enough blocks for n items, bounded so that grid-stride loops take over for large n (2^31 - 1 is the limit of x).

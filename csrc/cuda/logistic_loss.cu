@@ -162,12 +162,8 @@ __global__ void __launch_bounds__(kThreads, 3)
 
 template <class T>
 Maps<T> make_maps(const LogisticLossCall& call, const Tensor& responses, const std::optional<Tensor>& centers) {
-  return {static_cast<const T*>(responses.const_data_ptr()),
-          centers ? static_cast<const float*>(centers->const_data_ptr()) : nullptr,
-          call.centered_disk(),
-          call.maps,
-          call.size(),
-          (call.size() + kChunk - 1) / kChunk};
+  return {data<T>(responses), centers ? data<float>(*centers) : nullptr, call.centered_disk(), call.maps,
+          call.size(),        (call.size() + kChunk - 1) / kChunk};
 }
 
 double divisor_of(const LogisticLossCall& call) { return call.reduction == Reduction::kMean ? double(call.maps) : 1.0; }
@@ -194,8 +190,8 @@ Tensor balanced_logistic_loss_cuda(const Tensor& responses_, double radius, doub
     const bool direct = items == call.losses();  // nothing to add up, and a mean is that of one map
     const ScalarType opmath = responses.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     const Tensor partial = torch::stable::new_empty(responses, {direct ? 0 : items}, opmath);
-    T* out = static_cast<T*>(losses.mutable_data_ptr());
-    auto* sums = static_cast<opmath_t<T>*>(partial.mutable_data_ptr());
+    T* out = mutable_data<T>(losses);
+    auto* sums = mutable_data<opmath_t<T>>(partial);
     if (items > 0) {
       launch(balanced_logistic_loss_kernel<T>, grid_for(items, 1), kThreads, 0, scope, maps, direct ? out : nullptr,
              sums);
@@ -221,8 +217,8 @@ Tensor balanced_logistic_loss_backward_cuda(const Tensor& grad_, const Tensor& r
   dispatch_dtype(dtype_index(op, "responses", responses), [&]<class T>() {
     const Maps<T> maps = make_maps<T>(call, responses, centers);
     launch(balanced_logistic_loss_backward_kernel<T>, grid_for(maps.maps * maps.chunks, 1), kThreads, 0, scope, maps,
-           static_cast<const T*>(grad.const_data_ptr()), int64_t(call.reduction == Reduction::kNone),
-           opmath_t<T>(divisor_of(call)), static_cast<T*>(grad_responses.mutable_data_ptr()));
+           data<T>(grad), int64_t(call.reduction == Reduction::kNone), opmath_t<T>(divisor_of(call)),
+           mutable_data<T>(grad_responses));
   });
   return grad_responses;
 }

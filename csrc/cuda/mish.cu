@@ -21,12 +21,12 @@ __global__ void __launch_bounds__(kThreads, 4) mish_kernel(const T* x, T* y, int
     Pack<T> pack = load_pack(x + i * Pack<T>::size);
 #pragma unroll
     for (int k = 0; k < Pack<T>::size; ++k) {
-      pack.values[k] = from_opmath<T>(mish_forward(to_opmath(pack.values[k])));
+      pack.values[k] = from_opmath<T>(mish_forward<MathsOf<T>>(to_opmath(pack.values[k])));
     }
     store_pack(y + i * Pack<T>::size, pack);
   }
   for (int64_t i = packed * Pack<T>::size + thread; i < n; i += stride) {
-    y[i] = from_opmath<T>(mish_forward(to_opmath(x[i])));
+    y[i] = from_opmath<T>(mish_forward<MathsOf<T>>(to_opmath(x[i])));
   }
 }
 
@@ -40,19 +40,19 @@ __global__ void __launch_bounds__(kThreads, 4)
     const Pack<T> v = load_pack(x + i * Pack<T>::size);
 #pragma unroll
     for (int k = 0; k < Pack<T>::size; ++k) {
-      g.values[k] = from_opmath<T>(mish_backward(to_opmath(g.values[k]), to_opmath(v.values[k])));
+      g.values[k] = from_opmath<T>(mish_backward<MathsOf<T>>(to_opmath(g.values[k]), to_opmath(v.values[k])));
     }
     store_pack(grad_x + i * Pack<T>::size, g);
   }
   for (int64_t i = packed * Pack<T>::size + thread; i < n; i += stride) {
-    grad_x[i] = from_opmath<T>(mish_backward(to_opmath(grad[i]), to_opmath(x[i])));
+    grad_x[i] = from_opmath<T>(mish_backward<MathsOf<T>>(to_opmath(grad[i]), to_opmath(x[i])));
   }
 }
 
 template <class T>
 void launch_mish(const CudaScope& scope, const Tensor& x, const Tensor& y) {
-  const T* source = static_cast<const T*>(x.const_data_ptr());
-  T* target = static_cast<T*>(y.mutable_data_ptr());
+  const T* source = data<T>(x);
+  T* target = mutable_data<T>(y);
   const int64_t n = x.numel();
   const int64_t packed = is_aligned16(source) && is_aligned16(target) ? n / Pack<T>::size : 0;
   const unsigned grid = grid_for(packed ? packed : n, kThreads);
@@ -61,9 +61,9 @@ void launch_mish(const CudaScope& scope, const Tensor& x, const Tensor& y) {
 
 template <class T>
 void launch_mish_backward(const CudaScope& scope, const Tensor& grad, const Tensor& x, const Tensor& grad_x) {
-  const T* g = static_cast<const T*>(grad.const_data_ptr());
-  const T* v = static_cast<const T*>(x.const_data_ptr());
-  T* out = static_cast<T*>(grad_x.mutable_data_ptr());
+  const T* g = data<T>(grad);
+  const T* v = data<T>(x);
+  T* out = mutable_data<T>(grad_x);
   const int64_t n = x.numel();
   const int64_t packed = is_aligned16(g) && is_aligned16(v) && is_aligned16(out) ? n / Pack<T>::size : 0;
   const unsigned grid = grid_for(packed ? packed : n, kThreads);

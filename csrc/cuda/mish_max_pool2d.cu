@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) mish_max_pool2d_kernel(const T* x, T
     const Extremes<T, kVector, false> e(x, l, position<kVector>(i, l.s.out_height, l.s.out_width, l.depth));
     Pack<T, kVector> out;
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) out.values[k] = from_opmath<T>(mish_of_extremes(e.low[k], e.high[k]));
+    for (int k = 0; k < kVector; ++k) out.values[k] = from_opmath<T>(mish_of_extremes<MathsOf<T>>(e.low[k], e.high[k]));
     store_pack(y + i * kVector, out);
   }
 }
@@ -98,12 +98,16 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) {
     const Extremes<T, kVector, true> e(x, l, position<kVector>(i, l.s.out_height, l.s.out_width, l.depth));
     const auto g = load_pack<T, kVector>(grad + i * kVector);
+    Pack<opmath_t<T>, kVector> win;
+    Pack<int, kVector> position;
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
       const bool at_low = is_at_low(e.low[k], e.high[k], e.low_at[k], e.high_at[k]);
-      wins[i * kVector + k] = mish_backward(to_opmath(g.values[k]), at_low ? e.low[k] : e.high[k]);
-      at[i * kVector + k] = at_low ? e.low_at[k] : e.high_at[k];
+      win.values[k] = mish_backward<MathsOf<T>>(to_opmath(g.values[k]), at_low ? e.low[k] : e.high[k]);
+      position.values[k] = at_low ? e.low_at[k] : e.high_at[k];
     }
+    store_pack(wins + i * kVector, win);
+    store_pack(at + i * kVector, position);
   }
 }
 
@@ -133,8 +137,10 @@ __global__ void __launch_bounds__(kThreads)
       for (int64_t v = columns.begin; v < columns.end; ++v) {
         const int64_t window = ((p.item * s.out_height + u) * s.out_width + v) * l.depth + p.channel;
         const int self = int((p.row + s.pad_h - u * s.stride_h) * s.kernel_w + p.column + s.pad_w - v * s.stride_w);
+        const auto position = load_pack<int, kVector>(at + window);
+        const auto win = load_pack<opmath_t<T>, kVector>(wins + window);
 #pragma unroll
-        for (int k = 0; k < kVector; ++k) sums[k] += at[window + k] == self ? wins[window + k] : opmath_t<T>(0);
+        for (int k = 0; k < kVector; ++k) sums[k] += position.values[k] == self ? win.values[k] : opmath_t<T>(0);
       }
     }
     Pack<T, kVector> out;
@@ -142,15 +148,6 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < kVector; ++k) out.values[k] = from_opmath<T>(sums[k]);
     store_pack(grad_x + i * kVector, out);
   }
-}
-
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
 }
 
 PoolLayout layout_of(const PoolShape& s, const Tensor& x) {

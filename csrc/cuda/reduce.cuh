@@ -57,6 +57,7 @@ template <class A>
 __device__ __forceinline__ A strided_sum(const A* terms, int64_t stride, int64_t count) {
   __shared__ A shared[kSumColumns * kSumRows];
   A sum[1] = {A(0)};
+#pragma unroll 8  // loads under way at a time
   for (int64_t i = threadIdx.y; i < count; i += kSumRows) sum[0] += terms[i * stride];
   column_sum(sum, shared);
   return sum[0];

@@ -1,13 +1,19 @@
-// The tracker's steps after the network on CUDA: a block tracks a target, all in one launch; the formulas are in
-// math/response.h.
+// The tracker's steps after the network on CUDA, in three launches; the formulas are in math/response.h.
+//
+//   1. extremes    a block for each target, scale and tile of columns: the extremes of the outputs there
+//   2. peaks       a block for each target and tile: the best scale, from 1, and where its outputs there are greatest
+//   3. update      a block for each target: the greatest of those places, from 2, and the target's new state
 //
 // Bound by arithmetic: 3 maps of 17 x 17, 16 times as large, are 3 x 74 thousand outputs of 4 multiplications and 2
-// comparisons each, and one map's once more for its peak. Maps are upsampled along their rows into shared memory, in
-// tiles of columns that fit there; from it a thread takes the four rows of a cell in 16 bytes of columns and goes
-// through the cell's outputs in registers. Tables are made by the block: nothing comes from the host.
+// comparisons each, and one map's once more for its peak: as one block, 190 thousand instructions of a warp on one of
+// 132 SMs. So a target is spread over (3 + 1) x 5 blocks. Maps are upsampled along their rows into shared memory; from
+// it a thread takes the four rows of a cell in 16 bytes of columns and goes through the cell's outputs in registers.
+// What comes from a few hundred values of the map alone, each block computes for itself. Tables are made by the block:
+// nothing comes from the host.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../common/macros.h"
 #include "../common/response.h"
 #include "launch.cuh"
 #include "reduce.cuh"
@@ -16,24 +22,7 @@
 namespace fastops {
 namespace {
 
-constexpr int kResponseThreads = 512;
-constexpr int64_t kResponseShared = 46 * 1024;  // of the 48 KiB that any GPU gives; the rest is for the reductions
-
-template <class T>
-struct ResponseArgs {
-  const T* maps;   // [targets, scales, h, w]
-  float* state;    // [targets, kStateColumns]
-  float* results;  // [targets, kResultColumns]
-  ResponseOptions options;
-  int64_t targets;
-  int scales, h, w, up, tile;  // tile: columns at a time, a multiple of those in 16 bytes
-};
-
-// Values of O in shared memory before a tile: weights and row window.
-__host__ __device__ inline int64_t table_values(int64_t h, int64_t up) { return 4 * up + (h * up + 3) / 4 * 4; }
-
-// ---- reductions, for a block of kResponseThreads along x; the whole block calls, and all of it gets the result
-// --------
+constexpr int kResponseThreads = 256;
 
 template <class O>
 struct Extremes {
@@ -57,6 +46,33 @@ struct Candidate {
     }
   }
 };
+
+// Of a map, and of its outputs in a tile after the map's greatest value was taken off.
+template <class O>
+struct TileExtremes {
+  Extremes<O> values, outputs;
+};
+
+template <class T>
+struct ResponseArgs {
+  using O = opmath_t<T>;
+  const T* maps;              // [targets, scales, h, w]
+  float* state;               // [targets, kStateColumns]
+  float* results;             // [targets, kResultColumns]
+  TileExtremes<O>* extremes;  // [targets, scales, tiles]
+  Candidate<O>* candidates;   // [targets, tiles]
+  ResponseOptions options;
+  int64_t targets;
+  int scales, h, w, up, tile, tiles;  // tile: columns at a time, a multiple of those in 16 bytes
+
+  __device__ const T* map(int64_t target, int scale) const { return maps + (target * scales + scale) * h * w; }
+  __device__ bool first(int64_t target) const { return state[target * kStateColumns + kOwnContrast] < 0; }
+};
+
+// Values of O in shared memory before a tile: weights and row window.
+__host__ __device__ inline int64_t table_values(int64_t h, int64_t up) { return 4 * up + (h * up + 3) / 4 * 4; }
+
+// ---- reductions, for a block of kResponseThreads: the whole block calls, and all of it gets the result ------------
 
 template <class O>
 __device__ Extremes<O> block_extremes(Extremes<O> mine) {
@@ -89,8 +105,7 @@ __device__ Candidate<O> block_first_max(Candidate<O> mine) {
   return mine;
 }
 
-// ---- upsampling
-// ------------------------------------------------------------------------------------------------------
+// ---- upsampling ----------------------------------------------------------------------------------------------------
 
 template <class T>
 class Upsampler {
@@ -98,8 +113,8 @@ class Upsampler {
   using O = opmath_t<T>;
   static constexpr int kColumns = Pack<O>::size;
 
-  // The whole block calls. `shared` has table_values() and then (h + 1) tile values.
-  __device__ Upsampler(const ResponseArgs<T>& args, O* shared)
+  // The whole block calls. `shared` has table_values() and then (h + 1) tile values; windows: for peak().
+  __device__ Upsampler(const ResponseArgs<T>& args, O* shared, bool windows)
       : a_(args),
         height_(args.h * args.up),
         width_(args.w * args.up),
@@ -112,7 +127,9 @@ class Upsampler {
       O* at = weights_ + 4 * p;
       at[0] = w.outer_sum, at[1] = w.outer_difference, at[2] = w.inner_sum, at[3] = w.inner_difference;
     }
-    for (int y = threadIdx.x; y < height_; y += kResponseThreads) row_window_[y] = hann_over_mean<O>(y, height_);
+    for (int y = threadIdx.x; y < (windows ? height_ : 0); y += kResponseThreads) {
+      row_window_[y] = hann_over_mean<O>(y, height_);
+    }
     __syncthreads();
   }
 
@@ -121,37 +138,35 @@ class Upsampler {
 
   __device__ O border() const { return border_weight(reinterpret_cast<const CubicWeights<O>*>(weights_), a_.up); }
 
-  // Of the outputs of m [h, w] minus `offset`. The whole block calls.
-  __device__ Extremes<O> extremes(const T* m, O offset) const {
+  // Of the outputs of m [h, w] minus `offset` in a tile. The whole block calls.
+  __device__ Extremes<O> extremes(const T* m, int tile, O offset) const {
     Extremes<O> found;
-    for_each_output(m, offset, O(1), [&](int, int, O value, O) { found.add(value, value); });
+    for_each_output(m, tile, offset, O(1), [&](int, int, O value, O) { found.add(value, value); });
     return block_extremes(found);
   }
 
-  // The first arg max of factor (m - offset), upsampled, + influence window. The whole block calls.
-  __device__ Candidate<O> peak(const T* m, O offset, O factor, O influence) const {
+  // The first arg max of factor (m - offset), upsampled, + influence window, in a tile. The whole block calls.
+  __device__ Candidate<O> peak(const T* m, int tile, O offset, O factor, O influence) const {
     Candidate<O> found{0, -1};
-    for_each_output(m, offset, factor, [&](int y, int x, O value, O window) {
+    for_each_output(m, tile, offset, factor, [&](int y, int x, O value, O window) {
       found.add(value + row_window_[y] * (influence * window), y * width_ + x);
     });
     return block_first_max(found);
   }
 
  private:
-  // body(y, x, factor output, column's window) for every output, some of the last column twice.
+  // body(y, x, factor output, column's window) for every output of a tile, some of the map's last column twice.
   template <class Body>
-  __device__ void for_each_output(const T* m, O offset, O factor, const Body& body) const {
-    for (int x0 = 0; x0 < width_; x0 += a_.tile) {
-      const int columns = min(a_.tile, (width_ - x0 + kColumns - 1) / kColumns * kColumns);
-      along_rows(m, offset, x0, columns);
-      __syncthreads();
-      const int packs = columns / kColumns;
-      for (int item = threadIdx.x; item < packs * (a_.h + 1); item += kResponseThreads) {
-        const int row = item / packs;
-        along_columns(row - 1, x0, (item - row * packs) * kColumns, factor, body);
-      }
-      __syncthreads();
+  __device__ void for_each_output(const T* m, int tile, O offset, O factor, const Body& body) const {
+    const int x0 = tile * a_.tile, columns = min(a_.tile, (width_ - x0 + kColumns - 1) / kColumns * kColumns);
+    along_rows(m, offset, x0, columns);
+    __syncthreads();
+    const int packs = columns / kColumns;
+    for (int item = threadIdx.x; item < packs * (a_.h + 1); item += kResponseThreads) {
+      const int row = item / packs;
+      along_columns(row - 1, x0, (item - row * packs) * kColumns, factor, body);
     }
+    __syncthreads();
   }
 
   // rows_[i, x] and column_window_[x] of the columns x0 + x, the last one repeated beyond the map.
@@ -206,8 +221,7 @@ class Upsampler {
   O *weights_, *row_window_, *column_window_, *rows_;
 };
 
-// ---- the kernel
-// ------------------------------------------------------------------------------------------------------
+// ---- the kernels ---------------------------------------------------------------------------------------------------
 
 // The extremes of a map of n values; infinite where one of them is NaN. The whole block calls.
 template <class T>
@@ -229,66 +243,127 @@ __device__ double map_sum(const T* m, int n, const Body& body) {
   return block_sum(sum);
 }
 
+// The best scale of a target, from the extremes of all its tiles.
+template <class O>
+struct Choice {
+  bool fits = true;  // every map can be upsampled
+  int scale = -1;
+  O offset = 0, least = 0;  // of its map: the greatest value, and the least output after taking it off
+};
+
 template <class T>
-__device__ void track(const ResponseArgs<T>& args, const Upsampler<T>& upsampler, int64_t target) {
+__device__ Choice<opmath_t<T>> choose(const ResponseArgs<T>& args, int64_t target) {
   using O = opmath_t<T>;
-  const ResponseOptions& options = args.options;
-  const int size = args.h * args.w, middle = args.scales / 2;
-  const T* maps = args.maps + target * args.scales * size;
-  float* state = args.state + target * kStateColumns;
-  float* result = args.results + target * kResultColumns;
-  const bool first = state[kOwnContrast] < 0;
-
-  bool fits = true;
-  int best = -1;
+  Choice<O> best;
   double best_peak = 0;
-  O offset = 0, least = 0;  // of the best map: its greatest value, and the least output after taking it off
+  const int middle = args.scales / 2;
+  const bool first = args.first(target);
   for (int s = 0; s < args.scales; ++s) {
-    const Extremes<O> values = map_extremes(maps + s * size, size);
-    fits = fits && response_fits(values.most, values.least);
-    if (first) {
-      if (s == middle) best = s, offset = values.most;
-      continue;
+    const TileExtremes<O>* tiles = args.extremes + (target * args.scales + s) * args.tiles;
+    const Extremes<O> values = tiles[0].values;
+    best.fits = best.fits && response_fits(values.most, values.least);
+    Extremes<O> outputs;
+    for (int i = 0; i < args.tiles; ++i) outputs.add(tiles[i].outputs.most, tiles[i].outputs.least);
+    // The first frame's own map is the middle one, whose outputs nobody needs.
+    const double peak = (double(values.most) + double(outputs.most)) * scale_penalty_of(args.options, s - middle);
+    if (first ? s == middle : best.scale < 0 || peak > best_peak) {
+      best.scale = s, best_peak = peak, best.offset = values.most, best.least = outputs.least;
     }
-    const Extremes<O> outputs = upsampler.extremes(maps + s * size, values.most);
-    const double peak = (double(values.most) + double(outputs.most)) * scale_penalty_of(options, s - middle);
-    if (best < 0 || peak > best_peak) best = s, best_peak = peak, offset = values.most, least = outputs.least;
   }
-  const T* m = maps + best * size;
-  const double contrast = 0 - map_sum(m, size, [&](int, O v) { return v - offset; }) / size;
-  if (first || !fits) {
-    if (threadIdx.x == 0) fits ? set_own_contrast(contrast, state, result) : write_not_finite(result);
-    return;
-  }
+  return best;
+}
 
-  const O border = upsampler.border();
-  const double sum = map_sum(m, size, [&](int at, O v) {
-    const int i = at / args.w;
-    return (v - offset) * place_weight(i, args.h, args.up, border) *
-           place_weight(at - i * args.w, args.w, args.up, border);
-  });
-  __shared__ O factor;
-  if (threadIdx.x == 0) {  // in double, of which most GPUs do little at a time
-    const double outputs = double(upsampler.height()) * double(upsampler.width());
-    factor = O(response_factor(options, scale_penalty_of(options, best - middle), outputs, sum, double(least)));
-  }
-  __syncthreads();
-  const Candidate<O> peak = upsampler.peak(m, offset, factor, O(options.window_influence));
-  if (threadIdx.x == 0) {
-    const int row = peak.place / upsampler.width(), column = peak.place - row * upsampler.width();
-    update_target(
-        options,
-        {best - middle, row - (upsampler.height() - 1) * 0.5, column - (upsampler.width() - 1) * 0.5, contrast}, state,
-        result);
+// The bounds here and below let ptxas have the registers it needs: without them it spills some in float64 to fit more
+// warps than are needed.
+template <class T>
+__global__ void __launch_bounds__(kResponseThreads, 2) response_extremes_kernel(ResponseArgs<T> args) {
+  const Upsampler<T> upsampler(args, dynamic_shared<opmath_t<T>>(), false);
+  const int64_t items = args.targets * args.scales * args.tiles;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t map = item / args.tiles;
+    const T* m = args.maps + map * args.h * args.w;
+    TileExtremes<opmath_t<T>> found{map_extremes(m, args.h * args.w), {}};
+    if (!args.first(map / args.scales)) {
+      found.outputs = upsampler.extremes(m, int(item - map * args.tiles), found.values.most);
+    }
+    if (threadIdx.x == 0) args.extremes[item] = found;
   }
 }
 
-// The 1 lets ptxas have the registers it needs: without it, it spills some in float64 to fit more warps than are
-// needed.
 template <class T>
-__global__ void __launch_bounds__(kResponseThreads, 1) response_peak_kernel(ResponseArgs<T> args) {
-  const Upsampler<T> upsampler(args, dynamic_shared<opmath_t<T>>());
-  for (int64_t target = blockIdx.x; target < args.targets; target += gridDim.x) track(args, upsampler, target);
+__global__ void __launch_bounds__(kResponseThreads, 2) response_peaks_kernel(ResponseArgs<T> args) {
+  using O = opmath_t<T>;
+  const Upsampler<T> upsampler(args, dynamic_shared<O>(), true);
+  const ResponseOptions& options = args.options;
+  __shared__ O factor;
+  const int64_t items = args.targets * args.tiles;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t target = item / args.tiles;
+    const Choice<O> choice = choose(args, target);
+    if (args.first(target) || !choice.fits) continue;
+    const T* m = args.map(target, choice.scale);
+    const O border = upsampler.border();
+    const double sum = map_sum(m, args.h * args.w, [&](int at, O v) {
+      const int i = at / args.w;
+      return (v - choice.offset) * place_weight(i, args.h, args.up, border) *
+             place_weight(at - i * args.w, args.w, args.up, border);
+    });
+    if (threadIdx.x == 0) {  // in double, of which most GPUs do little at a time
+      const double outputs = double(upsampler.height()) * double(upsampler.width());
+      const double penalty = scale_penalty_of(options, choice.scale - args.scales / 2);
+      factor = O(response_factor(options, penalty, outputs, sum, double(choice.least)));
+    }
+    __syncthreads();
+    const Candidate<O> peak =
+        upsampler.peak(m, int(item - target * args.tiles), choice.offset, factor, O(options.window_influence));
+    if (threadIdx.x == 0) args.candidates[item] = peak;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kResponseThreads) response_update_kernel(ResponseArgs<T> args) {
+  using O = opmath_t<T>;
+  const int size = args.h * args.w, height = args.h * args.up, width = args.w * args.up;
+  for (int64_t target = blockIdx.x; target < args.targets; target += gridDim.x) {
+    float* state = args.state + target * kStateColumns;
+    float* result = args.results + target * kResultColumns;
+    const Choice<O> choice = choose(args, target);
+    const double contrast =
+        0 - map_sum(args.map(target, choice.scale), size, [&](int, O v) { return v - choice.offset; }) / size;
+    const bool first = args.first(target);
+    Candidate<O> peak{0, -1};
+    for (int i = threadIdx.x; i < (first || !choice.fits ? 0 : args.tiles); i += kResponseThreads) {
+      const Candidate<O> found = args.candidates[target * args.tiles + i];
+      peak.add(found.value, found.place);
+    }
+    peak = block_first_max(peak);  // the whole block has read the state
+    if (threadIdx.x > 0) continue;
+    if (!choice.fits) {
+      write_not_finite(result);
+    } else if (first) {
+      set_own_contrast(contrast, state, result);
+    } else {
+      const int row = peak.place / width, column = peak.place - row * width;
+      update_target(args.options,
+                    {choice.scale - args.scales / 2, row - (height - 1) * 0.5, column - (width - 1) * 0.5, contrast},
+                    state, result);
+    }
+  }
+}
+
+// Columns of a tile: as many as give each thread one pack of columns of a cell, unless there were more than kMaxTiles
+// tiles or they would not fit into the shared memory.
+constexpr int64_t kMaxTiles = 64;
+constexpr int64_t kResponseShared = 46 * 1024;  // of the 48 KiB that any GPU gives; the rest is for the reductions
+
+template <class O>
+int64_t tile_columns(const ResponseShape& shape, int64_t up) {
+  constexpr int64_t kColumns = Pack<O>::size;
+  const int64_t width = ceil_div(shape.w * up, kColumns) * kColumns;
+  const int64_t whole = std::max<int64_t>(kResponseThreads / (shape.h + 1), 1) * kColumns;
+  const int64_t wanted = std::max(whole, ceil_div(width, kMaxTiles * kColumns) * kColumns);
+  const int64_t left = kResponseShared / int64_t(sizeof(O)) - table_values(shape.h, up);
+  return std::min({wanted, width, left / (shape.h + 1) / kColumns * kColumns});
 }
 
 Tensor response_peak_cuda_(const Tensor& responses_, const Tensor& state, int64_t up, int64_t stride,
@@ -303,22 +378,30 @@ Tensor response_peak_cuda_(const Tensor& responses_, const Tensor& state, int64_
   const Tensor responses = torch::stable::contiguous(responses_);
   dispatch_dtype(dtype_index("response_peak", "responses", responses), [&]<class T>() {
     using O = opmath_t<T>;
-    constexpr int64_t kColumns = Pack<O>::size;
-    const int64_t table = table_values(shape.h, up), left = kResponseShared / int64_t(sizeof(O)) - table;
-    const int64_t fits = left / (shape.h + 1) / kColumns * kColumns;
-    const int64_t tile = std::min(fits, (shape.w * up + kColumns - 1) / kColumns * kColumns);
-    const ResponseArgs<T> args{static_cast<const T*>(responses.const_data_ptr()),
-                               static_cast<float*>(state.mutable_data_ptr()),
-                               static_cast<float*>(results.mutable_data_ptr()),
+    const int64_t tile = tile_columns<O>(shape, up), tiles = ceil_div(shape.w * up, tile);
+    const int64_t maps = shape.targets * shape.scales;
+    const auto scratch = [&](size_t bytes) {
+      return torch::stable::new_empty(responses, {int64_t(bytes)}, ScalarType::Byte);
+    };
+    const Tensor extremes = scratch(sizeof(TileExtremes<O>) * maps * tiles);
+    const Tensor candidates = scratch(sizeof(Candidate<O>) * shape.targets * tiles);
+    const ResponseArgs<T> args{data<T>(responses),
+                               mutable_data<float>(state),
+                               mutable_data<float>(results),
+                               mutable_data<TileExtremes<O>>(extremes),
+                               mutable_data<Candidate<O>>(candidates),
                                options,
                                shape.targets,
                                int(shape.scales),
                                int(shape.h),
                                int(shape.w),
                                int(up),
-                               int(tile)};
-    launch(response_peak_kernel<T>, grid_for(shape.targets, 1), kResponseThreads,
-           size_t(table + tile * (shape.h + 1)) * sizeof(O), scope, args);
+                               int(tile),
+                               int(tiles)};
+    const size_t shared = size_t(table_values(shape.h, up) + tile * (shape.h + 1)) * sizeof(O);
+    launch(response_extremes_kernel<T>, grid_for(maps * tiles, 1), kResponseThreads, shared, scope, args);
+    launch(response_peaks_kernel<T>, grid_for(shape.targets * tiles, 1), kResponseThreads, shared, scope, args);
+    launch(response_update_kernel<T>, grid_for(shape.targets, 1), kResponseThreads, 0, scope, args);
   });
   return results;
 }

@@ -10,65 +10,18 @@
 #include <type_traits>
 #include <utility>
 
-#include "../common/layout.h"
 #include "../common/se.h"
+#include "channel_layout.cuh"
 #include "excitation.cuh"
-#include "launch.cuh"
 #include "se_passes.cuh"
 
 namespace fastops {
 namespace {
 
-// Blocks that fill current GPUs (132 SMs, a few blocks each). A constant, so that results do not depend on the GPU.
-constexpr int64_t kTargetBlocks = 512;
-
-struct Layout {
-  int64_t batch, channels, pixels;
-  bool channels_inner;  // [N P, C], else [N C, P]
-  bool packed;          // 16-byte accesses: aligned, and with channels_inner C is a multiple of a pack
-
-  int64_t rows() const { return batch * channels; }
-};
-
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-// For native tensors of one layout; x without pixels but one is both layouts, and faster as pixels.
-template <class... Tensors>
-Layout layout_of(const SeShape& shape, const Tensor& x, const Tensors&... others) {
-  Layout layout{shape.batch, shape.channels, shape.pixels, is_channels_last(x) || shape.pixels == 1, false};
-  const bool whole_packs = !layout.channels_inner || shape.channels % (16 / int64_t(x.element_size())) == 0;
-  layout.packed = whole_packs && is_aligned16(x.const_data_ptr()) && (is_aligned16(others.const_data_ptr()) && ...);
-  return layout;
-}
-
-// Threads for vectors of channels: a tile of them by as many pixels as fit.
-struct PixelBlock {
-  int64_t tiles;
-  dim3 block;
-  PixelBlock(const Layout& layout, int vector) {
-    const int64_t vectors = std::max<int64_t>((layout.channels + vector - 1) / vector, 1);
-    tiles = (vectors + kThreads - 1) / kThreads;
-    const unsigned width = unsigned((vectors + tiles - 1) / tiles);
-    block = dim3(width, unsigned(std::clamp<int64_t>(kThreads / width, 1, std::max<int64_t>(layout.pixels, 1))));
-  }
-};
-
-template <class T, class Body>
-void with_vector(const Layout& layout, const Body& body) {
-  layout.packed ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
-}
-
 template <class T, class L>
-void launch_scale(const CudaScope& scope, const Layout& layout, const T* x, const L* logits, const opmath_t<T>* shift,
-                  T* y) {
-  const int64_t n = layout.rows() * layout.pixels;
+void launch_scale(const CudaScope& scope, const ChannelLayout& layout, const T* x, const L* logits,
+                  const opmath_t<T>* shift, T* y) {
+  const int64_t n = layout.values();
   if (n == 0) return;
   const ScaleArgs<T, L> args{x, logits, shift, y, layout.batch, layout.channels, layout.pixels};
   if (!layout.channels_inner) {
@@ -77,11 +30,9 @@ void launch_scale(const CudaScope& scope, const Layout& layout, const T* x, cons
                   packed);
   }
   with_vector<T>(layout, [&]<int kVector>() {
-    PixelBlock plan(layout, kVector);
     const int64_t pixels = layout.batch * layout.pixels;
-    plan.block.y = kThreads / plan.block.x;  // pixels of all images: no block is too tall
-    const int64_t span = plan.block.y * std::clamp<int64_t>(pixels * plan.tiles / plan.block.y / kTargetBlocks, 1, 16);
-    const int64_t items = (pixels + span - 1) / span * plan.tiles;
+    const PixelBlock plan(layout, kVector, pixels);
+    const int64_t span = plan.map_span(pixels), items = ceil_div(pixels, span) * plan.tiles;
     launch(scale_pixels_kernel<T, L, kVector>, grid_for(items, 1), plan.block, 0, scope, args, plan.tiles, span);
   });
 }
@@ -91,37 +42,28 @@ template <class T>
 struct PassPlan {
   dim3 block;
   int64_t chunks, span, tiles = 1;
-  explicit PassPlan(const Layout& layout) {
+  explicit PassPlan(const ChannelLayout& layout) {
     const int vector = layout.packed ? Pack<T>::size : 1;
     const int64_t pixels = std::max<int64_t>(layout.pixels, 1);
     if (layout.channels_inner) {
-      const PixelBlock plan(layout, vector);
+      const PixelBlock plan(layout, vector, pixels);
       block = plan.block;
       tiles = plan.tiles;
-      split(layout.batch * tiles, pixels, 4 * block.y);
-      return;
+      split({layout.batch * tiles, pixels, 4 * block.y});
+    } else {
+      const RowBlock rows(layout, vector);
+      block = rows.block();
+      split({layout.rows(), pixels, rows.group == kThreads ? 16 * kThreads : pixels});
     }
-    const int64_t packs = (pixels + vector - 1) / vector;
-    int64_t group = 4;
-    while (group < 32 && group * 4 < packs) group *= 2;
-    // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
-    if (packs > 256 || (packs > 64 && layout.rows() < 2 * kTargetBlocks)) group = kThreads;
-    block = dim3(unsigned(group), unsigned(kThreads / group));
-    split(layout.rows(), pixels, group == kThreads ? 16 * kThreads : pixels);
   }
 
  private:
-  void split(int64_t blocks, int64_t pixels, int64_t least) {
-    const int64_t wanted = kTargetBlocks / std::max<int64_t>(blocks, 1);
-    const int64_t parts = std::clamp<int64_t>(wanted, 1, (pixels + least - 1) / least);
-    span = (pixels + parts - 1) / parts;
-    chunks = (pixels + span - 1) / span;
-  }
+  void split(const Parts& pieces) { chunks = pieces.count, span = pieces.span; }
 };
 
 // `args` has its pointers; the sizes are filled in here.
 template <Pass kPass, class T>
-void launch_pass(const CudaScope& scope, const Layout& layout, const PassPlan<T>& plan,
+void launch_pass(const CudaScope& scope, const ChannelLayout& layout, const PassPlan<T>& plan,
                  std::type_identity_t<PassArgs<T>> args) {
   args.batch = layout.batch, args.channels = layout.channels, args.pixels = layout.pixels;
   args.chunks = plan.chunks, args.span = plan.span, args.tiles = plan.tiles, args.packed = layout.packed;
@@ -149,7 +91,7 @@ Tensor se_scale_cuda(const Tensor& x_, const Tensor& logits_) {
   const CudaScope scope(x_);
   const Tensor x = native_layout(x_), logits = torch::stable::contiguous(logits_);
   Tensor y = torch::stable::empty_like(x);
-  const Layout layout = layout_of(shape, x, y);
+  const ChannelLayout layout = layout_of(shape, x, y);
   dispatch_dtype(dtype_index("se_scale", "x", x), [&]<class T>() {
     launch_scale<T, T>(scope, layout, data<T>(x), data<T>(logits), nullptr, mutable_data<T>(y));
   });
@@ -163,7 +105,7 @@ std::tuple<Tensor, Tensor> se_scale_backward_cuda(const Tensor& grad_, const Ten
   const CudaScope scope(x_);
   const Tensor x = native_layout(x_), logits = torch::stable::contiguous(logits_), grad = laid_out_like(grad_, x);
   Tensor grad_x = torch::stable::empty_like(x), grad_logits = torch::stable::empty_like(logits);
-  const Layout layout = layout_of(shape, x, grad, grad_x);
+  const ChannelLayout layout = layout_of(shape, x, grad, grad_x);
   if (layout.rows() == 0) return {grad_x, grad_logits};
   dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
     const PassPlan<T> plan(layout);
@@ -182,8 +124,9 @@ std::tuple<Tensor, Tensor> se_scale_backward_cuda(const Tensor& grad_, const Ten
 
 // Scratch memory for the excitation in one allocation, which `scratch` keeps alive. The weights are contiguous.
 template <class T>
-Excitation<T> make_excitation(const Layout& layout, int64_t chunks, const Tensor& w1, const std::optional<Tensor>& b1,
-                              const Tensor& w2, const std::optional<Tensor>& b2, bool backward, Tensor& scratch) {
+Excitation<T> make_excitation(const ChannelLayout& layout, int64_t chunks, const Tensor& w1,
+                              const std::optional<Tensor>& b1, const Tensor& w2, const std::optional<Tensor>& b2,
+                              bool backward, Tensor& scratch) {
   const int64_t hidden = w1.size(0), rows = layout.rows(), sums = chunks * rows, units = layout.batch * hidden;
   const int64_t values = sums + 2 * rows + units;
   scratch = torch::stable::new_empty(w1, {backward ? values + sums + 2 * rows + units : values}, opmath_of(w1));
@@ -212,7 +155,7 @@ Tensor se_attention_cuda(const Tensor& x_, const Tensor& w1_, const std::optiona
   const std::optional<Tensor> b1 = contiguous_or_none(b1_), b2 = contiguous_or_none(b2_);
   Tensor y = torch::stable::empty_like(x);
   if (y.numel() == 0) return y;
-  const Layout layout = layout_of(shape, x, y);
+  const ChannelLayout layout = layout_of(shape, x, y);
   dispatch_dtype(dtype_index("se_attention", "x", x), [&]<class T>() {
     const PassPlan<T> plan(layout);
     Tensor scratch;
@@ -240,7 +183,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cuda(co
   Tensor grad_x = torch::stable::empty_like(x);
   Tensor grad_w1 = torch::stable::empty_like(w1), grad_b1 = torch::stable::new_empty(x, {hidden});
   Tensor grad_w2 = torch::stable::empty_like(w2), grad_b2 = torch::stable::new_empty(x, {shape.channels});
-  const Layout layout = layout_of(shape, x, grad, grad_x);
+  const ChannelLayout layout = layout_of(shape, x, grad, grad_x);
   dispatch_dtype(dtype_index(op, "x", x), [&]<class T>() {
     const PassPlan<T> plan(layout);
     Tensor scratch;

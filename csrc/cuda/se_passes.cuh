@@ -203,6 +203,7 @@ __global__ void __launch_bounds__(kThreads, 4) pass_pixels_kernel(PassArgs<T> a)
 #pragma unroll
       for (int k = 0; k < kVector; ++k) s[k] = sigmoid_(to_opmath(a.logits[n * a.channels + c + k]));
     }
+#pragma unroll 2  // loads under way at a time
     for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
       visit_pack<kPass, kVector>(a, (n * a.pixels + p) * a.channels + c, s, 1, sums, 1, kVector);
     }

@@ -11,6 +11,8 @@
 // Floor: 2 B C oh ow zh zw flops, the bytes of z, x and the result once. SiamFC's pair (256 x 6 x 6 on 22 x 22): 5.3
 // MFLOP and 0.53 MB in float32, 0.1 and 0.2 us on an H100: both limits are near, so planes are read once into shared
 // memory and a thread keeps 9 outputs of a row in registers (17 = 9 + 8; 54 multiply-adds for 20 shared reads).
+// xcorr of 16-bit channels_last tensors goes to the tensor cores instead: xcorr_taps.cuh. Not so float32: whether TF32
+// may replace it is a switch of torch that the stable ABI does not show, and ours would have to follow it.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -22,6 +24,7 @@
 #include "launch.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
+#include "xcorr_taps.cuh"
 
 namespace fastops {
 namespace {
@@ -62,6 +65,7 @@ struct Correlation {
   // one of the terms or one of the channels that are in shared memory at a time.
   int tile_height, tile_width, tile_strips, kernel_height, kernel_width, plane_rows, plane_columns, slots, groups;
   bool slots_are_channels, whole_planes;  // whole_planes: a stage is one contiguous run of memory
+  bool plane_packed, kernel_packed;       // slots are neighbours in memory, loaded 16 bytes at a time
   int64_t tiles_down, tiles_across, channel_groups, splits, terms_per_split;
   opmath_t<T>* partial;  // [splits, target], null for one split
 
@@ -74,8 +78,9 @@ struct Correlation {
 // ---- loads into shared memory -----------------------------------------------------------------------------------
 
 // Loads slots x rows x columns values, from (row, column) of the planes on; slots beyond `valid` are zero. Neighbouring
-// threads read neighbouring columns, or slots where those are closer (channels_last). Divisions only to begin with.
-template <class T>
+// threads read neighbouring columns, or slots where those are closer (channels_last): kVector slots at a time, of which
+// there are whole ones then. Divisions only to begin with.
+template <int kVector, class T>
 __device__ __forceinline__ void load_tiles(opmath_t<T>* shared, const Planes<T>& p, int64_t pair, int64_t channel,
                                            bool along_channels, int slots, int valid, int64_t row, int rows,
                                            int64_t column, int columns) {
@@ -83,19 +88,21 @@ __device__ __forceinline__ void load_tiles(opmath_t<T>* shared, const Planes<T>&
   column -= p.left;
   const T* data = p.data + pair / p.per_item * p.batch + channel * p.channel + row * p.row + column * p.column;
   const int64_t slot_stride = along_channels ? p.channel : p.batch;
-  const bool slots_inner = slot_stride < (p.column < 0 ? -p.column : p.column);
+  const bool slots_inner = kVector > 1 || slot_stride < (p.column < 0 ? -p.column : p.column);
 
   // (i, j, k) counts through (slot, row, column), or (row, column, slot) with slots_inner, blockDim.x at a time.
   const int outer = slots_inner ? rows : slots, middle = slots_inner ? columns : rows;
-  const int inner = slots_inner ? slots : columns;
+  const int inner = slots_inner ? slots / kVector : columns;
   const int step_k = blockDim.x % inner, step_j = blockDim.x / inner % middle, step_i = blockDim.x / inner / middle;
   int k = threadIdx.x % inner, j = threadIdx.x / inner % middle, i = threadIdx.x / inner / middle;
   while (i < outer) {
-    const int slot = slots_inner ? k : i, y = slots_inner ? i : j, x = slots_inner ? j : k;
+    const int slot = slots_inner ? k * kVector : i, y = slots_inner ? i : j, x = slots_inner ? j : k;
     const bool inside =
         slot < valid && uint64_t(row + y) < uint64_t(p.height) && uint64_t(column + x) < uint64_t(p.width);
-    shared[(slot * rows + y) * columns + x] =
-        inside ? to_opmath(data[slot * slot_stride + y * p.row + x * p.column]) : opmath_t<T>(0);
+    Pack<T, kVector> pack{};
+    if (inside) pack = load_pack<T, kVector>(data + slot * slot_stride + y * p.row + x * p.column);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) shared[((slot + v) * rows + y) * columns + x] = to_opmath(pack.values[v]);
     k += step_k;
     j += step_j;
     i += step_i;
@@ -166,11 +173,17 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
             planes[i] = i < values ? to_opmath(data[i]) : A(0);
           }
         } else {
-          load_tiles(planes, a.plane, pair, channel, along_channels, a.slots, valid, u0 + i0, a.plane_rows, v0 + j0,
-                     a.plane_columns);
+          const auto load = [&]<int kVector>() {
+            load_tiles<kVector>(planes, a.plane, pair, channel, along_channels, a.slots, valid, u0 + i0, a.plane_rows,
+                                v0 + j0, a.plane_columns);
+          };
+          a.plane_packed ? load.template operator()<Pack<T>::size>() : load.template operator()<1>();
         }
-        load_tiles(kernels, a.kernel, pair, channel, along_channels, a.slots, valid, i0, a.kernel_height, j0,
-                   a.kernel_width);
+        const auto load = [&]<int kVector>() {
+          load_tiles<kVector>(kernels, a.kernel, pair, channel, along_channels, a.slots, valid, i0, a.kernel_height, j0,
+                              a.kernel_width);
+        };
+        a.kernel_packed ? load.template operator()<Pack<T>::size>() : load.template operator()<1>();
         __syncthreads();
         if (slot >= a.slots) continue;
         const int kernel_rows = int(a.kernel.height - i0 < a.kernel_height ? a.kernel.height - i0 : a.kernel_height);
@@ -236,11 +249,19 @@ __global__ void __launch_bounds__(kThreads) sum_splits_kernel(Correlation<T> a) 
 
 // ---- launchers --------------------------------------------------------------------------------------------------
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Whether neighbouring channels can be loaded 16 bytes at a time.
+template <class T>
+bool has_channel_packs(const Planes<T>& p, int64_t channels) {
+  constexpr int64_t kPack = Pack<T>::size;
+  const bool whole = p.batch % kPack == 0 && p.row % kPack == 0 && p.column % kPack == 0 && channels % kPack == 0;
+  return p.channel == 1 && p.column != 0 && whole && is_aligned16(p.data);
+}
 
 // Sets how `a` is spread over blocks and threads.
 template <class T>
 void plan(Correlation<T>& a) {
+  constexpr int64_t kPack = Pack<T>::size;
+  const int64_t all_channels = a.terms_are_channels ? a.terms : a.channels;
   a.tile_strips = int(std::min<int64_t>(ceil_div(a.width, kStrip), kMaxStrips));
   a.tile_height = int(std::min<int64_t>({a.height, kThreads / a.tile_strips, kMaxRows}));
   a.kernel_height = int(std::min<int64_t>(a.kernel.height, kMaxKernel));
@@ -255,20 +276,26 @@ void plan(Correlation<T>& a) {
   const int64_t most = std::clamp<int64_t>(kSharedBudget / slot_bytes, 1, lanes);
 
   const int64_t sums = a.items * a.channels * a.tiles_down * a.tiles_across;
-  const int64_t channels = std::min({sums / kTargetBlocks, most, a.channels});
+  int64_t channels = std::min({sums / kTargetBlocks, most, a.channels});
   a.slots_are_channels = channels > 1;
+  const bool along_channels = a.terms_are_channels || a.slots_are_channels;
+  a.plane_packed = along_channels && most >= kPack && has_channel_packs(a.plane, all_channels);
+  a.kernel_packed = along_channels && most >= kPack && has_channel_packs(a.kernel, all_channels);
+  const int64_t step = a.plane_packed || a.kernel_packed ? kPack : 1;  // slots are whole packs then
   a.splits = 1;
   if (a.slots_are_channels) {
-    a.slots = int(ceil_div(a.channels, ceil_div(a.channels, channels)));
+    channels = std::max(channels / step * step, step);
+    a.slots = int(ceil_div(ceil_div(a.channels, ceil_div(a.channels, channels)), step) * step);
     a.channel_groups = ceil_div(a.channels, a.slots);
     a.terms_per_split = a.terms;
   } else {
     a.channel_groups = a.channels;
     const int64_t terms = std::max<int64_t>(a.terms, 1);
     const int64_t splits = std::clamp<int64_t>(kTargetBlocks / sums, 1, std::min(ceil_div(terms, 4), kMaxSplits));
-    a.terms_per_split = ceil_div(terms, splits);
+    a.terms_per_split = ceil_div(ceil_div(terms, splits), step) * step;
     a.splits = ceil_div(terms, a.terms_per_split);
-    a.slots = int(ceil_div(a.terms_per_split, ceil_div(a.terms_per_split, most)));
+    const int64_t limit = most / step * step;
+    a.slots = int(ceil_div(ceil_div(a.terms_per_split, ceil_div(a.terms_per_split, limit)), step) * step);
   }
   const int64_t groups = std::clamp<int64_t>(lanes / a.slots, 1, a.kernel_height);
   a.groups = int(ceil_div(a.kernel_height, ceil_div(a.kernel_height, groups)));
@@ -282,7 +309,7 @@ void plan(Correlation<T>& a) {
 template <class T>
 void launch_correlation(const CudaScope& scope, Correlation<T> a, const Tensor& target) {
   if (target.numel() == 0) return;
-  a.target = static_cast<T*>(target.mutable_data_ptr());
+  a.target = mutable_data<T>(target);
   for (int i = 0; i < 4; ++i) a.target_stride[i] = target.stride(i);
   a.items = target.size(0), a.channels = target.size(1), a.height = target.size(2), a.width = target.size(3);
   plan(a);
@@ -290,7 +317,7 @@ void launch_correlation(const CudaScope& scope, Correlation<T> a, const Tensor& 
   if (a.splits > 1) {
     const auto dtype = sizeof(opmath_t<T>) == 8 ? ScalarType::Double : ScalarType::Float;
     partial = torch::stable::new_empty(target, {a.splits * target.numel()}, dtype);
-    a.partial = static_cast<opmath_t<T>*>(partial.mutable_data_ptr());
+    a.partial = mutable_data<opmath_t<T>>(partial);
   }
   const int64_t stage = a.slots * (a.plane_values() + a.kernel_values()) + kStrip;  // the last strip reads past a row
   const int64_t threads = a.slots * a.groups * a.strips();
@@ -303,16 +330,55 @@ void launch_correlation(const CudaScope& scope, Correlation<T> a, const Tensor& 
 
 template <class T>
 Planes<T> planes_of(const Tensor& t, int64_t pairs) {
-  return {static_cast<const T*>(t.const_data_ptr()),
-          pairs / t.size(0),
-          t.stride(0),
-          t.stride(1),
-          t.stride(2),
-          t.stride(3),
-          t.size(2),
-          t.size(3),
-          0,
-          0};
+  return {data<T>(t),  pairs / t.size(0), t.stride(0), t.stride(1), t.stride(2),
+          t.stride(3), t.size(2),         t.size(3),   0,           0};
+}
+
+// ---- on tensor cores ----------------------------------------------------------------------------------------------
+
+bool has_tensor_cores_for_16_bits() {
+  int device = 0, major = 0;
+  STD_CUDA_CHECK(cudaGetDevice(&device));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major >= 8;
+}
+
+// Whether xcorr_taps.cuh takes the call: no more taps than its tiles have rows, and pixels that are whole steps of
+// channels, 16-byte aligned.
+template <class T>
+bool fits_tensor_cores(const XcorrShape& s, const Planes<T>& plane, const Planes<T>& kernel) {
+  const bool small = s.xh * s.xw < (int64_t(1) << 30) && s.channels < (int64_t(1) << 30);
+  return s.zh * s.zw <= kMaxTaps && s.channels % kChannelStep == 0 && small && has_channel_packs(plane, s.channels) &&
+         has_channel_packs(kernel, s.channels) && has_tensor_cores_for_16_bits();
+}
+
+template <class T>
+ChannelRows<T> channel_rows(const Planes<T>& p) {
+  return {p.data, p.per_item, p.batch, p.row, p.column, int(p.width), int(p.height * p.width)};
+}
+
+// `a` has its planes, scale and bias.
+template <class T>
+void launch_taps(const CudaScope& scope, const XcorrShape& s, Correlation<T> a, const Tensor& out) {
+  constexpr int64_t kBlocks = 2 * 132;  // two fit an SM
+  TapCorrelation<T> taps{channel_rows(a.kernel), channel_rows(a.plane)};
+  taps.pairs = s.pairs, taps.channels = int(s.channels);
+  taps.out_width = int(s.ow), taps.outputs = int(s.oh * s.ow);
+  taps.strips = int(ceil_div(taps.pixels.pixels, kStripPixels));
+  const int64_t steps = s.channels / kChannelStep;
+  const int64_t splits = std::clamp<int64_t>(kBlocks / (s.pairs * taps.strips), 1, steps);
+  taps.channels_per_split = int(ceil_div(steps, splits) * kChannelStep);
+  taps.splits = int(ceil_div(s.channels, taps.channels_per_split));
+  a.splits = int64_t(taps.splits) * taps.strips;
+  const Tensor partial = torch::stable::new_empty(out, {a.splits * out.numel()}, ScalarType::Float);
+  taps.partial = mutable_data<float>(partial);
+  launch(correlate_taps_kernel<T>, grid_for(taps.blocks(), 1), kThreads, 0, scope, taps);
+
+  a.partial = reinterpret_cast<opmath_t<T>*>(taps.partial);
+  a.target = mutable_data<T>(out);
+  for (int i = 0; i < 4; ++i) a.target_stride[i] = out.stride(i);
+  a.items = s.pairs, a.channels = 1, a.height = s.oh, a.width = s.ow;
+  launch(sum_splits_kernel<T>, grid_for(out.numel(), kSumColumns), dim3(kSumColumns, kSumRows), 0, scope, a);
 }
 
 // A result like `t`: channels_last where `t` is, else contiguous.
@@ -331,7 +397,10 @@ Tensor xcorr_cuda(const Tensor& z, const Tensor& x, double scale, const std::opt
     a.terms = shape.channels;
     a.terms_are_channels = true;
     a.scale = opmath_t<T>(scale);
-    if (bias.has_value()) a.bias = static_cast<const T*>(bias->const_data_ptr());
+    if (bias.has_value()) a.bias = data<T>(*bias);
+    if constexpr (sizeof(T) == 2) {
+      if (fits_tensor_cores(shape, a.plane, a.kernel)) return launch_taps(scope, shape, a, out);
+    }
     launch_correlation(scope, a, out);
   });
   return out;

@@ -56,36 +56,37 @@ struct ValueAndSlope {
   T value, slope;
 };
 
-template <class T>
+template <class Maths, class T>
 FASTOPS_HD ValueAndSlope<T> sigmoid_slope(T u) {
   const T argument = minus_abs(u);
   const T bounded = argument < ExpRange<T>::low ? ExpRange<T>::low : argument;
-  const T e = argument < ExpRange<T>::low ? T(0) : exp_and_expm1(bounded).exp;
-  const T inverse = T(1) / (T(1) + e);
+  const T e = argument < ExpRange<T>::low ? T(0) : Maths::exp_normal(bounded);
+  const T inverse = Maths::divide(T(1), T(1) + e);
   return {(u < T(0) ? e : T(1)) * inverse, e * inverse * inverse};
 }
 
-template <class T>
+template <class Maths, class T>
 FASTOPS_HD ValueAndSlope<T> tanh_slope(T u) {
   const T argument = T(2) * minus_abs(u);
   const T bounded = argument < ExpRange<T>::low ? ExpRange<T>::low : argument;
-  const ExpPair<T> pair = exp_and_expm1(bounded);
+  const ExpPair<T> pair = Maths::exp_and_expm1(bounded);
   const T e = argument < ExpRange<T>::low ? T(0) : pair.exp;
-  const T inverse = T(1) / (T(1) + e);
+  const T inverse = Maths::divide(T(1), T(1) + e);
   const T magnitude = -pair.expm1 * inverse;
   return {u < T(0) ? -magnitude : magnitude, T(4) * e * inverse * inverse};
 }
 
-template <AdaptiveKind kKind>
+// Maths: see mish.h.
+template <AdaptiveKind kKind, class Maths = Exact>
 struct AdaptiveActivation {
   static constexpr bool kSumsLackB = true;
 
   template <class T>
   FASTOPS_HD static ValueAndSlope<T> activation(T u) {
     if constexpr (kKind == kAdaptiveSigmoid) {
-      return sigmoid_slope(u);
+      return sigmoid_slope<Maths>(u);
     } else {
-      return tanh_slope(u);
+      return tanh_slope<Maths>(u);
     }
   }
   template <class T>
@@ -100,8 +101,8 @@ struct AdaptiveActivation {
   }
 };
 
-template <>
-struct AdaptiveActivation<kAdaptiveRelu> {
+template <class Maths>
+struct AdaptiveActivation<kAdaptiveRelu, Maths> {
   static constexpr bool kSumsLackB = false;
 
   template <class T>

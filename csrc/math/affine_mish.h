@@ -16,15 +16,15 @@
 
 namespace fastops {
 
-template <class T>
+template <class Maths = Exact, class T>
 FASTOPS_HD T affine_mish_forward(T x, T center, T scale, T shift) {
-  return mish_forward((x - center) * scale + shift);
+  return mish_forward<Maths>((x - center) * scale + shift);
 }
 
 // g', of which everything else is made.
-template <class T>
+template <class Maths = Exact, class T>
 FASTOPS_HD T affine_mish_backward(T grad, T x, T center, T scale, T shift) {
-  return mish_backward(grad, (x - center) * scale + shift);
+  return mish_backward<Maths>(grad, (x - center) * scale + shift);
 }
 
 // What the kernels of batch_norm_mish need of a channel.

@@ -5,17 +5,9 @@
 // s^2 <= 0.172 needs 9 terms in float and 20 in double. Swapped, the angle is pi/2 - a.
 #pragma once
 
-#include "../common/macros.h"
+#include "sqrt.h"
 
 namespace fastops {
-
-#if defined(__CUDA_ARCH__)
-FASTOPS_HD float sqrt_(float x) { return sqrtf(x); }
-FASTOPS_HD double sqrt_(double x) { return sqrt(x); }
-#else
-FASTOPS_HD float sqrt_(float x) { return __builtin_sqrtf(x); }
-FASTOPS_HD double sqrt_(double x) { return __builtin_sqrt(x); }
-#endif
 
 template <class T>
 FASTOPS_HD T atan_ratio(T y, T x) {

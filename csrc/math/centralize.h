@@ -14,7 +14,7 @@
 
 #include <stdint.h>
 
-#include "../common/macros.h"
+#include "sqrt.h"
 
 namespace fastops {
 
@@ -80,14 +80,6 @@ struct SgdRule {
     v[1] -= lr * step;
   }
 };
-
-#if defined(__CUDA_ARCH__)
-FASTOPS_HD float sqrt_(float x) { return sqrtf(x); }
-FASTOPS_HD double sqrt_(double x) { return sqrt(x); }
-#else
-FASTOPS_HD float sqrt_(float x) { return __builtin_sqrtf(x); }
-FASTOPS_HD double sqrt_(double x) { return __builtin_sqrt(x); }
-#endif
 
 template <class T, bool kAmsgrad>
 struct AdamWRule {

@@ -1,9 +1,10 @@
 // exp(x) and the logistic function, scalar, for host loops that the compiler vectorises and for the device.
 //
-// Host float: x = n ln2 + r with |r| <= ln2/2 (Cody & Waite 1980: ln2 is split in two so that the product with
+// Float: x = n ln2 + r with |r| <= ln2/2 (Cody & Waite 1980: ln2 is split in two so that the product with
 // n is exact), e^r = 1 + r + r^2 q(r) with q of degree 4 fitted at Chebyshev nodes (largest relative error of the
 // float32 evaluation on [-20, 20]: 7.3e-8, 1.23 * 2^-24), and 2^n put into the exponent bits. No branch and no
-// table, so a loop around it becomes SIMD code; libm's expf is a call per element.
+// table, so a loop around it becomes SIMD code; libm's expf is a call per element. On the device e^x alone is CUDA's
+// own.
 #pragma once
 
 #include <stdint.h>
@@ -22,15 +23,6 @@ template <class T>
 struct ExpPair {
   T exp, expm1;
 };
-
-#if defined(__CUDA_ARCH__)
-
-FASTOPS_HD float exp_(float x) { return expf(x); }
-FASTOPS_HD double exp_(double x) { return exp(x); }
-FASTOPS_HD ExpPair<float> exp_and_expm1(float x) { return {expf(x), expm1f(x)}; }
-FASTOPS_HD ExpPair<double> exp_and_expm1(double x) { return {exp(x), expm1(x)}; }
-
-#else
 
 // e^x = scale (1 + rest): scale a power of two, |rest| < 0.42 and of full relative accuracy, however small.
 template <class T>
@@ -89,12 +81,28 @@ FASTOPS_HD ExpParts<double> exp_parts(double x) {
   return {scale, (q * r + 1.0) * r};
 }
 
-FASTOPS_HD float exp_(float x) {
-  const ExpParts<float> parts = exp_parts(x);
-  return (parts.rest + 1.0f) * parts.scale;
+template <class T>
+FASTOPS_HD T exp_from_parts(T x) {
+  const ExpParts<T> parts = exp_parts(x);
+  return (parts.rest + T(1)) * parts.scale;
 }
-// All of double's range, which exp_parts does not cover.
+
+// exp_: of double all of its range, which exp_parts does not cover; exp_normal: where the result is a normal number.
+#if defined(__CUDA_ARCH__)
+FASTOPS_HD float exp_(float x) { return expf(x); }
+FASTOPS_HD double exp_(double x) { return exp(x); }
+template <class T>
+FASTOPS_HD T exp_normal(T x) {
+  return exp_(x);
+}
+#else
+FASTOPS_HD float exp_(float x) { return exp_from_parts(x); }
 FASTOPS_HD double exp_(double x) { return __builtin_exp(x); }
+template <class T>
+FASTOPS_HD T exp_normal(T x) {
+  return exp_from_parts(x);
+}
+#endif
 
 template <class T>
 FASTOPS_HD ExpPair<T> exp_and_expm1(T x) {
@@ -102,7 +110,26 @@ FASTOPS_HD ExpPair<T> exp_and_expm1(T x) {
   return {(parts.rest + T(1)) * parts.scale, parts.rest * parts.scale + (parts.scale - T(1))};
 }
 
-#endif
+// What the formulas take their exponentials and quotients from: this, or for results of fewer digits something cheaper
+// (cuda/vec.cuh).
+struct Exact {
+  template <class T>
+  static FASTOPS_HD T exp(T x) {
+    return exp_(x);
+  }
+  template <class T>
+  static FASTOPS_HD T exp_normal(T x) {
+    return fastops::exp_normal(x);
+  }
+  template <class T>
+  static FASTOPS_HD ExpPair<T> exp_and_expm1(T x) {
+    return fastops::exp_and_expm1(x);
+  }
+  template <class T>
+  static FASTOPS_HD T divide(T a, T b) {
+    return a / b;
+  }
+};
 
 // A select, not fmin/fmax: NaN must pass (the comparison is false, x stays).
 template <class T>

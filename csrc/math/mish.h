@@ -24,21 +24,22 @@ struct MishRange<double> {
   static constexpr double low = -740.0, one = 40.0;
 };
 
-template <class T>
+// Maths: Exact, or what is exact enough for the type of the result.
+template <class Maths = Exact, class T>
 FASTOPS_HD T mish_forward(T x) {
-  const T e = exp_(clamp_(x, MishRange<T>::low, MishRange<T>::one));
+  const T e = Maths::exp(clamp_(x, MishRange<T>::low, MishRange<T>::one));
   const T t = e * (e + T(2));
   // The lower clamp also bounds the factor: -inf * 0 would be NaN, the limit is -0.
-  const T factor = x < MishRange<T>::low ? T(0) : t / (t + T(2));
+  const T factor = x < MishRange<T>::low ? T(0) : Maths::divide(t, t + T(2));
   const T bounded = x < MishRange<T>::low ? MishRange<T>::low : x;
   return bounded * factor;
 }
 
-template <class T>
+template <class Maths = Exact, class T>
 FASTOPS_HD T mish_backward(T grad, T x) {
-  const T e = exp_(clamp_(x, MishRange<T>::low, MishRange<T>::one));
+  const T e = Maths::exp(clamp_(x, MishRange<T>::low, MishRange<T>::one));
   const T t = e * (e + T(2));
-  const T inverse = T(1) / (t + T(2));
+  const T inverse = Maths::divide(T(1), t + T(2));
   // Beyond `one` the second term is below rounding, but inf * 0 is not: bound the factor x on both sides.
   const T bounded = clamp_(x, MishRange<T>::low, MishRange<T>::one);
   const T slope = inverse * (t + bounded * (T(4) * e * (e + T(1))) * inverse);

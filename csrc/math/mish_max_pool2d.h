@@ -30,9 +30,9 @@ FASTOPS_HD bool falls(T x, T low) {
 }
 
 // max(f(low), f(high)); both are NaN if one is.
-template <class T>
+template <class Maths = Exact, class T>
 FASTOPS_HD T mish_of_extremes(T low, T high) {
-  const T of_low = mish_forward(low), of_high = mish_forward(high);
+  const T of_low = mish_forward<Maths>(low), of_high = mish_forward<Maths>(high);
   return of_low > of_high ? of_low : of_high;
 }
 

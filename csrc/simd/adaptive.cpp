@@ -1,3 +1,5 @@
+// The CPU loops of the adaptive activations; the formulas are in math/adaptive.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "adaptive.h"
 
 #include "vec.h"
@@ -165,13 +167,6 @@ static void backward(const void* grad_, const void* x_, void* grad_x_, AdaptiveM
 }
 
 template <class T>
-static void widen_kernel(const void* source, void* target, int64_t n) {
-  using O = opmath_t<T>;
-  const O* v = as_opmath(static_cast<const T*>(source), static_cast<O*>(target), n);
-  if (v != target) memcpy(target, v, size_t(n) * sizeof(O));
-}
-
-template <class T>
 static void narrow_kernel(const double* source, int64_t stride, void* target_, int64_t n) {
   T* target = static_cast<T*>(target_);
   for (int64_t i = 0; i < n; ++i) {
@@ -184,23 +179,17 @@ static void narrow_kernel(const double* source, int64_t stride, void* target_, i
   }
 }
 
-#define FASTOPS_ALL_DTYPES(function, kind)                                                         \
-  {                                                                                                \
-    function<AdaptiveActivation<kind>, float>, function<AdaptiveActivation<kind>, double>,         \
-        function<AdaptiveActivation<kind>, half_t>, function<AdaptiveActivation<kind>, bfloat16_t> \
-  }
-#define FASTOPS_ALL_KINDS(function)                                                              \
-  {                                                                                              \
-    FASTOPS_ALL_DTYPES(function, kAdaptiveSigmoid), FASTOPS_ALL_DTYPES(function, kAdaptiveTanh), \
-        FASTOPS_ALL_DTYPES(function, kAdaptiveRelu)                                              \
-  }
+#define FASTOPS_ALL_KINDS(function)                                       \
+  {FASTOPS_ALL_DTYPES_OF(function, AdaptiveActivation<kAdaptiveSigmoid>), \
+   FASTOPS_ALL_DTYPES_OF(function, AdaptiveActivation<kAdaptiveTanh>),    \
+   FASTOPS_ALL_DTYPES_OF(function, AdaptiveActivation<kAdaptiveRelu>)}
 
 extern const AdaptiveKernels adaptive_kernels;
 const AdaptiveKernels adaptive_kernels = {
     FASTOPS_ALL_KINDS(forward),
     FASTOPS_ALL_KINDS(backward),
-    {widen_kernel<float>, widen_kernel<double>, widen_kernel<half_t>, widen_kernel<bfloat16_t>},
-    {narrow_kernel<float>, narrow_kernel<double>, narrow_kernel<half_t>, narrow_kernel<bfloat16_t>},
+    FASTOPS_ALL_DTYPES(widen_to_opmath),
+    FASTOPS_ALL_DTYPES(narrow_kernel),
 };
 
 }  // namespace FASTOPS_ISA

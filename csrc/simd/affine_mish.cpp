@@ -1,3 +1,5 @@
+// The CPU loops of affine_mish and batch_norm_mish; the formulas are in math/affine_mish.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "affine_mish.h"
 
 #include "../math/affine_mish.h"
@@ -212,30 +214,10 @@ static void input_gradient(const void* grad, const void* x, void* grad_x, int64_
   run(static_cast<const T*>(grad), static_cast<const T*>(x), static_cast<T*>(grad_x), n, maps, scratch);
 }
 
-template <class T>
-static void widen(const void* source, double* target, int64_t n) {
-  opmath_t<T> buffer[1];
-  for (int64_t i = 0; i < n; ++i) target[i] = double(*as_opmath(static_cast<const T*>(source) + i, buffer, 1));
-}
-
-template <class T>
-static void narrow(const double* source, void* target, int64_t n) {
-  T* out = static_cast<T*>(target);
-  opmath_t<T> buffer[1];
-  for (int64_t i = 0; i < n; ++i) {
-    opmath_t<T>* value = opmath_target(out + i, buffer);
-    *value = opmath_t<T>(source[i]);
-    finish(out + i, value, 1);
-  }
-}
-
-#define FASTOPS_ALL_DTYPES(kernel) \
-  { kernel<float>, kernel<double>, kernel<half_t>, kernel<bfloat16_t> }
-
 extern const AffineMishKernels affine_mish_kernels;
 const AffineMishKernels affine_mish_kernels = {
-    FASTOPS_ALL_DTYPES(forward),        FASTOPS_ALL_DTYPES(moments), FASTOPS_ALL_DTYPES(backward),
-    FASTOPS_ALL_DTYPES(input_gradient), FASTOPS_ALL_DTYPES(widen),   FASTOPS_ALL_DTYPES(narrow),
+    FASTOPS_ALL_DTYPES(forward),        FASTOPS_ALL_DTYPES(moments),         FASTOPS_ALL_DTYPES(backward),
+    FASTOPS_ALL_DTYPES(input_gradient), FASTOPS_ALL_DTYPES(widen_to_double), FASTOPS_ALL_DTYPES(narrow_from_double),
 };
 
 }  // namespace FASTOPS_ISA

@@ -1,3 +1,6 @@
+// The CPU loops of the box losses; the formulas are in math/box_loss.h and math/focal_l1.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
+
 // Products and sums are rounded one by one: fused where the compiler likes, a loss would depend in its last bit on
 // whether the gradient is computed beside it. That takes 9 % more time (eiou; ciou 30 %).
 #if defined(__clang__)
@@ -227,10 +230,10 @@ static void focal_l1_backward(double beta, const void* grad_, bool one_grad, dou
 
 extern const BoxLossKernels box_loss_kernels;
 const BoxLossKernels box_loss_kernels = {
-    {run<float>, run<double>, run<half_t>, run<bfloat16_t>},
-    {scale<float>, scale<double>, scale<half_t>, scale<bfloat16_t>},
-    {focal_l1<float>, focal_l1<double>, focal_l1<half_t>, focal_l1<bfloat16_t>},
-    {focal_l1_backward<float>, focal_l1_backward<double>, focal_l1_backward<half_t>, focal_l1_backward<bfloat16_t>},
+    FASTOPS_ALL_DTYPES(run),
+    FASTOPS_ALL_DTYPES(scale),
+    FASTOPS_ALL_DTYPES(focal_l1),
+    FASTOPS_ALL_DTYPES(focal_l1_backward),
 };
 
 }  // namespace FASTOPS_ISA

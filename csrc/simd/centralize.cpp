@@ -1,3 +1,5 @@
+// The CPU loops of centralize_ and the optimizer steps; the formulas are in math/centralize.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "centralize.h"
 
 #include "vec.h"
@@ -164,14 +166,10 @@ static void piece_sums_kernel(const StepTensor& tensor, const StepOptions& optio
                  [&](int64_t, int64_t first, int64_t count) { sums[i++] = sum_run<T>(rule, tensor, first, count); });
 }
 
-#define FASTOPS_ALL_DTYPES(kernel, rule) \
-  { kernel<float, rule>, kernel<double, rule>, kernel<half_t, rule>, kernel<bfloat16_t, rule> }
-#define FASTOPS_ALL_RULES(kernel)                                                           \
-  {                                                                                         \
-    FASTOPS_ALL_DTYPES(kernel, kCentralize), FASTOPS_ALL_DTYPES(kernel, kSgd),              \
-        FASTOPS_ALL_DTYPES(kernel, kSgdMomentum), FASTOPS_ALL_DTYPES(kernel, kSgdNesterov), \
-        FASTOPS_ALL_DTYPES(kernel, kAdamW), FASTOPS_ALL_DTYPES(kernel, kAdamWAmsgrad)       \
-  }
+#define FASTOPS_ALL_RULES(kernel)                                                      \
+  {FASTOPS_ALL_DTYPES(kernel, kCentralize),  FASTOPS_ALL_DTYPES(kernel, kSgd),         \
+   FASTOPS_ALL_DTYPES(kernel, kSgdMomentum), FASTOPS_ALL_DTYPES(kernel, kSgdNesterov), \
+   FASTOPS_ALL_DTYPES(kernel, kAdamW),       FASTOPS_ALL_DTYPES(kernel, kAdamWAmsgrad)}
 
 extern const StepKernels step_kernels;
 const StepKernels step_kernels = {

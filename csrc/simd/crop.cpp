@@ -1,3 +1,5 @@
+// The CPU loops of crop_and_resize; the formulas are in math/crop.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "crop.h"
 
 #include "../math/crop.h"

@@ -43,6 +43,12 @@ struct Opmath<double> {
 template <class T>
 using opmath_t = typename Opmath<T>::type;
 
+// A row of a table of kernels, by DType: kernel<T, ...> and kernel<F, T>.
+#define FASTOPS_ALL_DTYPES(kernel, ...)                                                 \
+  {kernel<float __VA_OPT__(, ) __VA_ARGS__>, kernel<double __VA_OPT__(, ) __VA_ARGS__>, \
+   kernel<half_t __VA_OPT__(, ) __VA_ARGS__>, kernel<bfloat16_t __VA_OPT__(, ) __VA_ARGS__>}
+#define FASTOPS_ALL_DTYPES_OF(kernel, F) {kernel<F, float>, kernel<F, double>, kernel<F, half_t>, kernel<F, bfloat16_t>}
+
 // ---- conversions of blocks -------------------------------------------------------------------------------
 
 inline float half_to_float(half_t h) {

@@ -1,3 +1,5 @@
+// The CPU loops of the balanced logistic loss; the formulas are in math/logistic_loss.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "logistic_loss.h"
 
 #include "vec.h"
@@ -76,34 +78,12 @@ static void backward(const void* responses, void* grad_responses, const Logistic
   }
 }
 
-template <class T>
-static void widen(const void* values, double* wide, int64_t n) {
-  opmath_t<T> buffer[kBlock];
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
-    const auto* source = as_opmath(static_cast<const T*>(values) + begin, buffer, count);
-    for (int64_t i = 0; i < count; ++i) wide[begin + i] = double(source[i]);
-  }
-}
-
-template <class T>
-static void narrow(const double* wide, void* values, int64_t n) {
-  opmath_t<T> buffer[kBlock];
-  T* target = static_cast<T*>(values);
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
-    auto* out = opmath_target(target + begin, buffer);
-    for (int64_t i = 0; i < count; ++i) out[i] = opmath_t<T>(wide[begin + i]);
-    finish(target + begin, out, count);
-  }
-}
-
 extern const LogisticLossKernels logistic_loss_kernels;
 const LogisticLossKernels logistic_loss_kernels = {
-    {forward<float>, forward<double>, forward<half_t>, forward<bfloat16_t>},
-    {backward<float>, backward<double>, backward<half_t>, backward<bfloat16_t>},
-    {widen<float>, widen<double>, widen<half_t>, widen<bfloat16_t>},
-    {narrow<float>, narrow<double>, narrow<half_t>, narrow<bfloat16_t>},
+    FASTOPS_ALL_DTYPES(forward),
+    FASTOPS_ALL_DTYPES(backward),
+    FASTOPS_ALL_DTYPES(widen_to_double),
+    FASTOPS_ALL_DTYPES(narrow_from_double),
 };
 
 }  // namespace FASTOPS_ISA

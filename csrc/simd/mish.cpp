@@ -1,3 +1,5 @@
+// The CPU loops of mish; the formula is in math/mish.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "mish.h"
 
 #include "../math/mish.h"
@@ -19,8 +21,8 @@ static void backward(const void* grad, const void* x, void* grad_x, int64_t n) {
 
 extern const MishKernels mish_kernels;
 const MishKernels mish_kernels = {
-    {forward<float>, forward<double>, forward<half_t>, forward<bfloat16_t>},
-    {backward<float>, backward<double>, backward<half_t>, backward<bfloat16_t>},
+    FASTOPS_ALL_DTYPES(forward),
+    FASTOPS_ALL_DTYPES(backward),
 };
 
 }  // namespace FASTOPS_ISA

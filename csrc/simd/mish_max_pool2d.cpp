@@ -1,3 +1,5 @@
+// The CPU loops of mish_max_pool2d and relu_max_pool2d; the formulas are in math/mish_max_pool2d.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "mish_max_pool2d.h"
 
 #include "mish_max_pool2d_images.h"
@@ -31,11 +33,6 @@ static void backward_image_kernel(const void* grad, const void* x, void* grad_x,
   backward_image(static_cast<const T*>(grad), static_cast<const T*>(x), static_cast<T*>(grad_x), s, begin, end,
                  scratch);
 }
-
-#define FASTOPS_ALL_DTYPES(kernel) \
-  { kernel<float>, kernel<double>, kernel<half_t>, kernel<bfloat16_t> }
-#define FASTOPS_ALL_DTYPES_OF(kernel, F) \
-  { kernel<F, float>, kernel<F, double>, kernel<F, half_t>, kernel<F, bfloat16_t> }
 
 extern const MishMaxPool2dKernels mish_max_pool2d_kernels;
 const MishMaxPool2dKernels mish_max_pool2d_kernels = {

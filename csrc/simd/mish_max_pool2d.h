@@ -8,7 +8,7 @@
 
 namespace fastops {
 
-// Scratch memory of the kernels. A row of a plane is spread over phases of lanes, see Phases in mish_max_pool2d.cpp.
+// Scratch memory of the kernels. A row of a plane is spread over phases of lanes: Phases in mish_max_pool2d_planes.h.
 constexpr int64_t kPoolSlack = 48;  // values that may be read or written behind an array
 FASTOPS_HD int64_t pool_round_up(int64_t n) { return (n + 15) / 16 * 16; }
 FASTOPS_HD int64_t pool_phases(const PoolShape& s) { return s.stride_w < s.kernel_w ? s.stride_w : s.kernel_w; }

@@ -1,3 +1,5 @@
+// The CPU loops of response_peak; the formulas are in math/response.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "response.h"
 
 #include "vec.h"
@@ -184,7 +186,7 @@ static void track(const void* maps_, const ResponseTables& t, const ResponseOpti
 }
 
 extern const ResponseKernels response_kernels;
-const ResponseKernels response_kernels = {{track<float>, track<double>, track<half_t>, track<bfloat16_t>}};
+const ResponseKernels response_kernels = {FASTOPS_ALL_DTYPES(track)};
 
 }  // namespace FASTOPS_ISA
 }  // namespace fastops

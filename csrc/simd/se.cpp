@@ -1,3 +1,5 @@
+// The CPU loops of squeeze-and-excitation; the formulas are in math/se.h.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "se.h"
 
 #include "../math/se.h"
@@ -187,13 +189,6 @@ static void scale_dot_kernel(const void* grad_, const void* x_, const void* s_, 
 }
 
 template <class T>
-static void widen_kernel(const void* source, void* target, int64_t n) {
-  using O = opmath_t<T>;
-  const O* v = as_opmath(static_cast<const T*>(source), static_cast<O*>(target), n);
-  if (v != target) memcpy(target, v, size_t(n) * sizeof(O));
-}
-
-template <class T>
 static void narrow_kernel(const void* source, void* target, int64_t n) {
   using O = opmath_t<T>;
   T* out = static_cast<T*>(target);
@@ -208,7 +203,7 @@ template <class T>
 static void sigmoid_kernel(const void* logits, void* s_, int64_t n) {
   using O = opmath_t<T>;
   O* s = static_cast<O*>(s_);
-  widen_kernel<T>(logits, s, n);
+  widen_to_opmath<T>(logits, s, n);
   map(s, s, n, [](O v) { return sigmoid_(v); });
 }
 
@@ -279,9 +274,6 @@ static void layer_backward_kernel(const void* grad_, int64_t rows, const void* x
   }
 }
 
-#define FASTOPS_ALL_DTYPES(kernel) \
-  { kernel<float>, kernel<double>, kernel<half_t>, kernel<bfloat16_t> }
-
 extern const SeKernels se_kernels;
 const SeKernels se_kernels = {
     FASTOPS_ALL_DTYPES(sum_kernel),
@@ -290,7 +282,7 @@ const SeKernels se_kernels = {
     FASTOPS_ALL_DTYPES(scale_dot_kernel),
     FASTOPS_ALL_DTYPES(sigmoid_kernel),
     FASTOPS_ALL_DTYPES(logit_backward_kernel),
-    FASTOPS_ALL_DTYPES(widen_kernel),
+    FASTOPS_ALL_DTYPES(widen_to_opmath),
     FASTOPS_ALL_DTYPES(narrow_kernel),
     {excite_kernel<float>, excite_kernel<double>},
     {excite_backward_kernel<float>, excite_backward_kernel<double>},

@@ -116,5 +116,36 @@ inline void finish(T* p, const float* buffer, int64_t n) {
   from_opmath(buffer, p, n);
 }
 
+// ---- entries of the tables: arrays from and to a dtype -----------------------------------------------------
+
+template <class T>
+inline void widen_to_opmath(const void* source, void* target, int64_t n) {
+  using O = opmath_t<T>;
+  const O* v = as_opmath(static_cast<const T*>(source), static_cast<O*>(target), n);
+  if (v != target) memcpy(target, v, size_t(n) * sizeof(O));
+}
+
+template <class T>
+inline void widen_to_double(const void* values, double* wide, int64_t n) {
+  opmath_t<T> buffer[kBlock];
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+    const auto* source = as_opmath(static_cast<const T*>(values) + begin, buffer, count);
+    for (int64_t i = 0; i < count; ++i) wide[begin + i] = double(source[i]);
+  }
+}
+
+template <class T>
+inline void narrow_from_double(const double* wide, void* values, int64_t n) {
+  opmath_t<T> buffer[kBlock];
+  T* target = static_cast<T*>(values);
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
+    auto* out = opmath_target(target + begin, buffer);
+    for (int64_t i = 0; i < count; ++i) out[i] = opmath_t<T>(wide[begin + i]);
+    finish(target + begin, out, count);
+  }
+}
+
 }  // namespace FASTOPS_ISA
 }  // namespace fastops

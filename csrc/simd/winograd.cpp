@@ -39,7 +39,6 @@ constexpr int64_t kMaxShallowTaskTiles = 28;  // of one block of channels
 constexpr int64_t kInputAhead = 64;  // floats: halves the time of the input transform
 constexpr int64_t kOutputAhead = 4;  // tiles: takes a fifth off the output transform
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 inline void from_float(const float* source, float* target, int64_t n) {

@@ -1,3 +1,5 @@
+// The CPU loops of the cross-correlations.
+// Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 #include "xcorr.h"
 
 #include "vec.h"
@@ -242,8 +244,8 @@ static void template_backward_kernel(const void* grad, const void* x, void* grad
 extern const XcorrKernels xcorr_kernels;
 const XcorrKernels xcorr_kernels = {
     {kLanes<float>, kLanes<double>},
-    {pack_kernel<float>, pack_kernel<double>, pack_kernel<half_t>, pack_kernel<bfloat16_t>},
-    {unpack_kernel<float>, unpack_kernel<double>, unpack_kernel<half_t>, unpack_kernel<bfloat16_t>},
+    FASTOPS_ALL_DTYPES(pack_kernel),
+    FASTOPS_ALL_DTYPES(unpack_kernel),
     {correlate_kernel<float>, correlate_kernel<double>},
     {sum_lanes_kernel<float>, sum_lanes_kernel<double>},
     {search_backward_kernel<float>, search_backward_kernel<double>},

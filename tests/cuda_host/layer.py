@@ -48,12 +48,13 @@ def build() -> tuple[Path, Path]:
         return FOLDER / target
 
     layer = edge("cuda_host.o", "compile", [HERE / "cuda_host.cpp"])
+    instructions = edge("ptx.o", "compile", [HERE / "ptx.cpp"])
     under_cpu_key = f"-include {HERE / 'under_cpu_key.h'}"
     kernels = [
         edge(f"{source.stem}.o", "compile", [source], under_cpu_key)
         for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     ]
-    library = edge("libcuda_host.so", "link", [layer, *kernels], f"-shared {torch_link}")
+    library = edge("libcuda_host.so", "link", [layer, instructions, *kernels], f"-shared {torch_link}")
     faults = edge("faults", "link", [layer, edge("faults.o", "compile", [HERE / "faults.cu"])])
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "build.ninja").write_text("\n".join(lines) + "\n")

@@ -20,7 +20,7 @@ TESTS = Path(__file__).resolve().parents[1]
 #: that are not finite, runs in another order of threads.
 FILES = (
     *("test_ops.py", "test_affine_mish.py", "test_box_peak.py", "test_centralize.py", "test_crop.py"),
-    "test_response.py",
+    *("test_response.py", "test_rounding.py"),
 )
 
 

@@ -31,8 +31,9 @@ def test_no_kernel_spills():
 
 
 @cache
-def wide_loads() -> dict[str, dict[str, int]]:
-    """kernel -> instantiation -> number of its 128-bit global loads, of one architecture."""
+def wide_accesses() -> dict[str, dict[str, dict[str, int]]]:
+    """kernel -> instantiation -> numbers of its global loads (LDG) and stores (STG) of 128 bits, of its stores in all
+    (stores) and of its products on tensor cores (HMMA), of one architecture."""
     triton = pytest.importorskip("triton", reason="no cuobjdump: the triton package, which has one, is not installed")
     cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not cuobjdump.exists():
@@ -43,21 +44,51 @@ def wide_loads() -> dict[str, dict[str, int]]:
     sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     _, *parts = re.split(r"Function : (\w+)", sass)
     names, texts = parts[::2], parts[1::2]
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, dict[str, int]]] = {}
     for name, text in zip(kernel_resources.demangle(names), texts, strict=True):
-        found.setdefault(name.partition("<")[0], {})[name] = len(re.findall(r"\bLDG\.\S*128\b", text))
+        counts = {access: len(re.findall(rf"\b{access}\.\S*128\b", text)) for access in ("LDG", "STG")}
+        counts["HMMA"] = len(re.findall(r"\bHMMA\b", text))
+        counts["stores"] = len(re.findall(r"\bSTG\b", text))
+        found.setdefault(name.partition("<")[0], {})[name] = counts
     return found
 
 
 STEP = {"long_sums_kernel", "step_kernel"}  # of the optimizers, which are not in the table of ops
 
 
-@pytest.mark.parametrize("kernel", sorted(STEP.union(*(row.memory_bound_kernels for row in OPS.values()))))
-def test_memory_bound_kernels_load_128_bits_at_once(kernel):
-    """In one instantiation for each dtype: those for unaligned data cannot."""
+MEMORY_BOUND = sorted(STEP.union(*(row.memory_bound_kernels for row in OPS.values())))
+#: They write a sum, or a value a box or map, and no more; a box of a half type is 8 bytes.
+NARROW_RESULTS = {"long_sums_kernel", "balanced_logistic_loss_kernel", "box_loss_scale_kernel"}
+
+
+def accesses_by_dtype(kernel: str, access: str) -> dict[str, int]:
+    """How often the instantiations for each dtype load or store 128 bits: those for unaligned data cannot."""
     by_dtype: dict[str, int] = {}
-    for name, count in wide_loads()[kernel].items():
+    for name, counts in wide_accesses()[kernel].items():
         dtype = re.search(r"\b(float|double|half|bfloat16)\b", name)[1]
-        by_dtype[dtype] = by_dtype.get(dtype, 0) + count
+        by_dtype[dtype] = by_dtype.get(dtype, 0) + counts[access]
+    return by_dtype
+
+
+@pytest.mark.parametrize("access", ["LDG", "STG"])
+@pytest.mark.parametrize("kernel", MEMORY_BOUND)
+def test_memory_bound_kernels_move_128_bits_at_once(kernel, access):
+    if access == "STG" and kernel in NARROW_RESULTS:
+        pytest.skip("its results are few")
+    by_dtype = accesses_by_dtype(kernel, access)
     assert set(by_dtype) == {"float", "double", "half", "bfloat16"}
     assert all(by_dtype.values()), by_dtype
+
+
+#: Their instantiations for whole packs store all that they write as packs.
+@pytest.mark.parametrize("kernel", ["map_pixels_kernel", "scale_pixels_kernel", "mish_max_pool2d_kernel"])
+def test_packs_are_stored_whole(kernel):
+    packed = {name: counts for name, counts in wide_accesses()[kernel].items() if counts["LDG"]}
+    assert packed and all(counts["STG"] == counts["stores"] for counts in packed.values()), packed
+
+
+def test_tensor_cores_are_used():
+    """By xcorr of 16 bits, and fed by loads of 128 bits."""
+    for access in ("LDG", "HMMA"):
+        by_dtype = accesses_by_dtype("correlate_taps_kernel", access)
+        assert set(by_dtype) == {"half", "bfloat16"} and all(by_dtype.values()), by_dtype

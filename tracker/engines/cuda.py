@@ -23,12 +23,17 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._captured: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}  # None: seen once
-        # Of all graphs: one runs at a time.
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        # Of all graphs: one runs at a time. Memory is shared among captures of one stream only.
+        self._pool = self._stream = None
+        if device.type == "cuda":
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def clear(self) -> None:
-        """Forget all graphs: the memory that they work on is void."""
+        """Forget all graphs: the memory that they work on is void. Those to come have a pool of their own: results of
+        the old ones may still be held, and a pool that lost its graphs must not be captured into then."""
         self._captured.clear()
+        if self._pool is not None:
+            self._pool = torch.cuda.graph_pool_handle()
 
     def step(self, follow: Callable[[Tensor, slice], Tensor], state: Tensor, image: Tensor, rows: slice) -> Tensor:
         """Take a step, by its graph where there is one.
@@ -57,7 +62,7 @@ class Graphs:
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """The step as a graph; the state is as it was before."""
         before = state.clone()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream(self._device)
+        current, side = torch.cuda.current_stream(), self._stream
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(2):  # kernels are chosen and loaded outside of the capture

@@ -39,7 +39,7 @@ class ReferenceTracker:
             `weights`, the path of a checkpoint.
         config: settings; the limits and the lost signal of `TrackerConfig` do not apply here.
         device: where the network runs; None keeps the model's own.
-        compile: wrap the network, correlation included, in `torch.compile`.
+        compile: wrap the network, correlation included, in `torch.compile`; of a name, in that mode.
 
     Example:
         >>> tracker = ReferenceTracker(SiamFC(width=0.25, ops="reference"))
@@ -56,7 +56,7 @@ class ReferenceTracker:
         weights: str | None = None,
         config: TrackerConfig | None = None,
         device: torch.device | str | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
     ) -> None:
         if (model is None) == (weights is None):
             got = "neither" if model is None else "both"
@@ -75,8 +75,9 @@ class ReferenceTracker:
         self._features, self._score = self.model.features, self.model.score
         if compile:
             # One graph per input size: template and searches differ, and a graph for any size is slower on each.
-            self._features = torch.compile(self._features, dynamic=False)
-            self._score = torch.compile(self._score, dynamic=False)
+            options = {"dynamic": False, "mode": compile if isinstance(compile, str) else None}
+            self._features = torch.compile(self._features, **options)
+            self._score = torch.compile(self._score, **options)
 
     @torch.no_grad()
     def init(self, image: np.ndarray, box: np.ndarray) -> None:
@@ -98,7 +99,7 @@ class ReferenceTracker:
         self._color = np.mean(image, axis=(0, 1))
         z = crop_padded_image(image, self._center, self._z_size, cfg.exemplar_size, self._color)
         z = torch.from_numpy(z).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
-        self._template = self._features(z)
+        self._template = self._features(z).clone()  # a captured graph writes its next result over its last
 
     @torch.no_grad()
     def update(self, image: np.ndarray) -> TrackResult:

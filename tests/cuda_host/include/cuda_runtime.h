@@ -55,6 +55,16 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
+enum cudaDeviceAttr : int { cudaDevAttrComputeCapabilityMajor = 75 };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 9;
+  return cudaSuccess;
+}
+
 namespace cuda_host {
 
 cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, const std::function<void()>& thread);
@@ -192,6 +202,10 @@ T __ldcg(const T* at) {
 }
 template <class T>
 void __stcs(T* at, const std::type_identity_t<T>& value) {
+  *at = value;
+}
+template <class T>
+void __stwb(T* at, const std::type_identity_t<T>& value) {
   *at = value;
 }
 

@@ -31,6 +31,11 @@ _PAIRINGS = {
     "no_batch": ((0, 3, 2, 2), (0, 3, 4, 5)),
     "no_channels": ((2, 0, 2, 2), (2, 0, 3, 4)),
     "channels_last": ((2, 35, 2, 3), (4, 35, 4, 5), channels_last, channels_last),
+    # Whole packs of channels in every dtype, and what the tensor cores take in 16 bits: one part, and 3 parts of the
+    # channels for each of 2 strips of pixels.
+    "channels_last_packs": ((2, 32, 2, 3), (4, 32, 6, 7), channels_last, channels_last),
+    "channels_last_parts": ((1, 96, 6, 8), (2, 96, 17, 15), channels_last, channels_last),
+    "channels_last_siamfc": ((1, 64, 6, 6), (3, 64, 22, 22), channels_last, channels_last),
     "only_x_channels_last": ((2, 20, 3, 2), (2, 20, 5, 4), contiguous, channels_last),
     "only_z_channels_last": ((3, 9, 2, 2), (3, 9, 4, 3), channels_last, contiguous),
     "transposed": ((2, 7, 3, 2), (2, 7, 5, 4), transposed, transposed),

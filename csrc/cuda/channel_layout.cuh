@@ -1,0 +1,87 @@
+// What the ops that tell channels from pixels share: the two layouts, and how their passes are spread over blocks.
+#pragma once
+
+#include <algorithm>
+
+#include "../common/layout.h"
+#include "../common/macros.h"
+#include "launch.cuh"
+#include "vec.cuh"
+
+namespace fastops {
+
+// Blocks that fill current GPUs: 8 for each of 132 SMs, which is whole rounds of 1, 2, 4 or 8 blocks an SM. A constant,
+// so that results do not depend on the GPU. Of passes that leave a partial sum for each block there are no more; those
+// that leave none take twice as many.
+constexpr int64_t kTargetBlocks = 1056;
+
+// x as rows [N C, P] (contiguous) or pixels [N P, C] (channels_last); of one pixel an image is both, and faster as
+// pixels.
+struct ChannelLayout {
+  int64_t batch, channels, pixels;
+  bool channels_inner;
+  bool packed;  // 16-byte accesses: aligned, and with channels_inner C is a multiple of a pack
+
+  int64_t rows() const { return batch * channels; }
+  int64_t values() const { return rows() * pixels; }
+};
+
+// For native tensors of one layout. Shape: of the op's check, with batch, channels and pixels.
+template <class Shape, class... Tensors>
+ChannelLayout layout_of(const Shape& shape, const Tensor& x, const Tensors&... others) {
+  ChannelLayout layout{shape.batch, shape.channels, shape.pixels, is_channels_last(x) || shape.pixels == 1, false};
+  const bool whole_packs = !layout.channels_inner || shape.channels % (16 / int64_t(x.element_size())) == 0;
+  layout.packed = whole_packs && is_aligned16(x.const_data_ptr()) && (is_aligned16(others.const_data_ptr()) && ...);
+  return layout;
+}
+
+// body.template operator()<kVector>(): channels at a time.
+template <class T, class Body>
+void with_vector(const ChannelLayout& layout, const Body& body) {
+  layout.packed ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
+}
+
+// Threads for pixels: a tile of vectors of channels by as many of `pixels` pixels as fit.
+struct PixelBlock {
+  int64_t tiles;
+  dim3 block;
+
+  PixelBlock(const ChannelLayout& layout, int vector, int64_t pixels) {
+    const int64_t vectors = std::max<int64_t>(ceil_div(layout.channels, vector), 1);
+    tiles = ceil_div(vectors, kThreads);
+    const unsigned width = unsigned(ceil_div(vectors, tiles));
+    block = dim3(width, unsigned(std::clamp<int64_t>(kThreads / width, 1, std::max<int64_t>(pixels, 1))));
+  }
+
+  // Pixels of a block of a pass over `pixels` pixels that leaves no sums.
+  int64_t map_span(int64_t pixels) const {
+    return block.y * std::clamp<int64_t>(pixels * tiles / block.y / (2 * kTargetBlocks), 1, 16);
+  }
+};
+
+// Threads for rows of `pixels` values: `group` of them (4 ... 32 lanes, or the whole block) for a row or a part of one.
+struct RowBlock {
+  int64_t group = 4;
+
+  RowBlock(const ChannelLayout& layout, int vector) {
+    const int64_t packs = ceil_div(std::max<int64_t>(layout.pixels, 1), vector);
+    while (group < 32 && group * 4 < packs) group *= 2;
+    // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
+    if (packs > 256 || (packs > 64 && layout.rows() < 2 * kTargetBlocks)) group = kThreads;
+  }
+
+  dim3 block() const { return dim3(unsigned(group), unsigned(kThreads / group)); }
+};
+
+// `length` values or pixels, of which each of `blocks` sums takes some, cut into parts of at least `least`.
+struct Parts {
+  int64_t count, span;
+
+  Parts(int64_t blocks, int64_t length, int64_t least) {
+    const int64_t wanted = kTargetBlocks / std::max<int64_t>(blocks, 1);
+    span = ceil_div(length, std::clamp<int64_t>(wanted, 1, ceil_div(length, least)));
+    count = ceil_div(length, span);
+  }
+};
+
+}  // namespace fastops
