@@ -20,8 +20,17 @@ namespace FASTOPS_ISA {
 namespace {
 
 constexpr int64_t kPanel = kQuantizedPanel, kChunk = kQuantizedChunk;
-constexpr int64_t kBlockPixels = 32;           // whose sums are held at a time
-constexpr int64_t kBandBytes = 256 * 1024;     // of gathered input, about: half of a small second-level cache
+constexpr int64_t kBlockPixels = 32;        // of a row, whose sums are held at a time: a block
+constexpr int64_t kBandBytes = 256 * 1024;  // of gathered input, about: half of a small second-level cache
+#if defined(__AMX_INT8__)
+// The tiles take weights faster than the second-level cache gives them. So a slab of a panel, that the first level
+// holds, meets several blocks, of rows that are worked on at once, and their sums wait in memory for the next slab:
+// SiamFC's conv3 takes two thirds of the time that it takes block by block.
+constexpr int64_t kSlabChunks = 12;
+constexpr int64_t kGroupBlocks = 16, kMaxRowsAtOnce = 8;
+#else
+constexpr int64_t kGroupBlocks = 1, kMaxRowsAtOnce = 1;
+#endif
 
 constexpr int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -36,9 +45,12 @@ struct Plan {
   int64_t panels, panel;   // and bytes of one
   int64_t row_bytes;       // of one row of the convolution's result
   int64_t ring_pitch;      // from one such row to the next: a table look-up writes whole vectors
+  int64_t blocks;          // of a row
+  int64_t rows_at_once;    // of the convolution
+  int64_t ring_rows;       // kept
   int64_t band_rows;       // input rows gathered at most
   // Places in the workspace.
-  int64_t input, ring, columns, size;
+  int64_t sums, input, ring, columns, size;
 
   explicit Plan(const QuantizedConvShape& shape)
       : s(shape),
@@ -55,12 +67,16 @@ struct Plan {
         panel(s.kernel_h * chunks * kChunk * kPanel),
         row_bytes(conv_width * group_out),
         ring_pitch(round_up(row_bytes, 64)),
-        band_rows(max(kBandBytes / max(row, 1), rows_for(s.pool_size))) {
+        blocks((conv_width + kBlockPixels - 1) / kBlockPixels),
+        rows_at_once(max(1, min(kGroupBlocks / max(blocks, 1), kMaxRowsAtOnce))),
+        ring_rows(s.pool_size + rows_at_once - 1),
+        band_rows(max(kBandBytes / max(row, 1), rows_for(rows_at_once))) {
     // A block reads whole chunks for kBlockPixels pixels, whatever the row has: the memory must be there.
     const int64_t slack = kBlockPixels * pixel + chunks * kChunk;
-    input = 0;
-    ring = round_up(band_rows * row + slack, 64);
-    columns = ring + s.pool_size * ring_pitch;
+    sums = 0;
+    input = kGroupBlocks * kBlockPixels * kPanel * int64_t(sizeof(int32_t));
+    ring = input + round_up(band_rows * row + slack, 64);
+    columns = ring + ring_rows * ring_pitch;
     size = columns + ring_pitch;
   }
 
@@ -86,44 +102,49 @@ struct Products {
   }
   ~Products() { _tile_release(); }
 
-  // sums [pixels][kPanel], pixels up to kBlockPixels.
-  void operator()(const Plan& plan, const uint8_t* x, const int8_t* w, int64_t pixels, int32_t* sums) const {
-    constexpr int64_t kSums = kPanel * 4, kWeights = kPanel * 4;
-    const int64_t pixel = plan.pixel;
-    _tile_zero(0);
-    _tile_zero(1);
-    if (pixels <= 16) {
-      for (int64_t ky = 0; ky < plan.s.kernel_h; ++ky, x += plan.row) {
-        for (int64_t i = 0; i < plan.chunks; ++i, w += kChunk * kPanel) {
-          _tile_loadd(4, x + i * kChunk, pixel);
-          _tile_loadd(6, w, kWeights);
-          _tile_dpbusd(0, 4, 6);
-          _tile_loadd(7, w + 64, kWeights);
-          _tile_dpbusd(1, 4, 7);
-        }
-      }
-      _tile_stored(0, sums, kSums);
-      _tile_stored(1, sums + 16, kSums);
-      return;
+  static int64_t slabs(const Plan& plan) { return (plan.s.kernel_h * plan.chunks + kSlabChunks - 1) / kSlabChunks; }
+
+  // sums [pixels][kPanel] of one slab, added to those of the slabs before; pixels up to kBlockPixels.
+  void operator()(const Plan& plan, int64_t slab, const uint8_t* x, const int8_t* w, int64_t pixels,
+                  int32_t* sums) const {
+    constexpr int64_t kPitch = kPanel * 4;  // bytes from a row of sums, or of weights, to the next
+    const int64_t pixel = plan.pixel, total = plan.s.kernel_h * plan.chunks, count = slabs(plan);
+    const int64_t begin = slab * total / count, end = (slab + 1) * total / count;
+    w += begin * kChunk * kPanel;
+    const bool two = pixels > 16;  // else the lower tiles would hold nothing of use
+    if (slab == 0) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    } else {
+      _tile_loadd(0, sums, kPitch);
+      _tile_loadd(1, sums + 16, kPitch);
+      _tile_loadd(2, sums + 16 * kPanel, kPitch);
+      _tile_loadd(3, sums + 16 * kPanel + 16, kPitch);
     }
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t ky = 0; ky < plan.s.kernel_h; ++ky, x += plan.row) {
-      for (int64_t i = 0; i < plan.chunks; ++i, w += kChunk * kPanel) {
-        _tile_loadd(4, x + i * kChunk, pixel);
-        _tile_loadd(6, w, kWeights);
+    for (int64_t place = begin; place < end;) {  // chunks in what is left of a kernel row
+      const int64_t first = place % plan.chunks, rest = min(plan.chunks - first, end - place);
+      const uint8_t* upper = x + place / plan.chunks * plan.row + first * kChunk;
+      const uint8_t* lower = upper + 16 * pixel;
+      place += rest;
+      for (int64_t i = 0; i < rest; ++i, upper += kChunk, lower += kChunk, w += kChunk * kPanel) {
+        _tile_loadd(4, upper, pixel);
+        _tile_loadd(6, w, kPitch);
         _tile_dpbusd(0, 4, 6);
-        _tile_loadd(7, w + 64, kWeights);
+        _tile_loadd(7, w + 64, kPitch);
         _tile_dpbusd(1, 4, 7);
-        _tile_loadd(5, x + 16 * pixel + i * kChunk, pixel);
+        if (!two) continue;
+        _tile_loadd(5, lower, pixel);
         _tile_dpbusd(2, 5, 6);
         _tile_dpbusd(3, 5, 7);
       }
     }
-    _tile_stored(0, sums, kSums);
-    _tile_stored(1, sums + 16, kSums);
-    _tile_stored(2, sums + 16 * kPanel, kSums);
-    _tile_stored(3, sums + 16 * kPanel + 16, kSums);
+    _tile_stored(0, sums, kPitch);
+    _tile_stored(1, sums + 16, kPitch);
+    if (!two) return;
+    _tile_stored(2, sums + 16 * kPanel, kPitch);
+    _tile_stored(3, sums + 16 * kPanel + 16, kPitch);
   }
 };
 
@@ -235,7 +256,9 @@ void multiply_rows(int64_t rows, const Args&... args) {
 }
 
 struct Products {
-  void operator()(const Plan& plan, const uint8_t* x, const int8_t* w, int64_t pixels, int32_t* sums) const {
+  static int64_t slabs(const Plan&) { return 1; }
+
+  void operator()(const Plan& plan, int64_t, const uint8_t* x, const int8_t* w, int64_t pixels, int32_t* sums) const {
     const int64_t parts = (pixels + kMaxRows - 1) / kMaxRows;
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = i * pixels / parts, rows = (i + 1) * pixels / parts - begin;
@@ -264,7 +287,8 @@ struct Rescale {
   // Rounded to the nearest, ties to even. The limits are integers, so it does not matter that they come before.
   void to_bytes(const int32_t* sums, uint8_t zero_point, uint8_t* out) const {
     const float low = -float(zero_point), high = float(255 - zero_point);
-    uint8_t levels[kPanel];
+    uint8_t spare[kPanel];
+    uint8_t* levels = channels == kPanel ? out : spare;
 #if defined(__AVX512F__)
     for (int64_t i = 0; i < kPanel; i += 16) {
       const __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(sums + i), _mm512_loadu_si512(bias + i));
@@ -291,11 +315,7 @@ struct Rescale {
       levels[i] = uint8_t(bits + shift);
     }
 #endif
-    if (channels == kPanel) {
-      memcpy(out, levels, kPanel);
-    } else {
-      memcpy(out, levels, size_t(channels));
-    }
+    if (channels < kPanel) memcpy(out, spare, size_t(channels));
   }
 
   void to_floats(const int32_t* sums, float* out) const {
@@ -335,36 +355,45 @@ inline void take_larger(uint8_t* into, const uint8_t* other, int64_t n) {
 class Runner {
  public:
   Runner(const QuantizedConvArgs& args, uint8_t* workspace)
-      : args_(args), plan_(args.shape), input_(workspace), ring_(workspace + plan_.ring),
+      : args_(args),
+        plan_(args.shape),
+        sums_(reinterpret_cast<int32_t*>(workspace + plan_.sums)),
+        input_(workspace + plan_.input),
+        ring_(workspace + plan_.ring),
         columns_(workspace + plan_.columns) {}
 
   // Rows [begin, end) of the output of one group of one image.
   void rows(int64_t image, int64_t group, int64_t begin, int64_t end) {
     const QuantizedConvShape& s = plan_.s;
-    int64_t next = begin * s.pool_stride;     // row of the convolution
-    int64_t gathered = next, gathered_end = next;  // those that the gathered rows suffice for
-    const int64_t last = (end - 1) * s.pool_stride + s.pool_size;
+    const int64_t last = (end - 1) * s.pool_stride + s.pool_size;  // rows of the convolution
+    int64_t next = begin * s.pool_stride, gathered = next, gathered_end = next;
     for (int64_t y = begin; y < end; ++y) {
-      const int64_t needed = y * s.pool_stride + s.pool_size;
-      for (next = max(next, y * s.pool_stride); next < needed; ++next) {
+      next = max(next, y * s.pool_stride);
+      while (next < y * s.pool_stride + s.pool_size) {
         if (next >= gathered_end) {
           gathered = next;
           gathered_end = min(last, next + (plan_.band_rows - s.kernel_h) / s.stride_h + 1);
           gather(image, group, gathered * s.stride_h - s.padding_h, plan_.rows_for(gathered_end - gathered));
         }
+        const int64_t count = min(plan_.rows_at_once, gathered_end - next);
         const uint8_t* x = input_ + (next - gathered) * s.stride_h * plan_.row;
         if (args_.float_output) {
-          float* out = static_cast<float*>(args_.output) + place(image, y) + group * plan_.group_out;
-          convolve(x, group, [&](const Rescale& rescale, const int32_t* sums, int64_t pixel, int64_t channel) {
-            rescale.to_floats(sums, out + pixel * s.out_channels + channel);
+          float* out = static_cast<float*>(args_.output) + place(image, next) + group * plan_.group_out;
+          convolve(x, count, group, [&](const Rescale& rescale, const int32_t* sums, int64_t row, int64_t pixel,
+                                        int64_t channel) {
+            rescale.to_floats(sums, out + (row * plan_.conv_width + pixel) * s.out_channels + channel);
           });
         } else {
-          uint8_t* out = ring_row(next);
-          convolve(x, group, [&](const Rescale& rescale, const int32_t* sums, int64_t pixel, int64_t channel) {
-            rescale.to_bytes(sums, args_.output_zero_point, out + pixel * plan_.group_out + channel);
+          convolve(x, count, group, [&](const Rescale& rescale, const int32_t* sums, int64_t row, int64_t pixel,
+                                        int64_t channel) {
+            uint8_t* out = ring_row(next + row) + pixel * plan_.group_out + channel;
+            rescale.to_bytes(sums, args_.output_zero_point, out);
           });
-          if (args_.table != nullptr) look_up(args_.table, out, plan_.row_bytes);
+          for (int64_t row = next; args_.table != nullptr && row < next + count; ++row) {
+            look_up(args_.table, ring_row(row), plan_.row_bytes);
+          }
         }
+        next += count;
       }
       if (!args_.float_output) write(static_cast<uint8_t*>(args_.output) + place(image, y) + group * plan_.group_out, y);
     }
@@ -376,7 +405,7 @@ class Runner {
   }
 
   // Where row y of the convolution is kept.
-  uint8_t* ring_row(int64_t y) { return ring_ + y % plan_.s.pool_size * plan_.ring_pitch; }
+  uint8_t* ring_row(int64_t y) { return ring_ + y % plan_.ring_rows * plan_.ring_pitch; }
 
   // Rows [top, top + count) of the image, which may begin above and end below it, as [count][padded width][group_in].
   void gather(int64_t image, int64_t group, int64_t top, int64_t count) {
@@ -404,18 +433,27 @@ class Runner {
     }
   }
 
-  // finish(rescale, sums of one pixel, pixel, first channel) for all pixels and panels of a row.
+  // finish(rescale, sums of one pixel, row, pixel, first channel) for all pixels and panels of `count` rows.
   template <class Finish>
-  void convolve(const uint8_t* x, int64_t group, const Finish& finish) {
-    alignas(64) int32_t sums[kBlockPixels * kPanel];
+  void convolve(const uint8_t* x, int64_t count, int64_t group, const Finish& finish) {
+    const int64_t slabs = Products::slabs(plan_), blocks = count * plan_.blocks;
     for (int64_t p = 0; p < plan_.panels; ++p) {
-      const int64_t channel = p * kPanel, count = min(kPanel, plan_.group_out - channel);
-      const Rescale rescale(args_, group * plan_.group_out + channel, count);
+      const int64_t channel = p * kPanel, channels = min(kPanel, plan_.group_out - channel);
+      const Rescale rescale(args_, group * plan_.group_out + channel, channels);
       const int8_t* weights = args_.packed + (group * plan_.panels + p) * plan_.panel;
-      for (int64_t first = 0; first < plan_.conv_width; first += kBlockPixels) {
-        const int64_t pixels = min(kBlockPixels, plan_.conv_width - first);
-        products_(plan_, x + first * plan_.pixel, weights, pixels, sums);
-        for (int64_t i = 0; i < pixels; ++i) finish(rescale, sums + i * kPanel, first + i, channel);
+      for (int64_t begin = 0; begin < blocks; begin += kGroupBlocks) {
+        const int64_t end = min(blocks, begin + kGroupBlocks);
+        for (int64_t slab = 0; slab < slabs; ++slab) {
+          for (int64_t block = begin; block < end; ++block) {
+            const int64_t row = block / plan_.blocks, first = block % plan_.blocks * kBlockPixels;
+            const int64_t pixels = min(kBlockPixels, plan_.conv_width - first);
+            int32_t* sums = sums_ + (block - begin) * kBlockPixels * kPanel;
+            const uint8_t* bytes = x + row * plan_.s.stride_h * plan_.row + first * plan_.pixel;
+            products_(plan_, slab, bytes, weights, pixels, sums);
+            if (slab + 1 < slabs) continue;
+            for (int64_t i = 0; i < pixels; ++i) finish(rescale, sums + i * kPanel, row, first + i, channel);
+          }
+        }
       }
     }
   }
@@ -441,6 +479,7 @@ class Runner {
 
   const QuantizedConvArgs& args_;
   const Plan plan_;
+  int32_t* const sums_;
   uint8_t *const input_, *const ring_, *const columns_;
   const Products products_{};
 };
