@@ -56,7 +56,7 @@ check-wheel: wheel
 	$(PYTHON) -m venv --clear build/check
 	build/check/bin/pip install --quiet "$(CHECK_TORCH)"
 	build/check/bin/pip install --quiet dist/*.whl
-	cd build/check && bin/python -m fastops && bin/python $(CURDIR)/tests/smoke.py && bin/tracker --help > /dev/null
+	cd build/check && bin/python -m fastops && bin/python $(CURDIR)/tests/support/smoke.py && bin/tracker --help > /dev/null
 
 # torch comes first and at one version, so that nothing else pulls in another build of it.
 $(VENV)/ready: $(SOURCES)

@@ -127,7 +127,7 @@ def cuda_arch_flags(nvcc: Path) -> tuple[list[str], list[str]]:
 
 
 def collect_ptxas_logs(objects: list[Path]) -> None:
-    """One log for the table of tests/kernel_resources.py; what else the compiler said is said here."""
+    """One log for the table of tests/support/kernel_resources.py; what else the compiler said is said here."""
     lines = [line for path in objects for line in Path(f"{path}.log").read_text().splitlines()]
     resources = re.compile(r"ptxas info|\s+\d+ bytes stack frame")
     for line in lines:

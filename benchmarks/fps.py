@@ -11,7 +11,7 @@ median update; "tracker fps" is frames over the total time of the updates, "end-
 took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
 median over the turns, in which the two follow one another.
 
-Weights: --weights (a ReLU checkpoint), by default the published ones in ../shared where present, else random ones; the
+Weights: --weights (a ReLU checkpoint), by default those in $SIAMFC_DATA/weights where present, else random ones; the
 Mish + SE network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
 """
 
@@ -26,16 +26,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness import ROOT, append_rows, environment, print_table
+from benchmarks.harness import append_rows, environment, print_table
+from tests.support.paths import DATA
 from tracker import SiamFC, Tracker
-from tracker.checkpoint import load_model
 from tracker.data.otb import load_sequence
-from tracker.data.sources import open_images, open_source
 from tracker.data.synthetic import SyntheticVideo
+from tracker.engines.reference import ReferenceTracker
 from tracker.eval.metrics import iou
-from tracker.reference import ReferenceTracker
+from tracker.io.sources import open_images, open_source
+from tracker.network.checkpoint import load_model
 
-SHARED = ROOT.parent / "shared" / "data"
 MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
 # Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99
@@ -57,7 +57,7 @@ def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
         return args.source, np.array([float(v) for v in args.box.split(",")]), Path(args.source).name
     if args.source and not Path(args.source).is_dir():
         raise SystemExit("fps: --box must be given where the source is not an OTB-style folder")
-    folder = Path(args.source or SHARED / "sequences" / "MountainBike")
+    folder = Path(args.source or DATA / "sequences" / "MountainBike")
     if folder.exists():
         sequence = load_sequence(folder)
         return sequence.frames, sequence.boxes[0], sequence.name
@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
-    published = sorted((SHARED / "weights").glob("*.pth")) if SHARED.exists() else []
+    published = sorted((DATA / "weights").glob("*.pth"))
     weights = args.weights or (published[0] if published else None)
     source, box, name = find_source(args)
     frames, decode = read_frames(source, args.frames)

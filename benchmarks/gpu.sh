@@ -23,8 +23,9 @@ FASTOPS_BUILD=cuda timeout "$(left)" "$python" setup.py build_ext --inplace > "$
 
 step "tests on CUDA (C++ kernels) and Triton"
 timeout "$(left)" "$python" -m pytest -q -x -m cuda \
-  tests/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,box_loss,centralize,crop,response,optim,backends,pipeline,batch_tracker,augment}.py
-timeout "$(left)" "$python" -m pytest -q -x tests/test_triton.py tests/test_triton_{centralize,crop,response}.py
+  tests/ops/test_{ops,mish,se,xcorr,adaptive,affine_mish,mish_max_pool2d,logistic_loss,box_loss,centralize,crop,response,optim,backends}.py \
+  tests/tracker/test_{pipeline,batch_tracker,augment}.py
+timeout "$(left)" "$python" -m pytest -q -x tests/ops/test_triton.py tests/ops/test_triton_{centralize,crop,response}.py
 
 step "compute-sanitizer memcheck and racecheck over the sample table"
 if command -v compute-sanitizer > /dev/null; then

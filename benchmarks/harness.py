@@ -22,7 +22,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler of peak_memory te
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from tracker.files import replacing  # noqa: E402
+from tracker.io.files import replacing  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

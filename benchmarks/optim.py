@@ -53,7 +53,7 @@ def resnet50() -> list[tuple[int, ...]]:
 
 def siamfc() -> list[tuple[int, ...]]:
     """Those of the tracker's AlexNet: 18 tensors, 2,336,480 values."""
-    from tracker.model import SiamFC
+    from tracker.network.model import SiamFC
 
     return [tuple(p.shape) for p in SiamFC().parameters()]
 

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import RESULTS
-from tracker.files import replacing
 from tracker.installed import install_hint
+from tracker.io.files import replacing
 
 COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # told apart also by the colour-blind
 DIRECTIONS = ("forward", "forward+backward")

@@ -12,13 +12,8 @@ import time
 
 import torch
 
-from benchmarks.harness import ROOT
-
-sys.path.insert(0, str(ROOT / "tests"))
-
-from op_samples import OPS  # noqa: E402
-
-from tracker import BatchTracker, SiamFC  # noqa: E402
+from tests.support.op_samples import OPS
+from tracker import BatchTracker, SiamFC
 
 
 def track() -> None:

@@ -51,8 +51,8 @@ from torch import Tensor
 
 import fastops
 from benchmarks.harness import append_rows, environment, print_table
-from tracker.files import replacing
 from tracker.installed import install_hint
+from tracker.io.files import replacing
 
 FORMAT = "cxcywh"
 CENTER, AREA = 10.0, 100.0  # of the targets

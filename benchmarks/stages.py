@@ -29,10 +29,10 @@ from benchmarks.fps import MODELS
 from benchmarks.harness import append_rows, compare, environment, print_table
 from fastops.ops.winograd import winograd_tile_size
 from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
-from tracker.data.sources import open_source
 from tracker.data.synthetic import SyntheticVideo
-from tracker.files import replacing
 from tracker.installed import install_hint
+from tracker.io.files import replacing
+from tracker.io.sources import open_source
 
 SIZES = {"VGA": (640, 480), "1080p": (1920, 1080), "4K": (3840, 2160)}
 STAGES = ("decode", "upload", "crop", "network", "xcorr", "response", "other")

@@ -10,7 +10,7 @@ reference  stock PyTorch: nn.Mish, a grouped convolution as correlation, binary 
 compile    the same, the network through torch.compile
 fastops    as tracker.train trains: fused modules, channels_last, one kernel for the optimizer's step
 
-Then `tracker.train.train` itself, with workers: the part of a step that it waits for its data.
+Then `tracker.training.loop.train` itself, with workers: the part of a step that it waits for its data.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from tracker import SiamFC
 from tracker.data.augment import AugmentConfig, Batch, augment, collate
 from tracker.data.pairs import Pair, PairDataset
 from tracker.distributed import World
-from tracker.train import losses_of, make_optimizer, scale_responses, train, training_form
-from tracker.train_config import DataConfig, TrainConfig
+from tracker.training.config import DataConfig, TrainConfig
+from tracker.training.loop import make_optimizer, scale_responses, train, training_form
+from tracker.training.losses import losses_of
 
 PHASES = ("data", "forward", "backward", "optimizer")
 #: Of a step's change of the weights: reference float32 itself differs by 3e-4 from float64, bfloat16 by 1e-1.
@@ -192,7 +193,12 @@ def measure_data_wait(args: argparse.Namespace, where: dict[str, str]) -> dict[s
         f"\ntracker.train, synthetic pairs, {args.workers} workers, {len(records)} steps: {rate:.1f} pairs/s, "
         f"{100 * waited / seconds:.1f} % of the time waiting for data"
     )
-    row = {"benchmark": "train", "competitor": "tracker.train", "precision": args.precision, "width": f"{args.width:g}"}
+    row = {
+        "benchmark": "train",
+        "competitor": "tracker.train",
+        "precision": args.precision,
+        "width": f"{args.width:g}",
+    }
     row |= {"step_ms": f"{1e3 * seconds / len(records):.2f}", "pairs_per_s": f"{rate:.2f}"}
     return {**where, **row, "workers": str(args.workers), "data_wait_percent": f"{100 * waited / seconds:.2f}"}
 

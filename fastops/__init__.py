@@ -35,6 +35,7 @@ __all__ = [
     "nn",
     "optim",
     "reference",
+    "relu_max_pool2d",
     "response_peak",
     "restore",
     "se_attention",
@@ -64,6 +65,7 @@ if load_error is None:
     from fastops.ops.logistic_loss import balanced_logistic_loss
     from fastops.ops.mish import mish, mish_
     from fastops.ops.mish_max_pool2d import mish_max_pool2d
+    from fastops.ops.relu_max_pool2d import relu_max_pool2d
     from fastops.ops.response import response_peak
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise

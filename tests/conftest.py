@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import DATA, MISSING, ROOT, WEIGHTS
+
 # Before torch loads OpenMP: on a busy machine spinning threads make the small samples six times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -76,7 +78,7 @@ def _run_with_instruction_set(capability: str, file: str, selection: str) -> Non
     environment = dict(os.environ, FASTOPS_CPU_CAPABILITY=capability, OMP_NUM_THREADS="1")
     run = subprocess.run(
         [sys.executable, "-c", RUN_SELECTED, capability, str(path), selection],
-        cwd=path.parents[1], env=environment, capture_output=True, text=True,
+        cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
@@ -94,3 +96,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real sequences and published weights; without it the test is skipped."""
+    if not (WEIGHTS.is_file() and (DATA / "sequences").is_dir()):
+        pytest.skip(MISSING)
+    return DATA

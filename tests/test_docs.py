@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from examples import blocks, declared_options, make_files, marks, options, run_block
 
+from tests.support.examples import blocks, declared_options, make_files, marks, options, run_block
+from tests.support.paths import ROOT
 from tracker.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))

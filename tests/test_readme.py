@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from examples import blocks, declared_options, make_files, marks, options, run_block
 
+from tests.support.examples import blocks, declared_options, make_files, marks, options, run_block
+from tests.support.paths import ROOT
 from tracker.cli import main
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 BLOCKS = blocks(README, "python", "bash")

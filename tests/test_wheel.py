@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 # The newest of each that a system of that glibc has, as auditwheel's policies say.
 GLIBCXX = {(2, 17): (3, 4, 19), (2, 28): (3, 4, 24), (2, 31): (3, 4, 28), (2, 34): (3, 4, 29), (2, 35): (3, 4, 30)}
 SMOKE = """

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tracker.batch import BatchTracker
     from tracker.config import TrackerConfig
-    from tracker.model import SiamFC
-    from tracker.target import TrackResult
+    from tracker.engines.target import TrackResult
+    from tracker.network.model import SiamFC
     from tracker.tracker import Tracker
 
 # Imported when asked for: `tracker --help` comes without torch, all but BatchTracker without the compiled library.
 _MODULES = {
     "BatchTracker": "tracker.batch",
-    "SiamFC": "tracker.model",
-    "TrackResult": "tracker.target",
+    "SiamFC": "tracker.network.model",
+    "TrackResult": "tracker.engines.target",
     "Tracker": "tracker.tracker",
     "TrackerConfig": "tracker.config",
 }

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from tracker.config import TrackerConfig
-from tracker.engine import is_finite, make_engine, to_result
-from tracker.model import SiamFC
-from tracker.pretrained import find_weights
-from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
+from tracker.engines.fused import is_finite, make_engine, to_result
+from tracker.engines.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
+from tracker.network.model import SiamFC
+from tracker.network.pretrained import find_weights
 from tracker.tracker import check_dtype, find_model
 
 
@@ -50,8 +50,8 @@ class BatchTracker:
         dtype: torch.dtype | str | None = None,
     ) -> None:
         self.config = config or TrackerConfig()
-        model, device = find_model("BatchTracker", model, weights, activation, "fastops", self.config, device)
-        check_dtype("BatchTracker", dtype)
+        model, device = find_model(model, weights, activation, "fastops", self.config, device)
+        check_dtype(dtype)
         self._engine = make_engine(model, self.config, device, dtype)
         self._targets: list[int] = []  # by row
         self._videos: list[Hashable] = []  # of each row
@@ -72,7 +72,8 @@ class BatchTracker:
         """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
 
         Args:
-            path: a checkpoint, or the name of weights in the package, see `tracker.pretrained`; None: the default ones.
+            path: a checkpoint, or the name of weights in the package, see `tracker.network.pretrained`; None: the
+                default ones.
             device, dtype, activation: as for `BatchTracker`.
 
         Example:
@@ -101,8 +102,8 @@ class BatchTracker:
         Raises:
             ValueError: when the image or the box is not of this kind.
         """
-        image = as_rgb(image, "add")
-        start = Start.of(image, as_box(box, image.shape, "add"), self.config)
+        image = as_rgb(image)
+        start = Start.of(image, as_box(box, image.shape), self.config)
         self._engine.start(len(self), self._engine.upload(to_tensor(image)), start)
         self._targets.append(self._next)
         self._videos.append(video)
@@ -127,7 +128,7 @@ class BatchTracker:
             KeyError: when there is no such target.
         """
         if target not in self._targets:
-            raise KeyError(f"BatchTracker: target must be one of {list(self.targets)}, got {target!r}")
+            raise KeyError(f"target must be one of {list(self.targets)}, got {target!r}")
         row, last = self._targets.index(target), len(self) - 1
         video = self._videos[row]
         if row != last:  # the last one takes its row
@@ -154,12 +155,12 @@ class BatchTracker:
         """
         if not isinstance(images, Mapping):
             if any(video is not None for video in self._videos):
-                raise ValueError("update: images must be a frame by video where targets have videos, got one image")
+                raise ValueError("images must be a frame by video where targets have videos, got one image")
             images = {None: images} if self._known else {}
         unknown = [video for video in images if video not in self._known]
         if unknown:
-            raise ValueError(f"update: images must be of videos that targets were added in, got {unknown[0]!r}")
-        frames = {video: as_rgb(image, "update") for video, image in images.items()}
+            raise ValueError(f"images must be of videos that targets were added in, got {unknown[0]!r}")
+        frames = {video: as_rgb(image) for video, image in images.items()}
         groups, order = [], []
         for video, image in frames.items():
             rows = self._rows(video)
@@ -173,9 +174,7 @@ class BatchTracker:
         results = {target: to_result(row) for target, row in values.items() if is_finite(row)}
         if len(results) < len(values):
             bad = ", ".join(str(target) for target in values if target not in results)
-            error = FloatingPointError(
-                f"BatchTracker: the network's response must be finite, got NaN for targets {bad}"
-            )
+            error = FloatingPointError(f"the network's response must be finite, got NaN for targets {bad}")
             error.results = results
             raise error
         return results
@@ -186,10 +185,10 @@ class BatchTracker:
         The targets are in a video of their own and are dropped at the end. One that is dropped before gives None.
 
         Args:
-            source: a video file, image folder, camera or iterable of images; see `tracker.data.sources.open_source`.
+            source: a video file, image folder, camera or iterable of images; see `tracker.io.sources.open_source`.
             boxes: x, y, w, h of each target in the first frame.
         """
-        from tracker.data.sources import open_source
+        from tracker.io.sources import open_source
 
         boxes, video = list(boxes), object()
         targets: list[int] = []

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import INTERRUPTED, CommandError, Interrupted, without_function
 from tracker.commands.bench import bench
+from tracker.commands.checks import INTERRUPTED, CommandError, Interrupted
 from tracker.commands.demo import demo
 from tracker.commands.eval import evaluate
 from tracker.commands.experiment import experiment
@@ -90,10 +90,10 @@ def _mistake(error: Exception) -> str | None:
     if hasattr(error, "format_message"):
         return error.format_message()
     # Imported here: whoever raised them has loaded them, and help comes without OpenCV.
-    from tracker.data.sources import SourceError
-    from tracker.draw import VideoError
+    from tracker.io.draw import VideoError
+    from tracker.io.sources import SourceError
 
-    return without_function(str(error)) if isinstance(error, (CommandError, SourceError, VideoError)) else None
+    return str(error) if isinstance(error, (CommandError, SourceError, VideoError)) else None
 
 
 def _report(message: str, code: int) -> int:

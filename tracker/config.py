@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
+
+from tracker.geometry import CONTEXT, EXEMPLAR, INSTANCE, RESPONSE, STRIDE
+
+
+class Rule(NamedTuple):
+    """What a setting must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Rule("positive and finite", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Rule("at least 0 and finite", lambda value: 0 <= value < math.inf)
+FRACTION = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
+
+
+def at_least(low: int) -> Rule:
+    return Rule(f"at least {low}", lambda value: value >= low)
+
+
+def one_of(choices: Collection[str]) -> Rule:
+    return Rule(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def check_settings(settings: Any, rules: Mapping[str, Rule]) -> None:
+    """Check a dataclass of settings: its numbers are numbers, whole where they must be, and every rule holds.
+
+    Args:
+        settings: the dataclass.
+        rules: by the names of the fields that they are for, separated by spaces.
+
+    Raises:
+        ValueError: names the field, what it must be and what it is.
+    """
+    for field in fields(settings):
+        value, kind = getattr(settings, field.name), {"int": Integral, "float": Real}.get(field.type)
+        if kind and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise ValueError(f"{field.name} must be {'an integer' if kind is Integral else 'a number'}, got {value!r}")
+    for names, rule in rules.items():
+        for name in names.split():
+            if not rule.holds(value := getattr(settings, name)):
+                raise ValueError(f"{name} must be {rule.words}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -45,9 +88,9 @@ class TrackerConfig:
         5
     """
 
-    exemplar_size: int = 127
-    instance_size: int = 255
-    context: float = 0.5
+    exemplar_size: int = EXEMPLAR
+    instance_size: int = INSTANCE
+    context: float = CONTEXT
     scale_num: int = 3
     scale_step: float = 1.0375
     scale_lr: float = 0.59
@@ -56,9 +99,9 @@ class TrackerConfig:
     box_lr: float = 0.4
     box_penalty: float = 0.1
     box_window: float = 0.3
-    response_size: int = 17
+    response_size: int = RESPONSE
     response_up: int = 16
-    total_stride: int = 8
+    total_stride: int = STRIDE
     out_scale: float = 0.001
     lost_score: float = 0.35
     lost_frames: int = 5
@@ -66,32 +109,21 @@ class TrackerConfig:
     max_target_ratio: float = 2.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), Integral if field.type == "int" else Real
-            if isinstance(value, bool) or not isinstance(value, kind):
-                word = "an integer" if kind is Integral else "a number"
-                raise ValueError(f"TrackerConfig: {field.name} must be {word}, got {value!r}")
-        for name in ("exemplar_size", "response_size", "response_up", "total_stride", "lost_frames"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("out_scale", "min_target_size", "max_target_ratio"):
-            self._require(name, 0 < getattr(self, name) < float("inf"), "positive and finite")
-        for name in ("scale_lr", "scale_penalty", "window_influence", "box_lr", "box_window", "lost_score"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("context", "box_penalty"):
-            self._require(name, 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
-        self._require("scale_step", 1 < self.scale_step < float("inf"), "greater than 1 and finite")
-        self._require("scale_num", self.scale_num >= 1 and self.scale_num % 2 == 1, "odd and at least 1")
-        self._require("instance_size", self.instance_size >= self.exemplar_size, "at least exemplar_size")
-        expected = (self.instance_size - self.exemplar_size) / self.total_stride + 1
-        self._require(
-            "response_size",
-            self.response_size == expected,
-            f"(instance_size - exemplar_size) / total_stride + 1 = {expected:g}",
+        check_settings(
+            self,
+            {
+                "exemplar_size response_size response_up total_stride lost_frames": at_least(1),
+                "out_scale min_target_size max_target_ratio": POSITIVE,
+                "scale_lr scale_penalty window_influence box_lr box_window lost_score": FRACTION,
+                "context box_penalty": NOT_NEGATIVE,
+                "scale_step": Rule("greater than 1 and finite", lambda value: 1 < value < math.inf),
+                "scale_num": Rule("odd and at least 1", lambda value: value >= 1 and value % 2 == 1),
+                "instance_size": Rule("at least exemplar_size", lambda value: value >= self.exemplar_size),
+            },
         )
-
-    def _require(self, name: str, ok: bool, rule: str) -> None:
-        if not ok:
-            raise ValueError(f"TrackerConfig: {name} must be {rule}, got {getattr(self, name)!r}")
+        expected = (self.instance_size - self.exemplar_size) / self.total_stride + 1
+        words = f"(instance_size - exemplar_size) / total_stride + 1 = {expected:g}"
+        check_settings(self, {"response_size": Rule(words, lambda value: value == expected)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrackerConfig:
@@ -104,5 +136,5 @@ class TrackerConfig:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"TrackerConfig: keys must be among {', '.join(known)}, got {', '.join(unknown)}")
+            raise ValueError(f"keys must be among {', '.join(known)}, got {', '.join(unknown)}")
         return cls(**values)

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from tracker.checkpoint import load_model
 from tracker.config import TrackerConfig
-from tracker.eager import EagerBoxEngine, EagerEngine, Network
-from tracker.model import EagerNetwork, SiamFC
-from tracker.pretrained import find_weights
-from tracker.target import Image, Start, TrackResult, as_box, as_rgb, to_array, to_tensor
+from tracker.engines.eager import EagerBoxEngine, EagerEngine, Network
+from tracker.engines.target import Image, Start, TrackResult, as_box, as_rgb, to_array, to_tensor
+from tracker.network.checkpoint import load_model
+from tracker.network.model import EagerNetwork, SiamFC
+from tracker.network.pretrained import find_weights
 
 BACKENDS = ("fastops", "eager")
 
@@ -35,7 +35,7 @@ class Tracker:
     slows the tracker down.
 
     With a network that has a box head the tracker searches one scale and takes the box, aspect ratio included, from the
-    best cell (`tracker.box_update`); the limits are the same.
+    best cell (`tracker.engines.box_update`); the limits are the same.
 
     The score is (peak - mean) of the best scale's score map over the same of the first frame searched with its own
     template, cut to 0..1. With the published weights on 13 real targets, 1,640 frames of overlap above .4 against 251
@@ -47,13 +47,13 @@ class Tracker:
 
     Args:
         model: the network; the tracker works on a copy of it.
-        weights: path of a checkpoint, in place of `model`; see `tracker.checkpoint.load_model`.
+        weights: path of a checkpoint, in place of `model`; see `tracker.network.checkpoint.load_model`.
         activation: "relu" or "mish", for `weights` that do not tell it, such as any .pth file; None is what they say,
             and ReLU where they say nothing.
         config: settings.
         device: where the network runs; None is the model's own, or with `weights` a GPU where there is one.
         dtype: floating-point type of the network, or "auto" for the fastest one on this machine (see
-            `tracker.autotune`); None is the model's own.
+            `tracker.network.autotune`); None is the model's own.
         backend: "fastops" for the fused path, everything on the device; "eager" for OpenCV and NumPy around the model
             run op by op: in plain PyTorch with `weights`, with the ops it was made with where a model is passed in.
 
@@ -80,15 +80,17 @@ class Tracker:
         backend: str = "fastops",
     ) -> None:
         if backend not in BACKENDS:
-            raise ValueError(f"Tracker: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.config = config or TrackerConfig()
         ops = "fastops" if backend == "fastops" else "reference"
-        model, device = find_model("Tracker", model, weights, activation, ops, self.config, device)
-        check_dtype("Tracker", dtype, backend)
+        model, device = find_model(model, weights, activation, ops, self.config, device)
+        check_dtype(dtype, backend)
         self._started = False
         self._engine: Engine
         if backend == "fastops":
-            from tracker.engine import SingleEngine  # imported here: "eager" must work without the compiled library
+            from tracker.engines.fused import (
+                SingleEngine,  # imported here: "eager" must work without the compiled library
+            )
 
             self._engine = SingleEngine(model, self.config, device=device, dtype=dtype)
         else:
@@ -110,7 +112,8 @@ class Tracker:
         """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
 
         Args:
-            path: a checkpoint, or the name of weights in the package, see `tracker.pretrained`; None: the default ones.
+            path: a checkpoint, or the name of weights in the package, see `tracker.network.pretrained`; None: the
+                default ones.
             device, dtype, backend, activation: as for `Tracker`.
 
         Example:
@@ -129,7 +132,7 @@ class Tracker:
     @network.setter
     def network(self, network: Network) -> None:
         if not isinstance(self._engine, EagerEngine):
-            raise AttributeError('Tracker: network can be replaced with backend "eager" only')
+            raise AttributeError('network can be replaced with backend "eager" only')
         self._engine.network = network
 
     def init(self, image: Image, box: Sequence[float] | np.ndarray) -> None:
@@ -142,8 +145,8 @@ class Tracker:
         Raises:
             ValueError: when the image or the box is not of this kind.
         """
-        image = as_rgb(image, "init")
-        start = Start.of(image, as_box(box, image.shape, "init"), self.config)
+        image = as_rgb(image)
+        start = Start.of(image, as_box(box, image.shape), self.config)
         self._started = False
         self._engine.start(self._convert(image), start)
         self._started = True
@@ -157,17 +160,17 @@ class Tracker:
             FloatingPointError: when the network's response is not finite.
         """
         if not self._started:
-            raise RuntimeError("Tracker: init must be called before update, got no target")
-        return self._engine.step(self._convert(as_rgb(image, "update")))
+            raise RuntimeError("init must be called before update, got no target")
+        return self._engine.step(self._convert(as_rgb(image)))
 
     def track(self, source: Any, box: Sequence[float] | np.ndarray) -> Iterator[TrackResult]:
         """Yield a result for every frame of `source`; the first is the given box.
 
         Args:
-            source: a video file, image folder, camera or iterable of images; see `tracker.data.sources.open_source`.
+            source: a video file, image folder, camera or iterable of images; see `tracker.io.sources.open_source`.
             box: x, y, w, h of the target in the first frame.
         """
-        from tracker.data.sources import open_source
+        from tracker.io.sources import open_source
 
         with open_source(source) as frames:
             self.init(next(frames), box)
@@ -177,7 +180,6 @@ class Tracker:
 
 
 def find_model(
-    name: str,
     model: SiamFC | None,
     weights: str | os.PathLike[str] | None,
     activation: str | None,
@@ -188,19 +190,19 @@ def find_model(
     """The model given, or the one of the weights, and the device to run it on."""
     if (model is None) == (weights is None):
         got = "neither (from_pretrained() takes those of the package)" if model is None else "both"
-        raise ValueError(f"{name}: one of model and weights must be given, got {got}")
+        raise ValueError(f"one of model and weights must be given, got {got}")
     if model is not None:
         if not isinstance(model, SiamFC):
             hint = " (a path goes into weights)" if isinstance(model, (str, os.PathLike)) else ""
-            raise ValueError(f"{name}: model must be a SiamFC, got {type(model).__name__}{hint}")
+            raise ValueError(f"model must be a SiamFC, got {type(model).__name__}{hint}")
         return model, device
     model = load_model(weights, activation=activation, ops=ops, out_scale=config.out_scale)
     return model, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check_dtype(name: str, dtype: torch.dtype | str | None, backend: str = "fastops") -> None:
+def check_dtype(dtype: torch.dtype | str | None, backend: str = "fastops") -> None:
     types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     if dtype is None or dtype in types or (backend == "fastops" and isinstance(dtype, str) and dtype == "auto"):
         return
     names = ", ".join(str(t) for t in types)
-    raise ValueError(f"{name}: dtype must be {names}{' or auto' if backend == 'fastops' else ''}, got {dtype}")
+    raise ValueError(f"dtype must be {names}{' or auto' if backend == 'fastops' else ''}, got {dtype}")

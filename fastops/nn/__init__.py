@@ -1,5 +1,6 @@
 """Modules around the ops."""
 
+from fastops.nn._in_class import in_class
 from fastops.nn.activation import Mish
 from fastops.nn.adaptive import AReLU, ASigmoid, ATanh
 from fastops.nn.affine_mish import AffineMish, BatchNormMish1d, BatchNormMish2d, BatchNormMish3d
@@ -48,5 +49,6 @@ __all__ = [
     "WinogradConv2d",
     "best_range",
     "bias_correction",
+    "in_class",
     "winograd_convolutions",
 ]

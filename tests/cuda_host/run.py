@@ -16,18 +16,13 @@ from pathlib import Path
 import layer
 
 TESTS = Path(__file__).resolve().parents[1]
-#: The families of tests/test_ops.py that say most about a kernel: values and gradients of every dtype and layout,
-#: values that are not finite, runs in another order of threads. The optimizer steps, crop_and_resize and response_peak
-#: are not in the table of ops. The accuracy of a batch norm's statistics depends on how the kernel splits its sums.
-SELECTION = (
-    "test_forward or test_backward or test_non_finite or test_runs_are_equal or test_step or test_centralize"
-    " or test_a_large_mean or test_tracks or test_targets"
-)
+#: Their tests with the mark `kernels` say most about a kernel: values and gradients of every dtype and layout, values
+#: that are not finite, runs in another order of threads.
 FILES = ("test_ops.py", "test_centralize.py", "test_affine_mish.py", "test_crop.py", "test_response.py")
 
 
 def default_arguments() -> list[str]:
-    return [*(str(TESTS / name) for name in FILES), "-k", SELECTION]
+    return [*(str(TESTS / "ops" / name) for name in FILES), "-m", "kernels and not cuda"]
 
 
 def environment(library: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracker.arguments import (
+from tracker.commands.checks import (
     CommandError,
     check_device,
     check_weights,
@@ -22,7 +22,7 @@ from tracker.commands.options import Activation, Box, Device, Dtype, Json, Quiet
 from tracker.commands.output import print_json, progress_bar
 
 if TYPE_CHECKING:
-    from tracker.model import SiamFC
+    from tracker.network.model import SiamFC
 
 SIZE = (640, 480)
 
@@ -63,9 +63,9 @@ def bench(
     from rich.console import Console
 
     import fastops
-    from tracker.comparison import compare, comparison_table
-    from tracker.data.sources import Source, open_images, open_source
     from tracker.data.synthetic import SyntheticVideo
+    from tracker.eval.comparison import compare, comparison_table
+    from tracker.io.sources import Source, open_images, open_source
 
     if box is not None and source is None:
         raise CommandError("--box must come with --source: the synthetic video knows its target")
@@ -109,8 +109,8 @@ def bench(
 
 def _networks(weights: Path | None, activation: str | None) -> dict[str, SiamFC]:
     """What is measured, by name."""
-    from tracker.checkpoint import load_model
-    from tracker.pretrained import PRETRAINED, find_weights
+    from tracker.network.checkpoint import load_model
+    from tracker.network.pretrained import PRETRAINED, find_weights
 
     if weights is not None:
         return {weights.name: load_model(check_weights(weights), activation=activation)}

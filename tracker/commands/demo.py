@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import CommandError, input_errors, make_folder
+from tracker.commands.checks import CommandError, input_errors, make_folder
 from tracker.commands.options import Json, Quiet
 from tracker.commands.output import print_json
 
@@ -38,7 +38,7 @@ def demo(
     # Imported here: the other commands start without them.
     from rich.console import Console
 
-    from tracker.demo import FPS, run_demo
+    from tracker.commands.run_demo import FPS, run_demo
 
     if seconds is not None and frames is not None:
         raise CommandError("--seconds must come without --frames")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracker.arguments import CommandError, Interrupted, check_device, check_weights, input_errors, parse_dtype
+from tracker.commands.checks import CommandError, Interrupted, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_json, progress_bar
 from tracker.installed import install_hint
@@ -81,10 +81,10 @@ def evaluate(
 
     from tracker.data.datasets import open_dataset
     from tracker.distributed import World
+    from tracker.eval.protocols import score
     from tracker.eval.report import print_scores, write_report
     from tracker.eval.results import DATASETS
     from tracker.eval.runner import Build, Job, is_withheld
-    from tracker.eval.scores import score
 
     if benchmark not in BENCHMARKS:
         raise CommandError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import CommandError, input_errors, make_folder
+from tracker.commands.checks import CommandError, input_errors, make_folder
 from tracker.commands.options import Json, Quiet, choices
 from tracker.commands.output import print_json
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import check_outputs, check_weights, input_errors
+from tracker.commands.checks import check_outputs, check_weights, input_errors
 from tracker.commands.options import Activation, Json, Quiet, Weights, choices
 from tracker.commands.output import print_json
 
@@ -37,8 +37,8 @@ def export(
       tracker export --format torch --weights siamfc-relu --output siamfc.pt2
     """
     # Imported here: the other commands start without them.
-    from tracker.checkpoint import load_model
-    from tracker.export import branch_paths, export_model
+    from tracker.network.checkpoint import load_model
+    from tracker.network.export import branch_paths, export_model
 
     weights = check_weights(weights)
     with input_errors():

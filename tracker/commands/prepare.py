@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import Interrupted, input_errors
+from tracker.commands.checks import Interrupted, input_errors
 from tracker.commands.options import Json, Quiet
 from tracker.commands.output import print_json, progress_bar
 
@@ -47,7 +47,7 @@ def prepare(
     # Imported here: the other commands start without them.
     from tracker.data.datasets import open_place
     from tracker.data.prepare import prepare_archive
-    from tracker.draw import check_writable
+    from tracker.io.draw import check_writable
 
     skipped: list[str] = []
     with input_errors():

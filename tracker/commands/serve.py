@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.arguments import CommandError, check_device, check_weights, has_display, input_errors, parse_dtype
+from tracker.commands.checks import CommandError, check_device, check_weights, has_display, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.installed import install_hint
 
@@ -50,7 +50,7 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise CommandError(f"serve: {error.name} must be installed: {install_hint('serve')}") from None
+        raise CommandError(f"{error.name} must be installed: {install_hint('serve')}") from None
     # Imported here: the other commands start without them.
     from tracker.serve.app import create_app
     from tracker.serve.limits import Limits

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.arguments import (
+from tracker.commands.checks import (
     CommandError,
     Interrupted,
     check_device,
@@ -26,7 +26,6 @@ from tracker.arguments import (
     parse_box,
     parse_dtype,
     pick_box,
-    without_function,
 )
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
 from tracker.commands.output import print_error, print_json, progress_bar
@@ -108,9 +107,9 @@ def track(
       torchrun --nproc-per-node 4 -m tracker track OTB/* --results boxes/
     """
     # Imported here: the other commands, and the completion of the shell, start without them.
-    from tracker.data.sources import SourceError
     from tracker.distributed import World
-    from tracker.draw import VideoError
+    from tracker.io.draw import VideoError
+    from tracker.io.sources import SourceError
     from tracker.tracker import Tracker
 
     jobs = _jobs(sources, box or [], output, results, target)
@@ -147,7 +146,7 @@ def track(
         try:
             run(job)
         except (CommandError, SourceError, VideoError) as error:
-            print_error(f"{job.source}: {without_function(str(error))}")
+            print_error(f"{job.source}: {error}")
             failed += 1
     if failed:
         raise CommandError(f"SOURCE: {failed} of {len(mine)} could not be tracked to their end")
@@ -201,7 +200,7 @@ def _jobs(
 
 def _check_source(source: str, start: np.ndarray | None) -> None:
     """Refuse what is known to fail before the first of several sources is tracked."""
-    from tracker.data.sources import is_path
+    from tracker.io.sources import is_path
 
     if not is_path(source):
         return
@@ -217,12 +216,12 @@ def _track_one(
     """Track one source to its end, or to what stopped it; its outputs are written in either case."""
     import numpy as np
 
-    from tracker.background import WriteBehind
     from tracker.data.otb import list_targets
-    from tracker.data.sources import open_images, open_source
-    from tracker.draw import CODECS, VideoWriter, annotate, write_boxes
     from tracker.eval.metrics import iou
-    from tracker.run import Run
+    from tracker.eval.run import Run
+    from tracker.io.background import WriteBehind
+    from tracker.io.draw import CODECS, VideoWriter, annotate, write_boxes
+    from tracker.io.sources import open_images, open_source
 
     source, start, output, results = job.source, job.start, job.output, job.results
     with ExitStack() as stack:
@@ -274,7 +273,7 @@ def _track_one(
 
 
 def _print_summary(summary: dict[str, Any], named: bool) -> None:
-    from tracker.run import print_summary
+    from tracker.eval.run import print_summary
 
     if named:
         print(f"== {summary['source']}")

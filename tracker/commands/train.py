@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.arguments import CommandError, Interrupted, check_device, input_errors, make_folder
+from tracker.commands.checks import CommandError, Interrupted, check_device, input_errors, make_folder
 from tracker.commands.options import Device, Json, Quiet
 from tracker.commands.output import print_json
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from tracker.distributed import World
-    from tracker.model import SiamFC
-    from tracker.train_config import ModelConfig, TrainConfig
+    from tracker.network.model import SiamFC
+    from tracker.training.config import ModelConfig, TrainConfig
+    from tracker.training.teacher import Teacher
 
 OVERFIT_STEPS = 200
 LOW_LOSS = 0.1  # what a batch known by heart is below; it starts near ln 2 = .69
@@ -73,7 +74,7 @@ def train(
     import torch
 
     from tracker.distributed import join
-    from tracker.train_config import load_config
+    from tracker.training.config import load_config
 
     check_device(device)
     saved = output / "train.toml"
@@ -101,14 +102,16 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     """Train, or go on training, in `folder`, and leave the weights there."""
     from rich.console import Console
 
-    from tracker.checkpoint import save_state, write_whole
-    from tracker.train import scale_responses
-    from tracker.train import train as train_model
-    from tracker.train_config import to_toml
-    from tracker.train_data import check_batch, open_pairs
-    from tracker.train_log import TrainLog
-    from tracker.train_state import Checkpoints
-    from tracker.validation import validation_sequences
+    from tracker.data.augment import check_room
+    from tracker.io.files import write_whole
+    from tracker.network.checkpoint import save_state
+    from tracker.training.batches import check_batch, open_pairs
+    from tracker.training.config import to_toml
+    from tracker.training.log import TrainLog
+    from tracker.training.loop import scale_responses
+    from tracker.training.loop import train as train_model
+    from tracker.training.state import Checkpoints
+    from tracker.training.validation import validation_sequences
 
     checkpoints = Checkpoints(folder / "checkpoints")
     done = checkpoints.newest_step()
@@ -116,7 +119,9 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         validation = validation_sequences(config.validation) if config.validation.every and not config.overfit else []
         pairs = open_pairs(config, held=[sequence.name for sequence in validation])
         check_batch(len(pairs), config.batch_size, world)
+        check_room(config.augment, config.data.crop_size)
         model = _make_model(config.model, config.seed).to(device)
+        teacher = _make_teacher(config, device)
         steps = config.total_steps(len(pairs))
         world.wait()  # until all have looked whether there is a run in the folder
         if world.is_first:
@@ -124,7 +129,8 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
             write_whole(folder / "train.toml", to_toml(config).encode())
     fresh = done == 0 and not config.model.weights
     if fresh and config.model.head == "xcorr" and config.model.response_deviation:
-        scale_responses(model, config.model.response_deviation, pairs=pairs, batch_size=config.batch_size)
+        with input_errors():
+            scale_responses(model, config.model.response_deviation, pairs=pairs, batch_size=config.batch_size)
     console = Console(quiet=quiet or as_json or not world.is_first)
     with ExitStack() as stack:
         log = None
@@ -132,9 +138,11 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
             log = stack.enter_context(TrainLog(folder, steps=steps, done=done, quiet=quiet))
             log.say(f"{folder}: {steps} steps of {config.batch_size} pairs, {len(pairs)} pairs per epoch, on {device}")
         signals = stack.enter_context(Signals())
+        stack.enter_context(input_errors())  # a checkpoint of another network, a picture that cannot be read
         losses = train_model(
-            model, config, pairs=pairs, validation=validation, world=world, folder=folder, log=log, stop=signals.caught
-        )
+            model, config, pairs=pairs, validation=validation, teacher=teacher, world=world, folder=folder, log=log,
+            stop=signals.caught,
+        )  # fmt: skip
     if done + len(losses) < steps:
         console.print(f"stopped after step {done + len(losses)}; --resume goes on", soft_wrap=True)
         if as_json and world.is_first:
@@ -151,7 +159,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
 
 def _summary(folder: Path, steps: int) -> dict[str, Any]:
     """How far the run in `folder` is, and what it has: null for what it has not."""
-    from tracker.train_log import read_metrics
+    from tracker.training.log import read_metrics
 
     records = read_metrics(folder / "metrics.jsonl")
     last = {record["kind"]: record for record in records}
@@ -169,19 +177,38 @@ def _summary(folder: Path, steps: int) -> dict[str, Any]:
 def _make_model(config: ModelConfig, seed: int) -> SiamFC:
     import torch
 
-    from tracker.checkpoint import load_state
-    from tracker.model import SiamFC
+    from tracker.network.checkpoint import load_state
+    from tracker.network.model import SiamFC
+    from tracker.network.pretrained import find_weights
 
     torch.manual_seed(seed)
     model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)
     if config.weights:
         try:
             with input_errors("model.weights: "):
-                state = load_state(config.weights)
-            model.load_state_dict(state)
+                state = load_state(find_weights(config.weights))
+            # A head or an attention that the checkpoint has nothing of starts afresh.
+            absent = {key for key in model.state_dict() if key not in state}
+            parts = {part for part in ("attention.", "box_head.") if not any(key.startswith(part) for key in state)}
+            fresh = {key for key in absent if key.startswith(tuple(parts))}
+            own = model.state_dict()
+            model.load_state_dict(state | {key: own[key] for key in fresh})
         except RuntimeError as error:
             raise ValueError(f"model.weights must fit the model's settings, got {config.weights}: {error}") from error
     return model
+
+
+def _make_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
+    import torch
+
+    from tracker.network.checkpoint import load_model
+    from tracker.network.pretrained import find_weights
+    from tracker.training.teacher import Teacher
+
+    if not config.teacher:
+        return None
+    with input_errors("teacher: "):
+        return Teacher(load_model(find_weights(config.teacher)), device, getattr(torch, config.precision))
 
 
 class Signals:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -13,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastops
-from tracker.data.crops import EXEMPLAR, INSTANCE
+from tracker.config import FRACTION, NOT_NEGATIVE, check_settings
 from tracker.data.pairs import Pair
+from tracker.geometry import EXEMPLAR, INSTANCE
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BLUR = (0.5, 1.2)  # standard deviation in pixels
@@ -66,14 +66,9 @@ class AugmentConfig:
     colour: float = 0.05
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("shift"):
-                ok, rule = 0 <= value < math.inf, "at least 0 and finite"
-            else:
-                ok, rule = 0 <= value <= 1, "from 0 to 1"
-            if not ok:
-                raise ValueError(f"AugmentConfig: {field.name} must be {rule}, got {value!r}")
+        shifts = [field.name for field in fields(self) if field.name.endswith("shift")]
+        others = [field.name for field in fields(self) if field.name not in shifts]
+        check_settings(self, {" ".join(shifts): NOT_NEGATIVE, " ".join(others): FRACTION})
 
     @classmethod
     def none(cls) -> AugmentConfig:
@@ -126,7 +121,7 @@ def augment(
     """
     config, device = config or AugmentConfig(), torch.device(device)
     if generator.device.type != "cpu":
-        raise ValueError(f"augment: generator must be on the CPU, got one on {generator.device}")
+        raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
     count = len(pairs.exemplar) if of is None else of
     draws = torch.rand(count, _DRAWS, generator=generator, dtype=torch.float64)[part]
     grey = draws[:, 0] < config.grey
@@ -178,13 +173,27 @@ def _view(
     return crops.to(dtype, memory_format=torch.channels_last), moved
 
 
-def _regions(crop: int, size: int, prefix: str, stretch: float, shift: float, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Sides [N, 1] and left top corners [N, 2] of squares in crops of side `crop`, whole numbers in float64."""
+def check_room(config: AugmentConfig, crop: int) -> None:
+    """Refuse settings that pairs of crops of side `crop` have no room for, before any is cut.
+
+    Raises:
+        ValueError: names the stretch or the shift, and the room that there is.
+    """
+    _check_room(crop, EXEMPLAR, "exemplar_", config.exemplar_stretch, config.exemplar_shift)
+    _check_room(crop, INSTANCE, "", config.stretch, config.shift)
+
+
+def _check_room(crop: int, size: int, prefix: str, stretch: float, shift: float) -> None:
     largest, room = round(size * (1 + stretch)), (crop - size) / 2
     if largest > crop:
-        raise ValueError(f"augment: {prefix}stretch must keep {size} px within crops of {crop} px, got {stretch}")
+        raise ValueError(f"{prefix}stretch must keep {size} px within crops of {crop} px, got {stretch}")
     if shift > room:
-        raise ValueError(f"augment: {prefix}shift must be at most {room:g} px in crops of {crop} px, got {shift}")
+        raise ValueError(f"{prefix}shift must be at most {room:g} px in crops of {crop} px, got {shift}")
+
+
+def _regions(crop: int, size: int, prefix: str, stretch: float, shift: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Sides [N, 1] and left top corners [N, 2] of squares in crops of side `crop`, whole numbers in float64."""
+    _check_room(crop, size, prefix, stretch, shift)
     side = (size * (1 + stretch * (2 * draws[:, :1] - 1))).round()
     moved = shift * (2 * draws[:, 1:] - 1) * side / size  # the target moves against the region
     corner = ((crop - side) / 2 - moved).round()

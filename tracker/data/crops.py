@@ -10,8 +10,8 @@ import torch
 
 import fastops
 from tracker.data.sequence import Sequence, read_reduced
+from tracker.geometry import EXEMPLAR, region_side
 
-EXEMPLAR, INSTANCE, CONTEXT = 127, 255, 0.5
 #: Side of a crop. It has the scale of the instance crop, which leaves (287 - 255) / 2 = 16 px to shift it.
 CROP_SIZE = 287
 #: Targets with a shorter side than this, in pixels of the frame, show nothing to learn from.
@@ -25,14 +25,12 @@ def usable_frames(sequence: Sequence, min_side: float = MIN_SIDE) -> np.ndarray:
     return np.flatnonzero(large & ~sequence.absent)
 
 
-def region_side(box: np.ndarray, size: int = CROP_SIZE) -> float:
+def crop_side(box: np.ndarray, size: int = CROP_SIZE) -> float:
     """Side, in pixels of the frame, of the square that becomes a crop of `size`: s_z size / 127.
 
-    s_z = sqrt((w + p)(h + p)), p = (w + h) / 2, is SiamFC's exemplar with its context.
+    s_z, `tracker.geometry.region_side`, is the side of SiamFC's exemplar.
     """
-    w, h = float(box[2]), float(box[3])
-    context = CONTEXT * (w + h)
-    return math.sqrt((w + context) * (h + context)) * size / EXEMPLAR
+    return float(region_side(float(box[2]), float(box[3]))) * size / EXEMPLAR
 
 
 def crop_target(image: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +48,7 @@ def crop_target(image: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> tu
         the crop, uint8 [S, S, 3], and the box in its pixels, float32 [4].
     """
     x, y, w, h = (float(v) for v in box)
-    side = max(1, round(region_side(box, size)))
+    side = max(1, round(crop_side(box, size)))
     left, top = round(x + w / 2 - side / 2), round(y + h / 2 - side / 2)
     inside = left >= 0 and top >= 0 and left + side <= image.shape[1] and top + side <= image.shape[0]
     colour = (0, 0, 0) if inside else [round(level) for level in cv2.mean(image)[:3]]
@@ -71,7 +69,7 @@ def read_crop(sequence: Sequence, index: int, size: int = CROP_SIZE) -> tuple[np
     box = sequence.boxes[index]
     if callable(sequence.frames):
         return crop_target(sequence.image(index), box, size)
-    spare = region_side(box, size) / size  # pixels of the frame per pixel of the crop
+    spare = crop_side(box, size) / size  # pixels of the frame per pixel of the crop
     wanted = next((reduce for reduce in (8, 4, 2) if reduce <= spare), 1)
     image, reduced = read_reduced(sequence.frames[index], wanted)
     return crop_target(image, box / reduced, size)

@@ -16,7 +16,7 @@ from tracker.data import imagenet_vid
 from tracker.data.annotations import Problems, parse_box_or_absent, parse_region, read_flags, read_names, read_rows
 from tracker.data.otb import list_targets, load_target
 from tracker.data.sequence import Sequence
-from tracker.data.sources import images_in, natural_key
+from tracker.io.sources import images_in, natural_key
 
 
 def open_dataset(
@@ -63,13 +63,13 @@ def open_dataset(
     """
     root = Path(root)
     if layout not in LAYOUTS:
-        raise ValueError(f"open_dataset: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if not root.is_dir():
-        raise FileNotFoundError(f"open_dataset: root must be an existing folder, got {root}")
+        raise FileNotFoundError(f"root must be an existing folder, got {root}")
     find, load, splits = LAYOUTS[layout]
     if split is not None and not any(fnmatchcase(split, known) for known in splits):
         known = f"one of {', '.join(splits)}" if splits else "left out"
-        raise ValueError(f"open_dataset: split of {layout} must be {known}, got {split!r}")
+        raise ValueError(f"split of {layout} must be {known}, got {split!r}")
     problems, sequences = Problems(skip_bad), []
     for place in find(root, split):
         try:
@@ -79,11 +79,11 @@ def open_dataset(
     if not sequences:
         where = f"{root} (split {split})" if split else f"{root}"
         left_out = f"; {len(problems.lines)} skipped, the first: {problems.lines[0]}" if problems.lines else ""
-        raise ValueError(f"open_dataset: root must hold {layout} sequences, got none in {where}{left_out}")
+        raise ValueError(f"root must hold {layout} sequences, got none in {where}{left_out}")
     if skipped is not None:
         skipped += problems.lines
     elif problems.lines:
-        warnings.warn(f"open_dataset: {summary(problems.lines)}", stacklevel=2)
+        warnings.warn(f"{summary(problems.lines)}", stacklevel=2)
     return sequences
 
 
@@ -98,7 +98,7 @@ def open_place(place: str, *, skip_bad: bool = False, skipped: list[str] | None 
     """
     layout, _, rest = place.partition(":")
     if not layout or not rest:
-        raise ValueError(f"open_dataset: place must be LAYOUT:ROOT or LAYOUT:ROOT:SPLIT, got {place!r}")
+        raise ValueError(f"place must be LAYOUT:ROOT or LAYOUT:ROOT:SPLIT, got {place!r}")
     root, _, split = rest.rpartition(":")
     if not root or Path(rest).is_dir() or "/" in split or "\\" in split:  # a colon may be part of a path
         root, split = rest, ""
@@ -116,7 +116,7 @@ def summary(lines: list[str], most: int = 3) -> str:
 
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
-        raise FileNotFoundError(f"open_dataset: {root} must be an existing folder")
+        raise FileNotFoundError(f"{root} must be an existing folder")
     return sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
 
 
@@ -162,7 +162,7 @@ def _find_otb(root: Path, split: str | None) -> list[Path]:
 
 def _no_sequence(root: Path, part: str) -> None:
     if (root / part).exists():
-        raise ValueError(f"open_dataset: root must be the folder that holds the sequences, got the sequence {root}")
+        raise ValueError(f"root must be the folder that holds the sequences, got the sequence {root}")
 
 
 def _load_otb(folder: Path, problems: Problems) -> list[Sequence]:

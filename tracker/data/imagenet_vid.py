@@ -10,7 +10,7 @@ import numpy as np
 
 from tracker.data.annotations import Problems
 from tracker.data.sequence import Sequence
-from tracker.data.sources import images_in, natural_key
+from tracker.io.sources import images_in, natural_key
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tracker.data.annotations import Problems, parse_box, parse_box_or_absent, read_rows
 from tracker.data.sequence import Sequence
-from tracker.data.sources import images_in
+from tracker.io.sources import images_in
 
 # First annotated frame, 1-based, as the OTB toolkit's configuration has it, where that is not the first image.
 START_FRAMES = {"BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "David": 300}
@@ -26,13 +26,13 @@ def list_targets(folder: str | PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"load_sequence: folder must be an existing directory, got {folder}")
+        raise FileNotFoundError(f"folder must be an existing directory, got {folder}")
     single = folder / "groundtruth_rect.txt"
     if single.is_file():
         return [single]
     numbered = [p for p in folder.glob("groundtruth_rect.*.txt") if p.name.split(".")[1].isdigit()]
     if not numbered:
-        raise FileNotFoundError(f"load_sequence: folder must hold groundtruth_rect.txt or .1.txt, got {folder}")
+        raise FileNotFoundError(f"folder must hold groundtruth_rect.txt or .1.txt, got {folder}")
     return sorted(numbered, key=lambda p: int(p.name.split(".")[1]))
 
 
@@ -80,20 +80,20 @@ def load_target(folder: Path, target: int, problems: Problems) -> Sequence:
 def _load(folder: Path, target: int, start_frame: int | None, read: Callable[[Path], np.ndarray]) -> Sequence:
     files = list_targets(folder)
     if not 1 <= target <= len(files):
-        raise ValueError(f"load_sequence: target must be from 1 to {len(files)} in {folder}, got {target}")
+        raise ValueError(f"target must be from 1 to {len(files)} in {folder}, got {target}")
     frames = images_in(folder / "img")
     if not frames:
-        raise FileNotFoundError(f"load_sequence: {folder / 'img'} must hold image files, got none")
+        raise FileNotFoundError(f"{folder / 'img'} must hold image files, got none")
     boxes = read(files[target - 1])
     name = folder.resolve().name
     if start_frame is None:
         start_frame = START_FRAMES.get(name, 1) if len(boxes) < len(frames) else 1
     if not 1 <= start_frame <= len(frames):
-        raise ValueError(f"load_sequence: start_frame must be from 1 to {len(frames)} in {folder}, got {start_frame}")
+        raise ValueError(f"start_frame must be from 1 to {len(frames)} in {folder}, got {start_frame}")
     frames = frames[start_frame - 1 :]
     if len(boxes) > len(frames):
         raise ValueError(
-            f"load_sequence: {files[target - 1]} must have at most one box per frame ({len(frames)}), got {len(boxes)} "
+            f"{files[target - 1]} must have at most one box per frame ({len(frames)}), got {len(boxes)} "
             f"from image {start_frame} on"
         )
     boxes[:, :2] -= 1

@@ -18,6 +18,7 @@ from tracker.data.archive import CropArchive
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
 from tracker.data.pictures import Pictures
 from tracker.data.sequence import ImageError, Sequence
+from tracker.data.stills import still_pair
 from tracker.data.synthetic import SyntheticVideo
 
 MAX_GAP = 100
@@ -62,7 +63,7 @@ class PairDataset(Dataset):
 
     def __init__(self, source: PairSource, seed: int = 0) -> None:
         if seed < 0:
-            raise ValueError(f"PairDataset: seed must not be negative, got {seed}")
+            raise ValueError(f"seed must not be negative, got {seed}")
         self.source, self.seed = source, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -72,6 +73,13 @@ class PairDataset(Dataset):
     ) -> PairDataset:
         """`pairs` pairs an epoch, each of a `SyntheticVideo` of its own (of `pictures`); no video ever comes twice."""
         return cls(_Synthetic(pairs, crop_size, pictures), seed)
+
+    @classmethod
+    def stills(
+        cls, pictures: Pictures, pairs: int = 10_000, *, seed: int = 0, crop_size: int = CROP_SIZE
+    ) -> PairDataset:
+        """`pairs` pairs an epoch, each two random views of a patch or cut-out of one of `pictures`."""
+        return cls(_Stills(pictures, pairs, crop_size), seed)
 
     @classmethod
     def from_sequences(
@@ -129,7 +137,7 @@ class PairDataset(Dataset):
     def concat(cls, parts: Items[PairDataset], *, seed: int | None = None) -> PairDataset:
         """The pairs of all parts, one after the other; `seed` (None: the first part's) replaces those of the parts."""
         if not parts:
-            raise ValueError("PairDataset: parts must be at least one, got none")
+            raise ValueError("parts must be at least one, got none")
         return cls(_Concatenated([part.source for part in parts]), parts[0].seed if seed is None else seed)
 
     @property
@@ -140,7 +148,7 @@ class PairDataset(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch: other pairs of the same sequences."""
         if epoch < 0:
-            raise ValueError(f"PairDataset: epoch must not be negative, got {epoch}")
+            raise ValueError(f"epoch must not be negative, got {epoch}")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -148,7 +156,7 @@ class PairDataset(Dataset):
 
     def __getitem__(self, index: int) -> Pair:
         if not 0 <= index < len(self):
-            raise IndexError(f"PairDataset: index must be from 0 to {len(self) - 1}, got {index}")
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         return self.pair(self.epoch, index)
 
     def pair(self, epoch: int, index: int) -> Pair:
@@ -183,6 +191,19 @@ class _Synthetic:
         return _as_pair(*(crop_target(*video.frame(frame), self._crop_size) for frame in (first, second)))
 
 
+class _Stills:
+    def __init__(self, pictures: Pictures, pairs: int, crop_size: int) -> None:
+        _require("pairs", pairs)
+        _require("crop_size", crop_size)
+        self._pictures, self._pairs, self._crop_size = pictures, pairs, crop_size
+
+    def __len__(self) -> int:
+        return self._pairs
+
+    def pair(self, index: int, rng: np.random.Generator) -> Pair:
+        return _as_pair(*still_pair(self._pictures, rng, self._crop_size))
+
+
 class _FromSequences:
     def __init__(
         self,
@@ -200,7 +221,7 @@ class _FromSequences:
         self._sequences = [(sequence, frames) for sequence, frames in usable if len(frames)]
         if not self._sequences:
             raise ValueError(
-                f"PairDataset: sequences must hold a target with sides of at least {min_side:g} px, "
+                f"sequences must hold a target with sides of at least {min_side:g} px, "
                 f"got none in {len(usable)} sequences"
             )
         self._repeat, self._max_gap, self._crop_size, self._skip_bad = repeat, max_gap, crop_size, skip_bad
@@ -220,7 +241,7 @@ class _FromSequences:
                     frames = frames[frames != frame]
                     if not self._skip_bad or not len(frames):
                         raise
-                    warnings.warn(f"PairDataset: skipped {error}", stacklevel=2)
+                    warnings.warn(f"skipped {error}", stacklevel=2)
                     break
             else:
                 return _as_pair(*crops)
@@ -232,10 +253,10 @@ class _FromArchive:
         _require("max_gap", max_gap)
         names = {name for name, *_ in archive.sequences}
         if unknown := sorted(set(leave_out) - names):
-            raise ValueError(f"PairDataset: leave_out must name sequences of {archive.path}, got {', '.join(unknown)}")
+            raise ValueError(f"leave_out must name sequences of {archive.path}, got {', '.join(unknown)}")
         self._spans = [span for name, *span in archive.sequences if name not in leave_out]
         if not self._spans:
-            raise ValueError(f"PairDataset: archive must hold sequences to take, got none in {archive.path}")
+            raise ValueError(f"archive must hold sequences to take, got none in {archive.path}")
         self._archive, self._repeat, self._max_gap = archive, repeat, max_gap
 
     def __len__(self) -> int:
@@ -278,7 +299,7 @@ def _as_pair(exemplar: tuple[np.ndarray, np.ndarray], search: tuple[np.ndarray, 
 
 def _require(name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"PairDataset: {name} must be at least 1, got {value}")
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 _set_in: int | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tracker.data.sources import IMAGE_SUFFIXES, natural_key
+from tracker.io.sources import IMAGE_SUFFIXES, natural_key
 
 SCENE_SIDE, CUTOUT_SIDE = 1024, 256  # longer sides, in pixels, that pictures are reduced to when they are read
 SMALLEST = 16  # a picture with a shorter side shows nothing
@@ -48,7 +48,7 @@ class Pictures:
                 if min(picture.shape[:2]) >= SMALLEST:
                     (self.cutouts if picture.shape[2] == 4 else self.scenes).append(picture)
         if not self.scenes and not self.cutouts:
-            raise ValueError(f"Pictures: places must hold pictures of {SMALLEST} px or more, got none")
+            raise ValueError(f"places must hold pictures of {SMALLEST} px or more, got none")
 
     def scene(self, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
         """A part of any scene, mirrored or not, as RGB uint8 of `size` (width, height)."""
@@ -88,7 +88,7 @@ def _files(place: str | PathLike[str]) -> list[Path]:
     images = (file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
     files = sorted(images, key=natural_key)
     if not files:
-        raise ValueError(f"Pictures: a place must be a picture or hold some, got none in {str(place)!r}")
+        raise ValueError(f"a place must be a picture or hold some, got none in {str(place)!r}")
     return files
 
 
@@ -100,7 +100,7 @@ def _read(path: Path) -> np.ndarray:
     if picture is not None and picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
     if picture is None or picture.dtype != np.uint8:
-        raise ValueError(f"Pictures: a picture must be an image of 8 or 16 bits that can be decoded, got {str(path)!r}")
+        raise ValueError(f"a picture must be an image of 8 or 16 bits that can be decoded, got {str(path)!r}")
     if picture.ndim == 2:
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
     if picture.shape[2] == 4:

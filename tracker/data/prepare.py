@@ -72,11 +72,11 @@ def prepare_archive(
         ("workers", workers, workers >= 1, "at least 1"),
     ):
         if not ok:
-            raise ValueError(f"prepare: {name} must be {rule}, got {value}")
+            raise ValueError(f"{name} must be {rule}, got {value}")
     chosen = [usable_frames(sequence, min_side)[::every] for sequence in sequences]
     total = sum(len(frames) for frames in chosen)
     if not total:
-        raise ValueError(f"prepare: sequences must hold usable frames, got none in {len(sequences)}")
+        raise ValueError(f"sequences must hold usable frames, got none in {len(sequences)}")
     header = {
         "crop_size": crop_size,
         "quality": quality,

@@ -55,17 +55,17 @@ class Sequence:
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, np.float64)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"Sequence: boxes must be [N, 4], got shape {boxes.shape} in {self.name}")
+            raise ValueError(f"boxes must be [N, 4], got shape {boxes.shape} in {self.name}")
         if not callable(self.frames) and len(boxes) > len(self.frames):
             raise ValueError(
-                f"Sequence: boxes must be at most one per frame ({len(self.frames)}), got {len(boxes)} in {self.name}"
+                f"boxes must be at most one per frame ({len(self.frames)}), got {len(boxes)} in {self.name}"
             )
         with np.errstate(invalid="ignore"):
             absent = ~np.isfinite(boxes).all(axis=1) | ~(boxes[:, 2:] > 0).all(axis=1)
         if self.absent is not None:
             given = np.asarray(self.absent, bool)
             if given.shape != (len(boxes),):
-                raise ValueError(f"Sequence: absent must be [{len(boxes)}], got {list(given.shape)} in {self.name}")
+                raise ValueError(f"absent must be [{len(boxes)}], got {list(given.shape)} in {self.name}")
             absent = absent | given
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "absent", absent)

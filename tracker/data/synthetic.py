@@ -60,9 +60,7 @@ class SyntheticVideo:
         pictures: Pictures | None = None,
     ) -> None:
         if frames < 1 or min(size) < 32:
-            raise ValueError(
-                f"SyntheticVideo: frames must be at least 1 and size at least 32x32, got {frames} and {size}"
-            )
+            raise ValueError(f"frames must be at least 1 and size at least 32x32, got {frames} and {size}")
         rng = np.random.default_rng(seed)
         width, height = self.size = (int(size[0]), int(size[1]))
         side = float(target or (width + height) / 12)

@@ -27,7 +27,7 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
     (`got10k_attributes`). Boxes are first cut to the image as the got10k toolkit does it.
 
     Raises:
-        ValueError, OSError: as `tracker.eval.scores.score`.
+        ValueError, OSError: as `tracker.eval.protocols.score`.
 
     Source: Huang et al., GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking in the Wild.
     """

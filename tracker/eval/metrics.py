@@ -10,13 +10,13 @@ PRECISION_THRESHOLDS = np.arange(0, 51)  # pixels; the score is that at 20
 NORMALIZED_THRESHOLDS = np.arange(0, 51) / 100  # parts of the target's sides; the score is that at .2
 
 
-def _pair(name: str, pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _pair(pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     pred, target = np.asarray(pred, dtype=np.float64), np.asarray(target, dtype=np.float64)
     for label, boxes in (("pred", pred), ("target", target)):
         if boxes.ndim == 0 or boxes.shape[-1] != 4:
-            raise ValueError(f"{name}: {label} must be [..., 4] boxes x, y, w, h, got shape {boxes.shape}")
+            raise ValueError(f"{label} must be [..., 4] boxes x, y, w, h, got shape {boxes.shape}")
     if pred.shape != target.shape:
-        raise ValueError(f"{name}: pred and target must have one shape, got {pred.shape} and {target.shape}")
+        raise ValueError(f"pred and target must have one shape, got {pred.shape} and {target.shape}")
     return pred, target
 
 
@@ -33,7 +33,7 @@ def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> float(iou([0, 0, 2, 2], [1, 0, 2, 2]))
         0.3333333333333333
     """
-    pred, target = _pair("iou", pred, target)
+    pred, target = _pair(pred, target)
     low = np.maximum(pred[..., :2], target[..., :2])
     high = np.minimum(pred[..., :2] + pred[..., 2:], target[..., :2] + target[..., 2:])
     intersection = np.prod(np.maximum(high - low, 0), axis=-1)
@@ -51,7 +51,7 @@ def center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> float(center_error([0, 0, 2, 2], [3, 4, 2, 2]))
         5.0
     """
-    pred, target = _pair("center_error", pred, target)
+    pred, target = _pair(pred, target)
     centers = [boxes[..., :2] + (boxes[..., 2:] - 1) / 2 for boxes in (pred, target)]
     return np.linalg.norm(centers[0] - centers[1], axis=-1)
 
@@ -70,7 +70,7 @@ def normalized_center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> float(normalized_center_error([3, 2, 10, 10], [0, 0, 10, 5]))
         0.9486832980505138
     """
-    pred, target = _pair("normalized_center_error", pred, target)
+    pred, target = _pair(pred, target)
     sides = np.where((target[..., 2:] > 0).all(axis=-1, keepdims=True), target[..., 2:], np.nan)
     centers = [boxes[..., :2] + (boxes[..., 2:] - 1) / 2 for boxes in (pred, target)]
     return np.linalg.norm((centers[0] - centers[1]) / sides, axis=-1)
@@ -103,15 +103,15 @@ def at_most(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
 
 
 def _curve(values: ArrayLike, thresholds: ArrayLike, at_most: bool) -> np.ndarray:
-    from fastops import _host  # imported here: overlaps must work without the compiled library
+    from fastops import host  # imported here: overlaps must work without the compiled library
 
-    return _host.threshold_curve(values, thresholds, at_most)
+    return host.threshold_curve(values, thresholds, at_most)
 
 
-def _frames(name: str, pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    pred, target = _pair(name, pred, target)
+def _frames(pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    pred, target = _pair(pred, target)
     if pred.ndim != 2 or len(pred) == 0:
-        raise ValueError(f"{name}: pred must be [frames, 4] with at least one frame, got shape {pred.shape}")
+        raise ValueError(f"pred must be [frames, 4] with at least one frame, got shape {pred.shape}")
     return pred, target
 
 
@@ -127,7 +127,7 @@ def success_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> float(success_curve([[0, 0, 9, 9]], [[0, 0, 9, 9]])[19])
         1.0
     """
-    return above(iou(*_frames("success_curve", pred, target)), SUCCESS_THRESHOLDS)
+    return above(iou(*_frames(pred, target)), SUCCESS_THRESHOLDS)
 
 
 def success_auc(pred: ArrayLike, target: ArrayLike) -> float:
@@ -154,7 +154,7 @@ def precision_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
         >>> precision_curve([[0, 0, 2, 2]], [[3, 4, 2, 2]])[[4, 5]].tolist()
         [0.0, 1.0]
     """
-    return at_most(center_error(*_frames("precision_curve", pred, target)), PRECISION_THRESHOLDS)
+    return at_most(center_error(*_frames(pred, target)), PRECISION_THRESHOLDS)
 
 
 def precision_score(pred: ArrayLike, target: ArrayLike) -> float:

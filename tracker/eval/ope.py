@@ -37,7 +37,7 @@ def score_ope(layout: str, sequences: list[Sequence], folder: Path, name: str) -
     got10k toolkit.
 
     Raises:
-        ValueError, OSError: as `tracker.eval.scores.score`.
+        ValueError, OSError: as `tracker.eval.protocols.score`.
 
     Source: Wu et al., Online Object Tracking: A Benchmark; Fan et al., LaSOT.
     """
@@ -89,7 +89,7 @@ def measure(layout: str, sequence: Sequence, boxes: np.ndarray) -> tuple[np.ndar
         counts, missed = ~sequence.absent, np.zeros(len(truth), bool)
     if not counts.any():
         raise ValueError(f"{sequence.name} must have frames with a target, got none")
-    measures = (measure(boxes, truth) for measure in (iou, center_error, normalized_center_error))
+    measures = (of(boxes, truth) for of in (iou, center_error, normalized_center_error))
     return tuple(np.where(missed, np.nan, values)[counts] for values in measures)
 
 

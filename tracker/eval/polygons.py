@@ -29,10 +29,10 @@ def polygon_overlap(pred: ArrayLike, target: ArrayLike, size: tuple[float, float
         >>> float(polygon_overlap(diamond, [0, 0, 2, 2]))
         0.5
     """
-    from fastops import _host
+    from fastops import host
 
     pred, target = np.asarray(pred, np.float64), np.asarray(target, np.float64)
-    overlaps = _host.polygon_overlap(_corners(pred), _corners(target), size)
+    overlaps = host.polygon_overlap(_corners(pred), _corners(target), size)
     return overlaps[0] if pred.ndim == target.ndim == 1 else overlaps
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tracker.eval.scores import Row, Scores
-from tracker.experiments.report import write_csv, write_plot
-from tracker.files import replacing
+from tracker.io.files import replacing
+from tracker.io.report import write_csv, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tracker.data.annotations import parse_box_or_absent, parse_numbers, read_rows
-from tracker.draw import write_boxes
 from tracker.eval.polygons import box_corners
-from tracker.files import replacing
+from tracker.io.draw import write_boxes
+from tracker.io.files import replacing
 
 # A frame of a VOT result that holds no region: not tracked, the tracker was started here, it was found to have failed.
 SKIPPED, STARTED, FAILED = 0, 1, 2

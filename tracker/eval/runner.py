@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracker.arguments import without_function
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
+from tracker.engines.target import TrackResult
 from tracker.eval.results import is_whole, write_result
 from tracker.eval.vot import track_supervised
-from tracker.target import TrackResult
 from tracker.tracker import Tracker
 
 Progress = Callable[[str], None]  # is told the name of each sequence that is done
@@ -88,7 +87,7 @@ class Job:
             else:
                 rows, seconds = track_once(tracker, sequence, self.frames(sequence), step)
         except ValueError as error:
-            raise ValueError(f"{sequence.name}: {without_function(str(error))}") from error
+            raise ValueError(f"{sequence.name}: {error}") from error
         write_result(self.layout, self.folder, sequence.name, rows, seconds)
 
 

@@ -105,7 +105,7 @@ def score_vot(
       of the runs from a start to a failure, which go on with 0, or to the end of the sequence, which stop to count.
 
     Raises:
-        ValueError, OSError: as `tracker.eval.scores.score`.
+        ValueError, OSError: as `tracker.eval.protocols.score`.
 
     Source: Kristan et al., The Visual Object Tracking VOT2015 challenge results, and VOT2017.
     """

@@ -12,17 +12,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tracker.box_head import INSTANCE, boxes_of
 from tracker.data.augment import AugmentConfig, augment, collate
 from tracker.data.crops import crop_target
 from tracker.data.pairs import Pair, PairDataset
 from tracker.eval.metrics import iou
 from tracker.experiments.report import Row, draw_bars, report
 from tracker.experiments.videos import StretchedVideo
-from tracker.model import SiamFC
+from tracker.geometry import INSTANCE
+from tracker.network.box_head import boxes_of
+from tracker.network.model import SiamFC
 from tracker.tracker import Tracker
-from tracker.train import train
-from tracker.train_config import DataConfig, TrainConfig
+from tracker.training.config import DataConfig, TrainConfig
+from tracker.training.loop import train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tracker.checkpoint import write_whole
-from tracker.files import replacing
 from tracker.installed import install_hint
+from tracker.io.report import Row, write_csv, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Row = dict[str, Any]
 
 
 def summarise(runs: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
@@ -43,19 +39,6 @@ def summarise(runs: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> 
             row[f"{value}_std"] = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
         rows.append(row)
     return rows
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of one set of columns; the file appears whole or not at all."""
-    lines: list[str] = []
-
-    class Lines:
-        write = staticmethod(lines.append)
-
-    writer = csv.DictWriter(Lines(), rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, "".join(lines).encode())
 
 
 def print_table(console: Console, title: str, rows: Sequence[Row], digits: int = 3) -> None:
@@ -89,21 +72,6 @@ def _cell(row: Row, column: str, digits: int) -> str:
     if deviation is None or math.isnan(deviation):
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ± {deviation:.{digits}f}"
-
-
-def write_plot(path: Path, draw: Callable[[Figure], None], size: tuple[float, float] = (9, 4)) -> bool:
-    """Write what `draw` draws as PNG; False, and no file, where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no global state, no display
-    draw(figure)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    return True
 
 
 def report(

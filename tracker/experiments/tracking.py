@@ -15,10 +15,10 @@ from tracker.data.datasets import open_dataset
 from tracker.data.pairs import PairDataset
 from tracker.data.sequence import Sequence as Video
 from tracker.experiments.report import Row, draw_bars, report
-from tracker.model import SiamFC
-from tracker.train import scale_responses, train
-from tracker.train_config import DataConfig, TrainConfig, ValidationConfig
-from tracker.validation import validate, validation_sequences
+from tracker.network.model import SiamFC
+from tracker.training.config import DataConfig, TrainConfig, ValidationConfig
+from tracker.training.loop import scale_responses, train
+from tracker.training.validation import validate, validation_sequences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

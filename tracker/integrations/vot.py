@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import typer
 
-from tracker.arguments import CommandError, check_device, check_weights, input_errors, parse_dtype
+from tracker.commands.checks import CommandError, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.data.sequence import read_image
 from tracker.installed import install_hint
@@ -53,7 +53,7 @@ def follow(tracker: Tracker, connection: Connection) -> None:
             started = True
             connection.reply(box, 1.0)
         elif not started:
-            raise ValueError("follow: the first request must have a region, got a frame alone")
+            raise ValueError("the first request must have a region, got a frame alone")
         else:
             result = tracker.update(image)
             connection.reply(result.box, result.score)
@@ -86,7 +86,7 @@ class TraxConnection:
             try:
                 request = self._server.wait()
             except self._trax.TraxException as error:
-                raise ConnectionError(f"TraxConnection: toolkit must quit at the end, got: {error}") from error
+                raise ConnectionError(f"toolkit must quit at the end, got: {error}") from error
             if request.type == "quit":
                 return
             (image,) = (image for _, image in request.image.items())
@@ -102,7 +102,7 @@ def _box_of(objects: Any) -> np.ndarray | None:
     if not objects:
         return None
     if len(objects) > 1:
-        raise ValueError(f"vot: request must have one region, got {len(objects)}")
+        raise ValueError(f"request must have one region, got {len(objects)}")
     region, _ = objects[0]
     return np.array(region.bounds(), np.float64)
 

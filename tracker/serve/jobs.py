@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tracker.run import Run
+from tracker.eval.run import Run
 from tracker.serve.limits import Limits, Refused
 from tracker.serve.store import Video
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tracker.data.sources import SourceError, open_source
-from tracker.draw import DEFAULT_FPS
-from tracker.target import as_box
+from tracker.engines.target import as_box
+from tracker.io.draw import DEFAULT_FPS
+from tracker.io.sources import SourceError, open_source
 
 NOT_A_VIDEO = "this file is not a video that can be read here: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, OGG or WMV"
 # Containers that hold their pictures themselves. What only points to other files or addresses (playlists, manifests,
@@ -105,9 +105,9 @@ def check_box(box: object, size: tuple[int, int]) -> np.ndarray:
     if box is None:
         raise Refused("draw a box around the target first")
     try:
-        return np.array(as_box(box, (size[1], size[0]), "box"))  # type: ignore[arg-type]
+        return np.array(as_box(box, (size[1], size[0])))  # type: ignore[arg-type]
     except ValueError as error:
-        raise Refused(str(error).removeprefix("box: ")) from None
+        raise Refused(str(error)) from None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from tracker.data.synthetic import SyntheticVideo
-from tracker.draw import VideoWriter
+from tracker.io.draw import VideoWriter
 
 FPS = 30.0
 

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import torch
 
-from tracker.comparison import Turns, reference_tracker
-from tracker.data.sources import SourceError, open_source
-from tracker.draw import VideoError, VideoWriter, annotate, write_boxes
+from tracker.engines.reference import ReferenceTracker
+from tracker.eval.comparison import Turns, reference_tracker
 from tracker.eval.metrics import iou
-from tracker.reference import ReferenceTracker
+from tracker.io.draw import VideoError, VideoWriter, annotate, write_boxes
+from tracker.io.sources import SourceError, open_source
 from tracker.serve.jobs import Cancelled, Job
 from tracker.serve.limits import Limits
 from tracker.tracker import Tracker
@@ -140,5 +140,5 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """An RGB image as JPEG."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
-        raise ValueError(f"encode_jpeg: image must be one that OpenCV encodes, got {list(image.shape)}")
+        raise ValueError(f"image must be one that OpenCV encodes, got {list(image.shape)}")
     return data.tobytes()

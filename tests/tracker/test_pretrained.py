@@ -1,0 +1,72 @@
+"""The weights in the package: what they are, that they load by name and by default, and how well they track."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.paths import DATA
+from tracker import BatchTracker, SiamFC, Tracker
+from tracker.data.datasets import open_place
+from tracker.data.synthetic import SyntheticVideo
+from tracker.eval.metrics import iou
+from tracker.network.checkpoint import load_model, load_state
+from tracker.network.pretrained import DEFAULT, PRETRAINED, find_weights
+from tracker.training.config import ValidationConfig, load_config
+from tracker.training.validation import validate, validation_sequences
+
+CARD = find_weights().with_name("README.md")
+HELD_OUT = ("Crossing", "Deer", "Girl", "MountainBike")  # what the model card says they were not trained on
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_files_are_small_and_in_half_precision(name):
+    path = find_weights(name)
+    assert path.stat().st_size <= 6e6
+    assert {v.dtype for k, v in load_state(path).items() if "num_batches" not in k} == {torch.float16}
+    card = CARD.read_text(encoding="utf-8")
+    assert name in card and "@" not in card
+
+
+def test_names_are_the_variants():
+    baseline, paper = (load_model(find_weights(name), ops="reference").settings() for name in PRETRAINED)
+    assert paper == SiamFC("mish", "se", ops="reference").settings()
+    assert baseline == SiamFC("relu", "none", ops="reference").settings()
+
+
+def test_the_settings_of_their_training_are_told():
+    config = load_config(CARD.with_name("train.toml"))
+    assert (config.steps, config.model.activation, config.model.attention) == (8500, "mish", "se")
+    assert set(config.data.leave_out) == set(HELD_OUT) == set(config.validation.only)
+
+
+def test_default_and_other_paths():
+    assert find_weights() == find_weights(None) == find_weights(DEFAULT)
+    assert find_weights("runs/model.safetensors") == Path("runs/model.safetensors")
+    relu = Tracker.from_pretrained("siamfc-relu", backend="eager")
+    assert relu.network.model.activation == "relu" and relu.network.dtype == torch.float32
+    assert Tracker.from_pretrained(backend="eager").network.model.activation == "mish"
+    with pytest.raises(FileNotFoundError, match="path must be an existing file, got siamfc-tanh"):
+        Tracker.from_pretrained("siamfc-tanh")
+
+
+def test_they_track_in_batches_too():
+    video = SyntheticVideo(5, 30, (320, 240), occlusions=0)
+    tracker = BatchTracker.from_pretrained()
+    target = tracker.add(video.image(0), video.boxes[0])
+    boxes = [tracker.update(video.image(index))[target].box for index in range(1, len(video))]
+    assert iou(np.array(boxes), video.boxes[1:]).mean() > 0.7
+
+
+@pytest.mark.usefixtures("real_data")
+@pytest.mark.parametrize(("name", "least"), [("siamfc-relu", 0.65), ("siamfc-mish-se", 0.65)])
+def test_they_track_real_sequences_that_they_never_saw(name, least):
+    place = f"otb:{DATA / 'sequences'}"
+    assert set(HELD_OUT) <= {sequence.name for sequence in open_place(place)}
+    assert all(sequence in CARD.read_text(encoding="utf-8") for sequence in HELD_OUT)
+    config = ValidationConfig(synthetic=0, frames=80, sequences=(place,), only=HELD_OUT)
+    scores = validate(load_model(find_weights(name)), validation_sequences(config))
+    assert np.mean(list(scores.values())) > least, scores

@@ -1,0 +1,1 @@
+"""How a target is followed: on the device, on the host, and as other implementations do it."""

@@ -1,0 +1,259 @@
+"""Tracking on the device: crops, network, correlation and box update of all targets, the state never leaving it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastops
+from fastops.ops.response import Result, State
+from tracker.config import TrackerConfig
+from tracker.engines.box_update import box_update
+from tracker.engines.cuda import Graphs, Uploads
+from tracker.engines.target import Start, TrackResult
+from tracker.network.autotune import fastest_dtype
+from tracker.network.fused import FusedNetwork
+from tracker.network.model import SiamFC
+
+#: Targets that pass through the network together. On a CPU more of them would only leave the cache (12 crops at a time:
+#: 27 ms for each three, 3 crops: 15 ms), and one by one each gets the bits that it gets alone. On a GPU they fill it.
+CHUNK = {"cpu": 1, "cuda": 64}
+
+
+class FusedEngine:
+    """A table of targets, one a row, followed together.
+
+    Everything that a target has lies in tensors on the network's device: its template, its padding colour and its row
+    of `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates them and updates the
+    boxes; the host only reads the results. On a GPU a step on one image is captured once as a CUDA graph and replayed:
+    its frame lies in a buffer of the engine, and host and device do nothing for each other but one upload, from pinned
+    memory on a stream of its own, and one read of [K, 6] results.
+
+    Args:
+        network: embeds and correlates the crops.
+        config: settings.
+    """
+
+    def __init__(self, network: FusedNetwork, config: TrackerConfig) -> None:
+        if network.head == "box":  # which tells the size: one scale is enough
+            config = replace(config, scale_num=1)
+        self.network, self.config = network, config
+        cfg, self._device = config, network.device
+        half = cfg.scale_num // 2
+        scales = cfg.scale_step ** torch.arange(-half, half + 1, dtype=torch.float64)
+        self._scales = scales.float().to(self._device)
+        self._chunk = CHUNK.get(self._device.type, 1)
+        on_gpu = self._device.type == "cuda"
+        self._uploads = Uploads(self._device) if on_gpu else None
+        self._graphs = Graphs(self._device)
+        self.capacity = 0
+        self.state = torch.empty((0, len(State)), device=self._device)
+        self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
+        self._templates: Tensor | None = None
+        self._update = update_of(network.head, cfg)
+        self._reserve(1)
+
+    def upload(self, image: Tensor, place: int = 0) -> Tensor:
+        """The image on the device; on a GPU in the buffer of this size and place, so every frame of a call to `step`
+        needs a place of its own."""
+        if self._uploads is None:
+            return image.to(self._device)
+        with self._guard():
+            return self._uploads(image, place)
+
+    def _guard(self) -> AbstractContextManager:
+        """Streams and captures are those of the current device."""
+        return nullcontext() if self._uploads is None else torch.cuda.device(self._device)
+
+    @torch.inference_mode()
+    def start(self, row: int, image: Tensor, start: Start) -> None:
+        """Put a target into `row`: template, colour and state, from `image`, uint8 [H, W, 3] on the device."""
+        with self._guard():
+            self._start(row, image, start)
+
+    def _start(self, row: int, image: Tensor, start: Start) -> None:
+        cfg = self.config
+        if row >= self.capacity:
+            self._reserve(max(row + 1, 2 * self.capacity))
+        y, x = start.center.tolist()
+        region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64).to(self._device)
+        self._colors[row] = torch.from_numpy(start.color)
+        crop = fastops.crop_and_resize(
+            image, region, cfg.exemplar_size, self._colors[row, 0], dtype=self.network.dtype, channels_last=True
+        )
+        template = self.network.features(crop)
+        if self._templates is None:
+            self._templates = template.new_empty((self.capacity, *template.shape[1:])).contiguous(
+                memory_format=torch.channels_last
+            )
+        self._templates[row] = template[0]
+        self.state[row] = torch.tensor(start.row())
+        result = self._follow(image, slice(row, row + 1))  # its own contrast
+        if not bool(result.isfinite().all()):
+            raise FloatingPointError("the network's response must be finite, got NaN or infinity")
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int) -> None:
+        """Copy a target to another row."""
+        for table in (self.state, self._colors, self._templates):
+            table[target] = table[source]
+
+    @torch.inference_mode()
+    def step(self, groups: Sequence[tuple[Tensor, slice | Tensor]]) -> Tensor:
+        """Find targets in their next images.
+
+        Args:
+            groups: images, uint8 [H, W, 3] on the device, and the rows of the targets to find in each: a slice, or
+                indices on the device.
+
+        Returns:
+            [K, 6] on the device, the targets of all groups in their order, with the columns of
+            `fastops.ops.response.Result`.
+        """
+        with self._guard():
+            if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
+                return self._replay(*groups[0])
+            results = [self._follow(image, rows) for image, rows in groups]
+            return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
+        state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
+        results = self._update(self._maps(image, state, colors, templates), state)
+        if not isinstance(rows, slice):  # state is a copy
+            self.state[rows] = state
+        return results
+
+    def _replay(self, image: Tensor, rows: slice) -> Tensor:
+        return self._graphs.step(self._follow, self.state, image, rows)
+
+    def rows(self, rows: Sequence[int]) -> slice | Tensor:
+        """Rows as `step` takes them: a slice, which costs no copies, where they follow one another."""
+        if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+            return slice(rows[0], rows[0] + len(rows))
+        return torch.tensor(rows, device=self._device)
+
+    @torch.inference_mode()
+    def set_image_size(self, rows: slice | Tensor, width: int, height: int) -> None:
+        """Tell targets that their images have another size from now on."""
+        self.state[rows, State.IMAGE_WIDTH], self.state[rows, State.IMAGE_HEIGHT] = width, height
+
+    def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> Tensor:
+        """Maps [K S, 1, h, w], or [K, 5, h, w] of the box head, of the targets around where they were."""
+        cfg, maps = self.config, []
+        for k in range(0, len(state), self._chunk):
+            chunk = slice(k, k + self._chunk)
+            n = len(state[chunk])
+            regions, crops = self._regions[:n], self._crops[: n * cfg.scale_num]
+            regions[..., :2] = state[chunk, None, : State.CENTER_Y + 1]
+            torch.mul(state[chunk, State.SEARCH_SIZE, None], self._scales, out=regions[..., 2])
+            fastops.crop_and_resize(
+                image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.dtype,
+                channels_last=True, out=crops,
+            )  # fmt: skip
+            maps.append(self.network.scores(templates[chunk], self.network.features(crops)))
+        maps = maps[0] if len(maps) == 1 else torch.cat(maps)
+        expected = (cfg.response_size, cfg.response_size)
+        if maps.shape[2:] != expected:
+            got = list(maps.shape[2:])
+            raise ValueError(f"network must give score maps {list(expected)}, got {got}")
+        return maps
+
+    def _reserve(self, capacity: int) -> None:
+        """Grow the table, into new memory: graphs of the old one are void."""
+        self._graphs.clear()
+        cfg, old = self.config, self.capacity
+        state, colors, templates = self.state, self._colors, self._templates
+        self.state = state.new_zeros((capacity, state.shape[1]))
+        self._colors = colors.new_zeros((capacity, *colors.shape[1:]))
+        self.state[:old], self._colors[:old] = state, colors
+        if templates is not None:
+            self._templates = templates.new_empty((capacity, *templates.shape[1:])).contiguous(
+                memory_format=torch.channels_last
+            )
+            self._templates[:old] = templates
+        self.capacity = capacity
+        chunk = min(self._chunk, capacity)
+        self._regions = torch.empty((chunk, cfg.scale_num, 3), device=self._device)
+        shape = (chunk * cfg.scale_num, 3, cfg.instance_size, cfg.instance_size)
+        self._crops = torch.empty(
+            shape, dtype=self.network.dtype, device=self._device, memory_format=torch.channels_last
+        )
+
+
+def update_of(head: str, config: TrackerConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """What follows a network with this head: maps and state in, state changed, results out."""
+    if head == "box":
+        return partial(box_update, config=config)
+    return partial(
+        fastops.response_peak,
+        up=config.response_up,
+        stride=config.total_stride,
+        instance_size=config.instance_size,
+        scale_step=config.scale_step,
+        scale_penalty=config.scale_penalty,
+        scale_lr=config.scale_lr,
+        window_influence=config.window_influence,
+        lost_score=config.lost_score,
+        lost_frames=config.lost_frames,
+    )
+
+
+def make_engine(
+    model: SiamFC, config: TrackerConfig, device: torch.device | str | None, dtype: torch.dtype | str | None
+) -> FusedEngine:
+    if dtype == "auto":
+        dtype = fastest_dtype(model, device)
+    return FusedEngine(FusedNetwork(model, device=device, dtype=dtype), config)
+
+
+def is_finite(values: Sequence[float]) -> bool:
+    """Was the network's response that a row of results comes from?"""
+    return values[Result.SCORE] == values[Result.SCORE]
+
+
+def to_result(values: Sequence[float]) -> TrackResult:
+    """A row of results.
+
+    Raises:
+        FloatingPointError: where the network's response was not finite.
+    """
+    if not is_finite(values):
+        raise FloatingPointError("the network's response must be finite, got NaN or infinity")
+    box = np.array(values[: Result.HEIGHT + 1], np.float64)
+    return TrackResult(box, values[Result.SCORE], values[Result.LOST] != 0)
+
+
+class SingleEngine:
+    """`FusedEngine` with one target, as `Tracker` sees it."""
+
+    def __init__(
+        self,
+        model: SiamFC,
+        config: TrackerConfig,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> None:
+        self._engine = make_engine(model, config, device, dtype)
+        self.network = self._engine.network
+        self._image_size = (0, 0)
+
+    def start(self, image: Tensor, start: Start) -> None:
+        """Take the template from `image`, uint8 [H, W, 3]."""
+        self._image_size = start.image_size
+        self._engine.start(0, self._engine.upload(image), start)
+
+    def step(self, image: Tensor) -> TrackResult:
+        """Find the target in the next image."""
+        height, width = image.shape[:2]
+        if (height, width) != self._image_size:
+            self._image_size = height, width
+            self._engine.set_image_size(slice(0, 1), width, height)
+        results = self._engine.step([(self._engine.upload(image), slice(0, 1))])
+        return to_result(results[0].tolist())

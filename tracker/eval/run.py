@@ -1,0 +1,91 @@
+"""One run of the tracker as the `track` command reports it: boxes, scores, times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tracker.eval.metrics import iou
+from tracker.io.sources import SourceError
+from tracker.tracker import Tracker
+
+
+@dataclass
+class Run:
+    """What tracking gave: a row per frame; `seconds` spent in `Tracker.update` for each frame after the first."""
+
+    boxes: list[np.ndarray] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    lost: list[bool] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    total: float = 0.0
+    stopped: BaseException | None = None  # Ctrl-C or a source that failed on the way
+
+    def summary(self, truth: np.ndarray) -> dict[str, Any]:
+        """Numbers of the run; rates and times leave out the first frame, which only starts the tracker."""
+        times = np.array(self.seconds)
+        rows = min(len(truth), len(self.boxes))
+        timed = len(times) > 0
+        return {
+            "frames": len(self.boxes),
+            "lost_frames": sum(self.lost),
+            "fps_end_to_end": len(times) / self.total if timed else None,
+            "fps_tracker": 1 / times.mean() if timed else None,
+            "ms": {f"p{p}": float(np.percentile(times, p)) * 1e3 for p in (50, 95, 99)} if timed else None,
+            "mean_overlap": float(iou(self.boxes[:rows], truth[:rows]).mean()) if rows else None,
+        }
+
+    def step(self, tracker: Tracker, image: np.ndarray, start: np.ndarray) -> None:
+        """Add a row for the next image; the first row is the box that the tracker started with."""
+        if not self.boxes:
+            self.boxes.append(np.asarray(start, np.float64))
+            self.scores.append(1.0)
+            self.lost.append(False)
+            return
+        began = time.perf_counter()
+        result = tracker.update(image)
+        self.seconds.append(time.perf_counter() - began)
+        self.boxes.append(result.box)
+        self.scores.append(result.score)
+        self.lost.append(result.lost)
+
+    def labels(self, truth: np.ndarray, index: int | None = None) -> dict[str, Any]:
+        """What `tracker.io.draw.annotate` draws on the image of row `index`, or of the last row."""
+        index = len(self.boxes) - 1 if index is None else index
+        recent = self.seconds[max(0, index - 20) : index]  # the first frame has no time
+        return {
+            "box": self.boxes[index],
+            "score": self.scores[index],
+            "lost": self.lost[index],
+            "frame": index,
+            "fps": len(recent) / sum(recent) if recent else None,
+            "truth": truth[index] if index < len(truth) else None,
+        }
+
+    @contextmanager
+    def may_stop(self) -> Iterator[None]:
+        """Note Ctrl-C or a source that fails, and go on behind the block with what there is."""
+        try:
+            yield
+        except (KeyboardInterrupt, SourceError) as error:
+            self.stopped = error
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print what `Run.summary` gave, and the paths added to it, for people."""
+    rows = {"frames": f"{summary['frames']} ({summary['lost_frames']} lost)"}
+    if summary["ms"]:
+        parts = "decode, track, draw, write" if summary["output"] else "decode, track"
+        rows["end to end"] = f"{summary['fps_end_to_end']:.1f} fps ({parts})"
+        rows["tracker only"] = f"{summary['fps_tracker']:.1f} fps"
+        rows["per frame"] = "  ".join(f"{name} {ms:.1f} ms" for name, ms in summary["ms"].items())
+    if summary["mean_overlap"] is not None:
+        rows["mean overlap"] = f"{summary['mean_overlap']:.3f}"
+    rows |= {key: summary[key] for key in ("output", "results") if summary[key]}
+    for key, value in rows.items():
+        print(f"{key:14}{value}")

@@ -1,0 +1,1 @@
+"""Files: frames in, videos, boxes, tables and plots out."""

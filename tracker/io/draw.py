@@ -1,0 +1,194 @@
+"""What a run leaves for people to look at: annotated frames, videos and box files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tracker.io.files import behind_link, is_stream, replacing
+
+TRACKED, LOST, TRUTH, TEXT = (60, 220, 60), (235, 50, 50), (255, 205, 40), (255, 255, 255)
+# H.264 plays in browsers, but many builds of OpenCV cannot write it; MPEG-4 part 2 is in all of them. VP8 plays in
+# browsers too, and takes 25 times as long to write (55 ms of noisy 640x480).
+CODECS = {".mp4": ("avc1", "mp4v"), ".avi": ("MJPG",), ".webm": ("VP80",)}
+DEFAULT_FPS = 30.0
+
+
+class VideoError(OSError):
+    """A video that cannot be written; the message is one line."""
+
+
+def annotate(
+    image: np.ndarray,
+    box: ArrayLike,
+    *,
+    score: float | None = None,
+    lost: bool = False,
+    frame: int | None = None,
+    fps: float | None = None,
+    truth: ArrayLike | None = None,
+) -> np.ndarray:
+    """Return a copy of an RGB uint8 image [H, W, 3] with the tracked box and what is known about it.
+
+    Args:
+        image: the frame; it is not changed.
+        box: x, y, w, h in pixels, 0-based; green, or red when `lost`.
+        score: written above the box.
+        frame: frame number, written in the corner together with `fps`.
+        truth: the true box, in yellow, under the tracked one.
+    """
+    image = image.copy()
+    unit = max(1, round(min(image.shape[:2]) / 240))  # line width that suits the image
+    if truth is not None:
+        _rectangle(image, truth, TRUTH, unit)
+    color = LOST if lost else TRACKED
+    left, top = _rectangle(image, box, color, 2 * unit)
+    label = ("lost" if lost else "") if score is None else f"{'lost ' if lost else ''}{score:.2f}"
+    if label:
+        _text(image, label, left, top - 5 * unit, color, unit)
+    corner = [] if frame is None else [f"frame {frame}"]
+    if fps is not None:
+        corner.append(f"{fps:.0f} fps")
+    if corner:
+        _text(image, "   ".join(corner), 4 * unit, 16 * unit, TEXT, unit)
+    return image
+
+
+def _rectangle(image: np.ndarray, box: ArrayLike, color: tuple[int, int, int], thickness: int) -> tuple[int, int]:
+    # OpenCV draws with 32-bit coordinates: a box far outside is cut to just beyond the image.
+    height, width = image.shape[:2]
+    x, y, w, h = np.asarray(box, np.float64)
+    left, right = (int(round(float(np.clip(v, -thickness, width + thickness)))) for v in (x, x + w - 1))
+    top, bottom = (int(round(float(np.clip(v, -thickness, height + thickness)))) for v in (y, y + h - 1))
+    cv2.rectangle(image, (left, top), (right, bottom), color, thickness)
+    return left, top
+
+
+def _text(image: np.ndarray, text: str, x: int, y: int, color: tuple[int, int, int], unit: int) -> None:
+    scale = 0.5 * unit
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, unit)
+    x = min(max(x, 2), max(2, image.shape[1] - width - 2))
+    y = min(max(y, height + 2), image.shape[0] - 3)
+    # On a dark plate: readable over any image.
+    cv2.rectangle(image, (x - 2, y - height - 2), (x + width + 2, y + below), (0, 0, 0), cv2.FILLED)
+    cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, unit, cv2.LINE_AA)
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Raise `OSError`, in one line that begins with `name`, unless a file `path` can be made or replaced.
+
+    A file that is removed at once is made for it: permissions alone do not tell (read-only mounts, the superuser).
+    """
+    if is_stream(path):  # nothing is made beside it
+        return
+    path = behind_link(path)
+    if not path.parent.is_dir():
+        raise OSError(f"{name} must lie in an existing folder, got {str(path)!r}")
+    if path.is_dir():
+        raise OSError(f"{name} must be a file, got the folder {str(path)!r}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{name} must lie in a folder that can be written, got {str(path)!r} ({error.strerror})"
+        ) from error
+
+
+class VideoWriter:
+    """Writes RGB uint8 frames to an .mp4 (H.264 where OpenCV has it, else MPEG-4), .avi (Motion JPEG) or .webm (VP8).
+
+    The video grows under a temporary name in the same folder and gets its own name in `close`. Left by an exception, or
+    by Ctrl-C, the context manager removes it instead; a video of no frames is removed too.
+
+    Args:
+        path: ends in .mp4, .avi or .webm; an existing file is replaced when the new one is whole.
+        size: (width, height) in pixels.
+        fps: frames per second; None stands for 30.
+
+    Attributes:
+        codec: the four-character code in use.
+
+    Raises:
+        ValueError: the suffix is another one.
+        OSError: the folder is missing or cannot be written, or `path` is a folder.
+        VideoError: OpenCV has no codec for the format.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with VideoWriter(f"{folder}/out.avi", (64, 48), fps=25) as video:
+        ...         video.write(np.zeros((48, 64, 3), np.uint8))
+        ...     video.path.is_file()
+        True
+    """
+
+    def __init__(self, path: str | os.PathLike[str], size: tuple[int, int], fps: float | None = None) -> None:
+        self.path, self.size, self.frames = Path(path), (int(size[0]), int(size[1])), 0
+        suffix = self.path.suffix.lower()
+        if suffix not in CODECS:
+            raise ValueError(f"path must end in .mp4, .avi or .webm, got {str(path)!r}")
+        check_writable(self.path, "path")
+        if is_stream(self.path):
+            raise OSError(f"path must be a file, got the device or pipe {str(path)!r}")
+        self._temporary = behind_link(self.path).with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
+        for self.codec in CODECS[suffix]:
+            fourcc = cv2.VideoWriter_fourcc(*self.codec)
+            self._writer = cv2.VideoWriter(str(self._temporary), fourcc, fps or DEFAULT_FPS, self.size)
+            if self._writer.isOpened():
+                return
+            self.abort()
+        raise VideoError(f"OpenCV must have one of the codecs {', '.join(CODECS[suffix])}, got none for {str(path)!r}")
+
+    def write(self, image: np.ndarray) -> None:
+        """Append one RGB uint8 frame [H, W, 3] of the writer's size."""
+        width, height = self.size
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ValueError(f"image must be uint8 {[height, width, 3]}, got {image.dtype} {list(image.shape)}")
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name; does nothing when the writer was closed or aborted before."""
+        self._writer.release()
+        if self.frames and self._temporary.exists():
+            os.replace(self._temporary, behind_link(self.path))
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+    def abort(self) -> None:
+        """Drop what was written; a file that had the name before stays as it was."""
+        self._writer.release()
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def write_boxes(path: str | os.PathLike[str], boxes: ArrayLike) -> None:
+    """Write 0-based boxes [N, 4] as an OTB result file: one "x,y,w,h" per line, 1-based, two decimals.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_boxes(f"{folder}/boxes.txt", [[0, 0, 10, 20]])
+        ...     Path(f"{folder}/boxes.txt").read_text()
+        '1.00,1.00,10.00,20.00\\n'
+    """
+    rows = np.asarray(boxes, np.float64).reshape(-1, 4) + (1, 1, 0, 0)
+    with replacing(Path(path)) as temporary:
+        temporary.write_text("".join("{:.2f},{:.2f},{:.2f},{:.2f}\n".format(*row) for row in rows))

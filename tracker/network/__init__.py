@@ -1,0 +1,1 @@
+"""The networks: SiamFC and its heads, their weights, the fused form, export."""

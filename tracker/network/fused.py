@@ -1,0 +1,99 @@
+"""The network as the tracker runs it: weights frozen, ops fused."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+import fastops
+from fastops.nn import FrozenConv2d
+from tracker.network.box_head import BoxHead, correlate, distances
+from tracker.network.model import SiamFC
+
+
+class FusedNetwork:
+    """`SiamFC` for inference: batch norm folded, channels_last, bias and activation inside the convolutions.
+
+    Scores equal the model's in eval mode up to rounding. Before a max pool the activation runs on a part of the values
+    only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. Whatever the dtype,
+    the features are float32: a score map rounded to 8 bits would move the peak.
+
+    Args:
+        model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
+        device: where to run; None is the model's own.
+        dtype: floating-point type to run in; None is the model's own.
+    """
+
+    def __init__(
+        self, model: SiamFC, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        first = next(model.parameters())
+        self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
+        model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
+        self.head, self.out_scale = model.head, model.out_scale
+        self._activation = model.activation
+        options = {"device": self.device, "dtype": self.dtype}
+        blocks = [getattr(model.backbone, f"conv{i}") for i in range(1, 6)]
+        self._pools = [any(isinstance(layer, nn.MaxPool2d) for layer in block) for block in blocks]
+        self._convs = []
+        for block, pool in zip(blocks, self._pools, strict=True):
+            has_norm = len(block) > 1
+            activation = model.activation if has_norm and not pool else "none"
+            self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
+        self._attention: tuple[Tensor, ...] | None = None
+        wide = torch.promote_types(self.dtype, torch.float32)
+        if model.attention_kind == "se":
+            weights = model.attention
+            parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
+            self._attention = tuple(t.detach().to(self.device, wide, copy=True) for t in parameters)
+        self._wide = wide
+        if model.box_head is not None:
+            self._box_head = FrozenBoxHead(model.box_head, model.activation, device=self.device, dtype=wide)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """Embed crops [N, 3, H, W] of the network's dtype, grey levels 0 to 255, as [N, C, H', W'] (float32, or
+        float64 for float64), both channels_last."""
+        return self.attend(self.embed(crops))
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """The features before the attention."""
+        x = crops
+        for conv, pool in zip(self._convs, self._pools, strict=True):
+            x = conv(x)
+            if pool:
+                x = fastops.relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
+        return x.to(self._wide)
+
+    def attend(self, features: Tensor) -> Tensor:
+        """Channel attention on the features, where the network has it."""
+        return features if self._attention is None else fastops.se_attention(features, *self._attention)
+
+    def scores(self, templates: Tensor, features: Tensor) -> Tensor:
+        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or
+        [K S, 5, H', W'], score and l, t, r, b, of the box head."""
+        if self.head == "box":
+            return self._box_head(templates, features)
+        return fastops.xcorr(templates, features, self.out_scale)
+
+
+class FrozenBoxHead:
+    """`BoxHead` for inference."""
+
+    def __init__(self, head: BoxHead, activation: str, **options) -> None:
+        def frozen(block: nn.Module, activation: str) -> FrozenConv2d:
+            if isinstance(block, nn.Conv2d):
+                return FrozenConv2d(block, **options)
+            return FrozenConv2d(block[0], block[1], activation, **options)
+
+        self._template, self._search = frozen(head.template, "none"), frozen(head.search, "none")
+        self._score, self._box = ([frozen(block, activation) for block in tower] for tower in (head.score, head.box))
+
+    def __call__(self, templates: Tensor, features: Tensor) -> Tensor:
+        score = box = correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))
+        for conv in self._score:
+            score = conv(score)
+        for conv in self._box:
+            box = conv(box)
+        return torch.cat([score, distances(box)], 1)

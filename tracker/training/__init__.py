@@ -1,0 +1,1 @@
+"""Training: the loop, its settings, batches, losses, state and log."""

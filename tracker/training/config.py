@@ -1,0 +1,346 @@
+"""Settings of training: typed, checked, read from TOML and from `key=value`, and written beside the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from tracker.config import NOT_NEGATIVE, POSITIVE, at_least, check_settings, one_of
+from tracker.data.augment import AugmentConfig
+from tracker.data.crops import CROP_SIZE
+from tracker.data.pairs import MAX_GAP
+from tracker.geometry import INSTANCE
+from tracker.training.losses import BOX_LOSSES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OPTIMIZERS = ("sgd_gc", "adamw_gc", "sgd", "adamw")
+SCHEDULES = ("exponential", "cosine")
+PRECISIONS = ("float32", "bfloat16", "float16")
+#: What `load_config` takes for head "box" where nothing else is said: a box head must see targets off the middle, and
+#: of other sizes than the tracker's last guess. Crops of 383 px have the room for it.
+BOX_HEAD = {"data": {"crop_size": 383}, "augment": {"stretch": 0.25, "shift": 48.0}}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network and where it starts.
+
+    Args:
+        activation, attention, head, width, se_reduction: as for `tracker.SiamFC`.
+        weights: checkpoint to start from; "" is a fresh network.
+        response_deviation: standard deviation of the responses that a fresh network starts with; see
+            `tracker.training.loop.scale_responses`. 0 leaves the network as it is initialised.
+    """
+
+    activation: str = "mish"
+    attention: str = "se"
+    head: str = "xcorr"
+    width: float = 1.0
+    se_reduction: int = 16
+    weights: str = ""
+    response_deviation: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(self, {"response_deviation": at_least(0)})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pairs come from.
+
+    Args:
+        synthetic: pairs of synthetic videos per epoch; 0 for none.
+        pictures: folders or patterns of pictures that those videos show; see `tracker.data.pictures`.
+        archives: files that `tracker prepare` wrote.
+        sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
+        leave_out: names of sequences of these places that are not trained on; those of `validation` must be.
+        stills: pairs per epoch of two random views of one of `pictures`; see `tracker.data.stills`.
+        repeat: pairs per sequence and epoch.
+        max_gap: the two frames of a pair are less than this apart.
+        crop_size: side of the crops that are cut of the frames, in pixels; what `augment` shifts and stretches must fit
+            into them. Archives have theirs, which must be the same.
+        skip_bad: leave out annotations and frames that cannot be read, with a warning, in place of stopping.
+        workers: processes that read and cut pairs; 0 does it in the training process.
+    """
+
+    synthetic: int = 4096
+    pictures: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    stills: int = 0
+    repeat: int = 1
+    max_gap: int = MAX_GAP
+    crop_size: int = CROP_SIZE
+    skip_bad: bool = False
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            {
+                "synthetic stills workers": at_least(0),
+                "repeat max_gap": at_least(1),
+                "crop_size": at_least(INSTANCE),
+            },
+        )
+        if self.stills and not self.pictures:
+            raise ValueError(f"stills must be 0 where there are no pictures, got {self.stills}")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What the tracker is scored on while it learns: the mean success AUC of sequences that are not trained on.
+
+    Args:
+        every: steps between validations, which come at the end too; 0 for none at all.
+        synthetic: number of synthetic videos, of seeds that training never uses.
+        frames: length of those videos, and the most frames taken of each of `sequences`.
+        sequences: as in `DataConfig`.
+        only: names of those of `sequences` to take; all when empty.
+    """
+
+    every: int = 1000
+    synthetic: int = 8
+    frames: int = 60
+    sequences: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self, {"every synthetic": at_least(0), "frames": at_least(2)})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `tracker.training.loop.train` and `tracker train`.
+
+    Args:
+        seed: decides the start of the network, the pairs, their order and their augmentation.
+        epochs: how often all pairs are gone through.
+        steps: number of batches, in place of `epochs`; 0 leaves it to them.
+        batch_size: pairs per step, of all processes together.
+        optimizer: "sgd_gc" or "adamw_gc", with gradient centralization in one kernel; "sgd" or "adamw" of torch.
+        lr, final_lr: learning rate after the warm-up and of the last step.
+        schedule: how it falls from one to the other, "exponential" or "cosine".
+        warmup: number of steps in which it rises to `lr`, in equal parts.
+        backbone_lr: factor on the learning rate of the backbone; 0 keeps the convolutions as they start, for a head
+            that is added to a trained network.
+        teacher: checkpoint of a network to learn from, or a name of the package's; "" for none. See
+            `tracker.training.teacher`.
+        teacher_weight: weight of the error of the features against the teacher's.
+        teacher_map_weight: weight of the error of the score map, and of the boxes, against the teacher's.
+        label_weight: weight of the losses against the true boxes.
+        momentum: of SGD.
+        weight_decay: of the optimizer.
+        clip: largest norm of all gradients together, above which they are scaled down; 0 for none.
+        precision: "float32", or "bfloat16" or "float16" for torch.autocast (the latter with a GradScaler).
+        box_loss: of head "box".
+        sync_batch_norm: statistics of batch norms over the batches of all processes, not of each one's own.
+        winograd: on a CPU in float32, compute the large convolutions by Winograd's minimal filtering, which rounds less
+            exactly (1e-5); see `fastops.nn.WinogradConv2d`.
+        compile: run the network through torch.compile.
+        overfit: train on the first batch again and again, at a constant learning rate: a test of the whole loop.
+        checkpoint_every: steps between checkpoints.
+        keep: number of checkpoints kept; the weights of the best validation are kept beside them.
+        model, data, augment, validation: settings of these parts; tables of the TOML file.
+
+    Raises:
+        ValueError: when a value is of another type or out of its range; the message names it.
+
+    Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function",
+    section 4.1: SGD, learning rate 1e-2 to 1e-4, weight decay 5e-4, momentum .9, batches of 8, 50 epochs.
+
+    Example:
+        >>> TrainConfig(steps=200, lr=5e-2).batch_size
+        8
+    """
+
+    seed: int = 0
+    epochs: int = 50
+    steps: int = 0
+    batch_size: int = 8
+    optimizer: str = "sgd_gc"
+    lr: float = 1e-2
+    final_lr: float = 1e-4
+    schedule: str = "exponential"
+    warmup: int = 0
+    backbone_lr: float = 1.0
+    teacher: str = ""
+    teacher_weight: float = 1.0
+    teacher_map_weight: float = 0.3
+    label_weight: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip: float = 0.0
+    precision: str = "float32"
+    box_loss: str = "focal_eiou"
+    sync_batch_norm: bool = True
+    winograd: bool = True
+    compile: bool = False
+    overfit: bool = False
+    checkpoint_every: int = 500
+    keep: int = 3
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            {
+                "epochs batch_size lr final_lr checkpoint_every keep": POSITIVE,
+                "seed steps momentum weight_decay clip warmup backbone_lr": NOT_NEGATIVE,
+                "teacher_weight teacher_map_weight label_weight": NOT_NEGATIVE,
+                "optimizer": one_of(OPTIMIZERS),
+                "schedule": one_of(SCHEDULES),
+                "precision": one_of(PRECISIONS),
+                "box_loss": one_of(BOX_LOSSES),
+            },
+        )
+
+    def total_steps(self, pairs: int) -> int:
+        """Number of steps with `pairs` pairs per epoch, of which those that fill no batch are left out."""
+        return self.steps or self.epochs * (pairs // self.batch_size)
+
+    def weight_of(self, loss: str) -> float:
+        """Weight of one of the losses in the sum that training minimises, by the loss's name."""
+        if loss == "features":
+            return self.teacher_weight
+        return self.teacher_map_weight if loss in ("map", "teacher_box") else self.label_weight
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of step `step` of `steps`, from 1."""
+        if self.overfit or steps <= 1:
+            return self.lr
+        if step <= self.warmup:
+            return self.lr * step / self.warmup
+        done = (step - 1 - self.warmup) / max(1, steps - 1 - self.warmup)
+        if self.schedule == "cosine":
+            return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (self.final_lr / self.lr) ** done
+
+
+# ---- reading -------------------------------------------------------------------------------------------------
+
+
+def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> TrainConfig:
+    """Read the settings of a TOML file and put those of `settings`, "key=value" each, in their place.
+
+    Keys of tables are written with a dot: "model.width=0.5". A value is read as TOML, or as a string where it is none:
+    "model.activation=relu" needs no quotes. With model.head = "box" the defaults of `BOX_HEAD` hold.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for an unknown key, with the nearest known one, and for a value of another type or out of its range.
+
+    Example:
+        >>> load_config(settings=["lr=0.05", "model.activation=relu"]).model.activation
+        'relu'
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} must be TOML, got {error}") from error
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"a setting must be key=value, got {setting!r}")
+        *tables, name = key.strip().split(".")
+        table = values
+        for part in tables:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"{part} must be a table to hold {key.strip()}, got {table!r}")
+        table[name] = _parse(text.strip())
+    if isinstance(values.get("model"), dict) and values["model"].get("head") == "box":
+        for name, defaults in BOX_HEAD.items():
+            if isinstance(values.setdefault(name, {}), dict):
+                values[name] = defaults | values[name]
+    return from_dict(TrainConfig, values)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def from_dict(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Build the dataclass `kind`, and those in it, from `values`; `prefix` is the table they are in, for messages.
+
+    Raises:
+        ValueError: as `load_config`.
+    """
+    types_of = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ValueError(f"unknown setting {prefix}{key}: did you mean {prefix}{near[0]}?")
+    return kind(**{key: _typed(types_of[key], value, prefix + key) for key, value in values.items()})
+
+
+def _typed(kind: Any, value: Any, key: str) -> Any:
+    """`value` as `kind`: a whole number may stand for a float, and a list for a tuple; nothing else is converted."""
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{key} must be a table, got {value!r}")
+        return from_dict(kind, value, f"{key}.")
+    if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        parts = typing.get_args(kind)
+        parts = [parts[0]] * len(value) if parts[-1:] == (Ellipsis,) else list(parts)
+        if len(parts) == len(value):
+            return tuple(_typed(part, item, key) for part, item in zip(parts, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    if isinstance(kind, types.UnionType) and any(type(value) is part for part in typing.get_args(kind)):
+        return value
+    name = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+    raise ValueError(f"{key} must be of type {name}, got {value!r}")
+
+
+# ---- writing -------------------------------------------------------------------------------------------------
+
+
+def to_toml(config: TrainConfig) -> str:
+    """All settings as TOML that `load_config` reads back to an equal configuration."""
+    lines, tables = [], []
+    for name, value in _values(config):
+        if is_dataclass(value):
+            tables += ["", f"[{name}]", *(f"{key} = {_toml(item)}" for key, item in _values(value))]
+        else:
+            lines.append(f"{name} = {_toml(value)}")
+    return "\n".join([*lines, *tables, ""])
+
+
+def _values(config: Any) -> list[tuple[str, Any]]:
+    """Names and values; None has no TOML, and stands for itself by being left out."""
+    pairs = ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    return [(name, value) for name, value in pairs if value is not None]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, (bool, str)):
+        return json.dumps(value)  # TOML's basic strings are JSON's
+    return repr(value)

@@ -1,0 +1,142 @@
+"""Checkpoints of a training run: everything that decides how it goes on, in files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tracker.io.files import write_whole
+
+_NAME = re.compile(r"step-(\d{9})\.safetensors")
+
+
+class TrainState:
+    """What training changes: weights, optimizer, scaler, random numbers, and the steps done.
+
+    Args:
+        model: the network whose weights are saved, not a wrapper of it.
+        optimizer: of its parameters.
+        scaler: of float16 training; a disabled one has no state.
+
+    Attributes:
+        step: number of steps done.
+        progress: what else must be known to go on, JSON values: the pairs per epoch, the best validation so far.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        self.step = 0
+        self.progress: dict[str, Any] = {}
+
+    def to_bytes(self) -> bytes:
+        """The state as one safetensors file: tensors by name, the rest as JSON in its header."""
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        values: dict[str, dict[str, Any]] = {}
+        for index, state in optimizer["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value
+                else:
+                    values.setdefault(str(index), {})[name] = value
+        # Nothing in the loop draws from torch's generators; a model that does (dropout) goes on with the same numbers.
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        header = {
+            "step": self.step,
+            "progress": self.progress,
+            "optimizer_values": values,
+            "optimizer_groups": optimizer["param_groups"],
+            "scaler": self.scaler.state_dict(),
+        }
+        # A copy in rows of its own: safetensors keeps no strides, and tensors may share storage.
+        copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        return save(copies, {"state": json.dumps(header)})
+
+    def load(self, path: Path) -> None:
+        """Take over the state in `path`.
+
+        Raises:
+            ValueError: when the file is damaged or of another network or optimizer; the message names it.
+        """
+        tensors, header = _read(path)
+        try:
+            self._apply(tensors, header)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} must be of this network and optimizer, got {reason}") from error
+
+    def _apply(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        self.model.load_state_dict(_under("model.", tensors))
+        state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in header["optimizer_values"].items()}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for key, value in _under("optimizer.", tensors).items():
+            index, name = key.split(".", 1)
+            if value.dim():  # in the strides of the parameter, as the optimizer had made it
+                value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
+            state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": header["optimizer_groups"]})
+        if header["scaler"]:
+            self.scaler.load_state_dict(header["scaler"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.step, self.progress = header["step"], header["progress"]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["state"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} must be a whole checkpoint of training, got {error}") from error
+
+
+class Checkpoints:
+    """The last checkpoints of a run, ``step-000001000.safetensors`` and so on, in a folder of their own.
+
+    Args:
+        folder: made with the first checkpoint.
+        keep: number of checkpoints that stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        self.folder, self.keep = folder, keep
+
+    def paths(self) -> list[Path]:
+        """The checkpoints there are, oldest first; what a killed write left behind is none of them."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from."""
+        return max(self.paths(), default=None)
+
+    def newest_step(self) -> int:
+        """The step of that checkpoint; 0 where there is none."""
+        newest = self.newest()
+        return 0 if newest is None else int(_NAME.fullmatch(newest.name)[1])
+
+    def save(self, state: TrainState) -> Path:
+        """Write a checkpoint, then remove those that are too many and what killed writes left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{state.step:09d}.safetensors"
+        write_whole(path, state.to_bytes())
+        for old in self.paths()[: -self.keep]:
+            old.unlink()
+        for left in self.folder.glob(".step-*"):
+            left.unlink(missing_ok=True)
+        return path
