@@ -17,7 +17,7 @@ from tracker.config import TrackerConfig
 from tracker.engines.box_update import box_update
 from tracker.engines.cuda import Graphs, Uploads
 from tracker.engines.target import Start, TrackResult
-from tracker.network.autotune import fastest_dtype
+from tracker.network.autotune import make_network
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
@@ -85,7 +85,7 @@ class FusedEngine:
         region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64).to(self._device)
         self._colors[row] = torch.from_numpy(start.color)
         crop = fastops.crop_and_resize(
-            image, region, cfg.exemplar_size, self._colors[row, 0], dtype=self.network.dtype, channels_last=True
+            image, region, cfg.exemplar_size, self._colors[row, 0], dtype=self.network.crop_dtype, channels_last=True
         )
         template = self.network.features(crop)
         if self._templates is None:
@@ -153,7 +153,7 @@ class FusedEngine:
             regions[..., :2] = state[chunk, None, : State.CENTER_Y + 1]
             torch.mul(state[chunk, State.SEARCH_SIZE, None], self._scales, out=regions[..., 2])
             fastops.crop_and_resize(
-                image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.dtype,
+                image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.crop_dtype,
                 channels_last=True, out=crops,
             )  # fmt: skip
             maps.append(self.network.scores(templates[chunk], self.network.features(crops)))
@@ -182,7 +182,7 @@ class FusedEngine:
         self._regions = torch.empty((chunk, cfg.scale_num, 3), device=self._device)
         shape = (chunk * cfg.scale_num, 3, cfg.instance_size, cfg.instance_size)
         self._crops = torch.empty(
-            shape, dtype=self.network.dtype, device=self._device, memory_format=torch.channels_last
+            shape, dtype=self.network.crop_dtype, device=self._device, memory_format=torch.channels_last
         )
 
 
@@ -207,9 +207,7 @@ def update_of(head: str, config: TrackerConfig) -> Callable[[Tensor, Tensor], Te
 def make_engine(
     model: SiamFC, config: TrackerConfig, device: torch.device | str | None, dtype: torch.dtype | str | None
 ) -> FusedEngine:
-    if dtype == "auto":
-        dtype = fastest_dtype(model, device)
-    return FusedEngine(FusedNetwork(model, device=device, dtype=dtype), config)
+    return FusedEngine(make_network(model, device, dtype), config)
 
 
 def is_finite(values: Sequence[float]) -> bool:
