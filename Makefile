@@ -8,35 +8,45 @@
 # make check-wheel  that wheel in a new environment, with CHECK_TORCH="torch==2.12.1" or any: does it work?
 # make clean    removes what these made
 #
-# Everything lives in .venv. The environment is rebuilt when pyproject.toml, setup.py or a native source changes.
+# Everything lives in .venv. `make demo` installs what the demo needs and builds CUDA code only for a GPU that is there;
+# the other targets add the tools of tests and documentation. `make test` compiles the CUDA code wherever nvcc is: for the
+# GPU that is there, else for one architecture, or for TORCH_CUDA_ARCH_LIST (all: every architecture of setup.py). Each
+# prints first what it builds and about how long it takes. ninja compiles only what changed.
 PYTHON ?= python3
 WHEEL_PYTHONS ?= python3.10 python3.11 python3.12 python3.13 python3.14
 TORCH ?= torch==2.13.0
 CHECK_TORCH ?= $(TORCH)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+GPU := $(shell nvidia-smi --list-gpus 2> /dev/null)
+BUILD := $(BIN)/python setup.py build_ext --inplace
 
 .PHONY: demo test test-cuda-host lint docs bench wheel check-wheel clean
 
 demo: $(VENV)/ready
+	FASTOPS_BUILD=$${FASTOPS_BUILD:-gpu} $(BUILD)
 	$(BIN)/tracker demo --output-dir demo
 
-test: $(VENV)/ready
+test: $(VENV)/ready-dev
+	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(if $(GPU),,9.0)}" $(BUILD)
+	@echo "make test: the tests take about 15 min on two cores"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-cuda-host: $(VENV)/ready
+test-cuda-host: $(VENV)/ready-dev
+	FASTOPS_BUILD=$${FASTOPS_BUILD:-gpu} $(BUILD)
 	$(BIN)/python tests/cuda_host/run.py $(ARGS)
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cuda_host/*.cpp' 'tests/cuda_host/*.cu' 'tests/cuda_host/*.h'); fi
 
-docs: $(VENV)/ready
+docs: $(VENV)/ready-dev
+	FASTOPS_BUILD=$${FASTOPS_BUILD:-gpu} $(BUILD)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/ready
+bench: $(VENV)/ready-dev
+	FASTOPS_BUILD=$${FASTOPS_BUILD:-gpu} $(BUILD)
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.optim
 	$(BIN)/python -m benchmarks.fps
@@ -58,12 +68,18 @@ check-wheel: wheel
 	build/check/bin/pip install --quiet dist/*.whl
 	cd build/check && bin/python -m fastops && bin/python $(CURDIR)/tests/support/smoke.py && bin/tracker --help > /dev/null
 
-# torch comes first and at one version, so that nothing else pulls in another build of it.
-$(VENV)/ready: $(SOURCES)
+# torch comes first and at one version, so that nothing else pulls in another build of it. FASTOPS_BUILD=none, because each
+# target builds the native code itself, where its output is seen.
+$(VENV)/ready: pyproject.toml setup.py
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@echo "make: installing torch and the other requirements into $(VENV), about 1 min with cached packages"
 	$(BIN)/pip install --quiet "$(TORCH)" "numpy>=1.24" "setuptools>=77" "ninja>=1.11" "pybind11>=2.13"
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,docs,export,serve,toolkits,train]"
-	$(BIN)/python -m fastops
+	FASTOPS_BUILD=none $(BIN)/pip install --quiet --no-build-isolation --editable ".[plot]"
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	@echo "make: installing the tools of tests and documentation, about 1 min with cached packages"
+	FASTOPS_BUILD=none $(BIN)/pip install --quiet --no-build-isolation --editable ".[dev,docs,export,serve,toolkits,train]"
 	touch $@
 
 clean:

@@ -4,13 +4,17 @@
     fastops/_cuda.so   CUDA kernels                                    (when a CUDA toolkit is found)
     fastops/_host.*    pybind11 module with the build information                          (always)
 
-A toolkit is enough, a GPU is not needed. Environment variables:
+CUDA code is compiled wherever a CUDA toolkit is, with or without a GPU: for the GPUs that nvidia-smi lists, else for
+every architecture below. Environment variables:
 
-    FASTOPS_BUILD=cpu|cuda      leave CUDA out | fail without it (default: whatever is there)
+    FASTOPS_BUILD=cpu|gpu|cuda  no CUDA | CUDA only where nvidia-smi lists a GPU | CUDA, or fail without a toolkit
+    FASTOPS_BUILD=none          compile nothing and keep what is there (the Makefile, which compiles first or later)
     FORCE_CUDA=1                the same as FASTOPS_BUILD=cuda
-    TORCH_CUDA_ARCH_LIST        for example "8.0 9.0+PTX" (default: the list below)
-    CUDA_HOME, CXX, MAX_JOBS    as everywhere
+    TORCH_CUDA_ARCH_LIST        architectures such as "8.0 9.0+PTX", or "all"
+    CUDA_HOME, CXX, MAX_JOBS    as everywhere; CXX may be a command with arguments
     FASTOPS_PYTHONS             further interpreters to build `_host` for: one wheel for all of them (`make wheel`)
+
+ninja compiles only what changed. Where ccache is installed it is used, too.
 """
 
 from __future__ import annotations
@@ -23,8 +27,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -32,7 +38,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
-DEFAULT_ARCHS = "7.5 8.0 8.6 8.9 9.0 10.0"  # and PTX of the last one that nvcc knows, for newer GPUs
+ALL_ARCHS = "7.5 8.0 8.6 8.9 9.0 10.0"  # and PTX of the last one that nvcc knows, for newer GPUs
 STABLE_ABI_TARGET = "0x020b000000000000"  # torch 2.11
 PTXAS_LOG = ROOT / "build" / "ptxas.log"  # registers and spills of each kernel for each architecture
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -83,6 +89,10 @@ def interpreters() -> dict[str, tuple[str, Path]]:
     return {tag: (suffix, Path(include)) for tag, (suffix, include) in found.items()}
 
 
+def available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def find_cuda_home() -> Path | None:
     candidates = [os.environ.get("CUDA_HOME")]
     if nvcc := shutil.which("nvcc"):  # may be a wrapper script: nvcc itself tells where its toolkit is
@@ -100,30 +110,94 @@ def find_static_cudart(cuda_home: Path) -> Path:
     sys.exit(f"{cuda_home} has no libcudart_static.a: install it, or leave CUDA out with FASTOPS_BUILD=cpu")
 
 
-def cuda_arch_flags(nvcc: Path) -> tuple[list[str], list[str]]:
-    """The architectures to build for, as names and as nvcc flags; ones that this nvcc does not know are left out."""
-    known = set(subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split())
+def gpus() -> dict[str, str]:
+    """Compute capability -> name of the GPUs that nvidia-smi lists; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    lines = re.findall(r"^(\d{1,2}\.\d), *(.+?) *$", run.stdout, re.MULTILINE) if run.returncode == 0 else []
+    return dict(sorted(lines))
+
+
+class Cuda(NamedTuple):
+    """Whether CUDA code is compiled, for what, and why."""
+
+    home: Path | None  # of the toolkit; None: no CUDA code
+    archs: list[str]
+    reason: str
+
+
+def choose_cuda() -> Cuda:
+    mode = os.environ.get("FASTOPS_BUILD", "cuda" if os.environ.get("FORCE_CUDA") == "1" else "auto")
+    if mode not in ("auto", "cpu", "gpu", "cuda"):
+        sys.exit(f"FASTOPS_BUILD must be cpu, gpu or cuda, got {mode!r}")
+    if mode == "cpu":
+        return Cuda(None, [], "FASTOPS_BUILD=cpu")
+    present = gpus()
+    if mode == "gpu" and not present:
+        return Cuda(None, [], "nvidia-smi lists no GPU; FASTOPS_BUILD=cuda builds the CUDA kernels all the same")
+    home = find_cuda_home()
+    if home is None:
+        if mode == "cuda":
+            sys.exit("FASTOPS_BUILD=cuda: no CUDA toolkit found; set CUDA_HOME or put nvcc on PATH")
+        return Cuda(None, [], "no CUDA toolkit found; CUDA_HOME or nvcc on PATH tells where one is")
+
+    command = [home / "bin" / "nvcc", "--list-gpu-arch"]
+    known = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+    def is_known(arch: str) -> bool:
+        return f"compute_{arch.partition('+')[0].replace('.', '').rstrip('af')}" in known
+
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip(" ;,")
-    entries = re.split(r"[\s;,]+", wanted or DEFAULT_ARCHS)
-    if not wanted:
-        entries = [e for e in entries if f"compute_{e.replace('.', '')}" in known]
-        entries[-1:] = [f"{e}+PTX" for e in entries[-1:]]
-    names, flags = [], []
-    for entry in entries:
-        if not re.fullmatch(r"\d{1,2}\.\d[af]?(\+PTX)?", entry):
-            sys.exit(f"TORCH_CUDA_ARCH_LIST: an entry must look like 9.0 or 9.0+PTX, got {entry!r}")
+    if wanted and wanted.lower() != "all":
+        entries = re.split(r"[\s;,]+", wanted)
+        for entry in entries:
+            if not re.fullmatch(r"\d{1,2}\.\d[af]?(\+PTX)?", entry):
+                sys.exit(f"TORCH_CUDA_ARCH_LIST: an entry must look like 9.0 or 9.0+PTX, got {entry!r}")
+        archs = [entry for entry in entries if is_known(entry)]
+        if not archs:
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: an architecture must be known to {command[0]}, got {wanted!r}")
+        left_out = [entry for entry in entries if entry not in archs]
+        unknown = f"; {' '.join(left_out)} left out, unknown to this nvcc" if left_out else ""
+        return Cuda(home, archs, f"TORCH_CUDA_ARCH_LIST{unknown}")
+    if not wanted and present and all(map(is_known, present)):
+        return Cuda(
+            home, list(present), f"for the GPU here, {', '.join(present.values())}; TORCH_CUDA_ARCH_LIST changes it"
+        )
+    archs = [arch for arch in ALL_ARCHS.split() if is_known(arch)]
+    archs[-1:] = [f"{arch}+PTX" for arch in archs[-1:]]
+    if wanted:
+        reason = "TORCH_CUDA_ARCH_LIST=all"
+    elif present:
+        reason = f"this nvcc does not know {' '.join(present)} of the GPU here"
+    else:
+        reason = "nvidia-smi lists no GPU, so for every architecture; TORCH_CUDA_ARCH_LIST=9.0 is for one"
+    return Cuda(home, archs, f"{reason}; FASTOPS_BUILD=cpu leaves CUDA out")
+
+
+def gencode_flags(archs: list[str]) -> list[str]:
+    flags = []
+    for entry in archs:
         arch, _, ptx = entry.partition("+")
         number = arch.replace(".", "")
-        if f"compute_{number.rstrip('af')}" not in known:
-            say(f"this nvcc does not know architecture {arch}: left out")
-            continue
-        names.append(entry)
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if ptx:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    if not names:
-        sys.exit("TORCH_CUDA_ARCH_LIST: none of the architectures is known to this nvcc")
-    return names, flags
+    return flags
+
+
+def announce(cuda: Cuda, seconds: float) -> str:
+    """The first line of the output: what is built, why, about how long, and which variable changes it."""
+    what = f"CUDA kernels for {' '.join(cuda.archs)}" if cuda.home else "no CUDA kernels"
+    minutes = f"about {max(1, round(seconds / 60))} min" if seconds >= 10 else "nothing much to compile"
+    return f"CPU kernels ({', '.join(ISA_FLAGS)}) and {what} ({cuda.reason}): {minutes}"
+
+
+def compile_seconds(rule: str, archs: int) -> float:
+    """About what a file takes on one core (Xeon 2.x GHz, GCC 12, nvcc 13.0), for the estimate alone."""
+    return {"cxx": 2.0, "simd": 3.0, "nvcc": 5.0 + 6.0 * archs}.get(rule, 0.5)
 
 
 def collect_ptxas_logs(objects: list[Path]) -> None:
@@ -142,6 +216,7 @@ class NinjaFile:
 
     def __init__(self) -> None:
         self.lines = ["ninja_required_version = 1.5"]
+        self.targets: list[Path] = []
 
     def rule(self, name: str, command: str, deps: bool = True) -> None:
         self.lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
@@ -150,6 +225,7 @@ class NinjaFile:
 
     def build(self, target: Path, rule: str, sources: list[Path], **variables: str) -> Path:
         inputs = " ".join(_escape(s) for s in sources)
+        self.targets.append(target)
         self.lines.append(f"build {_escape(target)}: {rule} {inputs}")
         self.lines += [f"  {name} = {value}" for name, value in variables.items()]
         return target
@@ -161,21 +237,22 @@ def _escape(path: Path) -> str:
 
 class BuildNative(build_ext):
     def run(self) -> None:
+        if os.environ.get("FASTOPS_BUILD") == "none":
+            return say("nothing is compiled (FASTOPS_BUILD=none)")
         import torch
 
         torch_root = Path(torch.__file__).parent
-        out = Path(self.build_temp).resolve()
+        # pip gives an editable build a new folder each time. One folder for all lets ninja compile only what changed.
+        folder = f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        out = ROOT / "build" / folder if self.inplace else Path(self.build_temp).resolve()
         out.mkdir(parents=True, exist_ok=True)
         package = ROOT / "fastops" if self.inplace else Path(self.build_lib).resolve() / "fastops"
         package.mkdir(parents=True, exist_ok=True)
 
-        cxx = os.environ.get("CXX", "c++")  # may be a command with arguments, such as "ccache g++"
-        mode = os.environ.get("FASTOPS_BUILD", "cuda" if os.environ.get("FORCE_CUDA") == "1" else "auto")
-        if mode not in ("auto", "cpu", "cuda"):
-            sys.exit(f"FASTOPS_BUILD must be cpu or cuda, got {mode!r}")
-        cuda_home = None if mode == "cpu" else find_cuda_home()
-        if mode == "cuda" and cuda_home is None:
-            sys.exit("FASTOPS_BUILD=cuda: no CUDA toolkit found; set CUDA_HOME or put nvcc on PATH")
+        cxx = os.environ.get("CXX", "c++")  # may be a command with arguments
+        ccache = f"{found} " if (found := shutil.which("ccache")) and "ccache" not in cxx else ""
+        cuda = choose_cuda()
+        cuda_home, arch_names = cuda.home, cuda.archs
 
         common = [
             "-std=c++20",
@@ -193,8 +270,8 @@ class BuildNative(build_ext):
             "-fno-math-errno -fno-trapping-math -ffp-contract=fast",
         ]
         ninja = NinjaFile()
-        ninja.rule("cxx", f"{cxx} -MD -MF $out.d {' '.join(cxx_flags)} $extra -c $in -o $out")
-        ninja.rule("simd", f"{cxx} -MMD -MF $out.d {' '.join(simd_flags)} $extra -c $in -o $out")
+        ninja.rule("cxx", f"{ccache}{cxx} -MD -MF $out.d {' '.join(cxx_flags)} $extra -c $in -o $out")
+        ninja.rule("simd", f"{ccache}{cxx} -MMD -MF $out.d {' '.join(simd_flags)} $extra -c $in -o $out")
         ninja.rule("link", f"{cxx} -shared $in -o $out $extra", deps=False)
         torch_link = f"-L{_quote(torch_root / 'lib')} -Wl,--no-as-needed -ltorch"
 
@@ -209,26 +286,20 @@ class BuildNative(build_ext):
                 flags_of_stem = f"{extra} {SIMD_FLAGS.get(s.stem, '')}".rstrip()
                 objects.append(compile_(f"simd_{s.stem}_{isa}", "simd", s, flags_of_stem))
         built = {"_cpu.so": ninja.build(out / "_cpu.so", "link", objects, extra=torch_link)}
-        say(f"CPU kernels for {', '.join(ISA_FLAGS)}, torch {torch.__version__}, {cxx}")
 
-        arch_names: list[str] = []
         nvcc_version = ""
-        if cuda_home is None:
-            say("no CUDA kernels: " + ("FASTOPS_BUILD=cpu" if mode == "cpu" else "no CUDA toolkit found"))
-        else:
+        if cuda_home is not None:
             nvcc = cuda_home / "bin" / "nvcc"
             nvcc_version = first_line([str(nvcc), "--version"], "release")
-            arch_names, arch_flags = cuda_arch_flags(nvcc)
-            say(f"CUDA kernels for {' '.join(arch_names)} with {nvcc}")
             host_flags = " ".join(f"-Xcompiler {f}" for f in ("-fPIC", "-fvisibility=hidden"))
             cuda_common = [f for f in common if not f.startswith(("-fPIC", "-fvisibility"))]
             nvcc_command = [
-                _quote(nvcc),
+                f"{ccache}{_quote(nvcc)}",
                 f"-ccbin {_quote(shlex.split(cxx)[-1])}",
                 "-O3 -DUSE_CUDA -diag-suppress 20208",
                 *cuda_common,
                 host_flags,
-                *arch_flags,
+                *gencode_flags(arch_names),
             ]
             # What ptxas says of each kernel goes to a log of its own: collect_ptxas_logs.
             command = f"{' '.join(nvcc_command)} -Xptxas -v -MD -MF $out.d -c $in -o $out"
@@ -266,11 +337,19 @@ class BuildNative(build_ext):
 
         (out / "build.ninja").write_text("\n".join(ninja.lines) + "\n")
         command = [_ninja(), "-C", str(out), *map(str, built.values())]
-        if jobs := os.environ.get("MAX_JOBS"):
-            command += ["-j", jobs]
+        jobs = os.environ.get("MAX_JOBS")
+        command += ["-j", jobs] if jobs else []
+        # Of what ninja would do, without doing it.
+        steps = subprocess.run([*command, "-n"], capture_output=True, text=True, check=False).stdout
+        rules = re.findall(r"^\[\d+/\d+\] (\w+) ", steps, re.MULTILINE)
+        seconds = sum(compile_seconds(rule, len(arch_names)) for rule in rules)
+        say(announce(cuda, seconds / min(int(jobs or available_cpus()), available_cpus())))
+        say(f"torch {torch.__version__}, {ccache}{cxx}{f', {nvcc_version}' if nvcc_version else ''}")
+        start = time.monotonic()
         if subprocess.run(command).returncode != 0:
             hint = "; FASTOPS_BUILD=cpu leaves the CUDA kernels out" if cuda_home is not None else ""
             sys.exit(f"fastops build: compiling failed, see above{hint}")
+        say(f"{len(rules)} of {len(ninja.targets)} files made in {time.monotonic() - start:.0f} s")
         if "_cuda.so" in built:
             collect_ptxas_logs(cuda_objects)
         else:

@@ -11,8 +11,8 @@ median update; "tracker fps" is frames over the total time of the updates, "end-
 took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
 median over the turns, in which the two follow one another.
 
-Weights: --weights (a ReLU checkpoint), by default those in $SIAMFC_DATA/weights where present, else random ones; the
-Mish + SE network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
+Weights: --weights (a ReLU checkpoint), by default those in $SIAMFC_DATA/weights, else random ones; the Mish + SE
+network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
 """
 
 from __future__ import annotations

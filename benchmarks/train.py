@@ -8,7 +8,7 @@ step first:
 reference  stock PyTorch: nn.Mish, a grouped convolution as correlation, binary cross-entropy with ready-made labels,
            torch.optim.SGD (foreach) after gradient centralization in a Python loop
 compile    the same, the network through torch.compile
-fastops    as tracker.train trains: fused modules, channels_last, one kernel for the optimizer's step
+fastops    as tracker.training trains: fused modules, channels_last, one kernel for the optimizer's step
 
 Then `tracker.training.loop.train` itself, with workers: the part of a step that it waits for its data.
 """
@@ -213,7 +213,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for the competitors together")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=16, help="of tracker.train; 0 leaves it out")
+    parser.add_argument("--steps", type=int, default=16, help="of the training loop; 0 leaves it out")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,9 +1,9 @@
 """Which code runs an op on CPU and CUDA tensors: the compiled kernels, Triton or the plain PyTorch reference.
 
-A backend in Python is a registration of its own at the dispatch key CPU or CUDA, in front of the compiled kernel;
-dropping it brings the compiled kernel back. Gradients, autocast, vmap and fake kernels belong to other keys and stay.
-The Python function settles on its code at its first call, so that importing fastops neither imports Triton nor touches
-a GPU.
+A backend in Python is registered at the dispatch key CPU or CUDA, in front of the compiled kernel. When the
+registration is dropped the compiled kernel is used again. Gradients, autocast, vmap and fake kernels belong to other
+keys and stay. The Python code is looked up at the first call, so that importing fastops neither imports Triton nor
+touches a GPU.
 """
 
 from __future__ import annotations
@@ -11,35 +11,28 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import pkgutil
 import warnings
 from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
 
-from fastops import _ext, reference
-from fastops.ops._layout import memory_format
+from fastops import _ext, ops
 
-#: Op stem (module name in fastops.ops, fastops.triton, fastops.reference) -> its schemas.
-STEMS = {
-    "adaptive": tuple(
-        f"adaptive_{kind}{suffix}" for kind in ("sigmoid", "tanh", "relu") for suffix in ("", "_backward")
-    ),
-    "affine_mish": ("affine_mish", "affine_mish_backward", "batch_norm_mish", "batch_norm_mish_backward"),
-    "box_loss": ("box_loss", "box_loss_backward_scale", "focal_l1_loss", "focal_l1_loss_backward"),
-    "centralize": ("centralize_", "sgd_gc_step_", "adamw_gc_step_"),
-    "crop": ("crop_and_resize",),
-    "logistic_loss": ("balanced_logistic_loss", "balanced_logistic_loss_backward"),
-    "mish": ("mish", "mish_", "mish_backward"),
-    "mish_max_pool2d": ("mish_max_pool2d", "mish_max_pool2d_backward"),
-    "response": ("response_peak_",),
-    "se": ("se_scale", "se_scale_backward", "se_attention", "se_attention_backward"),
-    "xcorr": ("xcorr", "xcorr_backward", "xcorr_depthwise", "xcorr_depthwise_backward"),
-}
-
-BACKENDS = ("auto", "cuda", "triton", "reference", "inductor")
+BACKENDS = ("auto", "cuda", "triton", "reference")
 _DEVICES = {"cpu": "CPU", "cuda": "CUDA"}  # and their dispatch keys
+
+
+def _families() -> dict[str, tuple[str, ...]]:
+    names = sorted(module.name for module in pkgutil.iter_modules(ops.__path__) if module.name[0] != "_")
+    checks = {name: getattr(importlib.import_module(f"fastops.ops.{name}"), "CHECKS", {}) for name in names}
+    return {name: tuple(schemas) for name, schemas in checks.items() if schemas}
+
+
+#: Op family (the name of a module in fastops.ops, fastops.triton and fastops.reference) -> the ops that it registers,
+#: which are the keys of its CHECKS. An op without CHECKS has compiled kernels only.
+FAMILIES = _families()
 
 
 def _op_of(schema: str) -> str:
@@ -47,10 +40,7 @@ def _op_of(schema: str) -> str:
 
 
 #: Op -> the backend asked for.
-_chosen = {_op_of(schema): "auto" for schemas in STEMS.values() for schema in schemas}
-#: Op that has a formula, in its module of fastops.ops -> whether "inductor" is asked for. Apart from _chosen, because
-#: torch.compile compiles anew where a value that it has read changes.
-_formulas = {"mish": False}
+_chosen = {_op_of(schema): "auto" for schemas in FAMILIES.values() for schema in schemas}
 #: Schema and device -> the backend in Python that runs it there, and the registration.
 _registered: dict[tuple[str, str], tuple[str, torch.library.Library]] = {}
 
@@ -64,36 +54,28 @@ def set_backend(backend: str, op: str | None = None) -> _Restore:
     Args:
         backend: what runs on tensors of either device.
 
-            =========== ================================================ ==========================================
-            backend     CPU                                              CUDA
-            =========== ================================================ ==========================================
-            "auto"      compiled kernels                                 compiled kernels, else Triton, else PyTorch
-            "cuda"      compiled kernels                                 compiled kernels
-            "triton"    compiled kernels; Triton's interpreter with      Triton
-                        TRITON_INTERPRET=1
-            "reference" plain PyTorch                                    plain PyTorch
-            "inductor"  as "auto"; in ``torch.compile`` a formula        as on the CPU
-            =========== ================================================ ==========================================
-        op: those of a module of ``fastops.ops`` ("se"), or else one op ("se_scale"); all by default.
+            | backend | CPU | CUDA |
+            | --- | --- | --- |
+            | "auto" | compiled kernels | compiled kernels, else Triton, else plain PyTorch |
+            | "cuda" | compiled kernels | compiled kernels |
+            | "triton" | compiled kernels; Triton's interpreter where `TRITON_INTERPRET=1` is set | Triton |
+            | "reference" | plain PyTorch | plain PyTorch |
+        op: an op family, the name of a module of `fastops.ops` ("se"), or one op ("se_scale"). Default: all.
 
     Returns:
-        A context manager: the end of its ``with`` block brings the backends of before back.
+        A context manager. The end of its `with` block restores the previous backends.
 
     Raises:
-        ValueError: ``set_backend: <argument> must be one of ...``.
-        RuntimeError: ``set_backend: backend of <op> must be available, ...``, with the reason; nothing changes then.
+        ValueError: `set_backend: <argument> must be one of ...`.
+        RuntimeError: `set_backend: backend of <op> must be available, ...`, with the reason. Nothing changes then.
 
-    The environment variable ``FASTOPS_BACKEND`` does the same at import: a backend, or settings for ops in turn, as in
-    ``FASTOPS_BACKEND=mish=triton,se=reference``. :func:`backends` tells what is in use. The setting is the process's:
-    other threads should not run the op at the moment of the change.
+    The environment variable `FASTOPS_BACKEND` does the same at import. It holds a backend, or settings of ops in order:
+    `FASTOPS_BACKEND=mish=triton,se=reference`. [`backends`][fastops.backends] tells what is in use. The setting belongs
+    to the process: no other thread should run the op while it changes.
 
-    Graphs of ``torch.compile`` hold ops, not their code: they follow the setting without being compiled anew. Only
-    "inductor" concerns compiling itself, and functions are compiled again where it is set or left. It makes
-    :func:`fastops.mish` a formula that Inductor can fuse with its neighbours, for use between pointwise ops: on the
-    CPU, among four of them and with the gradient, it takes 0.85 of the fused op's time (1e4 and 1e6 values); alone it
-    takes 1.3 times as long (1e6 values), and behind a convolution of that size 1.2 times.
+    Graphs of `torch.compile` hold ops, not their code: they follow the setting without being compiled again.
 
-    Example::
+    Example:
 
         >>> import torch, fastops
         >>> with fastops.set_backend("reference", "mish"):
@@ -108,7 +90,7 @@ def set_backend(backend: str, op: str | None = None) -> _Restore:
 
 
 class _Restore:
-    """What :func:`set_backend` returns; the end of its ``with`` block brings the backends of before back."""
+    """What `set_backend` returns: the end of its `with` block restores the previous backends."""
 
     def __init__(self, before: dict[str, str]) -> None:
         self._before = before
@@ -126,12 +108,12 @@ def _check_choice(what: str, backend: str, op: str | None) -> list[str]:
         raise ValueError(f"{what}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if op is None:
         ops = list(_chosen)
-    elif op in STEMS:
-        ops = [_op_of(schema) for schema in STEMS[op]]
+    elif op in FAMILIES:
+        ops = [_op_of(schema) for schema in FAMILIES[op]]
     elif op in _chosen:
         ops = [op]
     else:
-        raise ValueError(f"{what}: op must be one of {', '.join(sorted({*STEMS, *_chosen}))}, got {op!r}")
+        raise ValueError(f"{what}: op must be one of {', '.join(sorted({*FAMILIES, *_chosen}))}, got {op!r}")
     missing = None
     if backend == "triton" and not _triton_available():
         missing = "the triton package is not installed (pip install triton)"
@@ -146,11 +128,6 @@ def _choose_from_environment() -> None:
     for setting in filter(None, os.environ.get("FASTOPS_BACKEND", "").replace(" ", "").split(",")):
         op, _, backend = setting.rpartition("=")
         _chosen.update(dict.fromkeys(_check_choice("FASTOPS_BACKEND", backend, op or None), backend))
-
-
-def decomposes(op: str) -> bool:
-    """Whether `op` is to be a formula in the graph that is being compiled."""
-    return _formulas[op] and torch.compiler.is_compiling()
 
 
 # ---- what is in use ------------------------------------------------------------------------------------------
@@ -177,7 +154,7 @@ def _backend_on(device: str, op: str) -> str:
 def backends() -> dict[str, dict[str, str]]:
     """The backend of each op on each device, for example ``{"mish": {"cpu": "cpp (avx512)", "cuda": "triton"}, ...}``.
 
-    Example::
+    Example:
 
         >>> import fastops
         >>> fastops.backends()["mish"]["cpu"].startswith("cpp")
@@ -188,11 +165,9 @@ def backends() -> dict[str, dict[str, str]]:
     table = {}
     for op in _chosen:
         cpu, cuda = _backend_on("cpu", op), _backend_on("cuda", op)
-        cpu = {"cpp": cpp, "triton": "triton (interpreted)"}.get(cpu, cpu)
-        formula = ", formula in torch.compile" if _formulas.get(op) else ""
         table[op] = {
-            "cpu": cpu + formula,
-            "cuda": cuda + formula if has_cuda else f"no CUDA device (would use {cuda}{formula})",
+            "cpu": {"cpp": cpp, "triton": "triton (interpreted)"}.get(cpu, cpu),
+            "cuda": cuda if has_cuda else f"no CUDA device (would use {cuda})",
         }
     return table
 
@@ -203,14 +178,13 @@ def backends() -> dict[str, dict[str, str]]:
 def _apply(chosen: dict[str, str]) -> None:
     """Make `chosen` the backends: register what runs in Python, drop what no longer does."""
     _chosen.update(chosen)
-    _formulas.update({op: chosen[op] == "inductor" for op in _formulas})
-    for stem, schemas in STEMS.items():
+    for family, schemas in FAMILIES.items():
         for schema in schemas:
             for device in _DEVICES:
-                _register(stem, schema, device, _backend_on(device, _op_of(schema)))
+                _register(family, schema, device, _backend_on(device, _op_of(schema)))
 
 
-def _register(stem: str, schema: str, device: str, backend: str) -> None:
+def _register(family: str, schema: str, device: str, backend: str) -> None:
     present, _ = _registered.get((schema, device), (None, None))
     wanted = backend if backend in ("triton", "reference") else None
     if wanted == present:
@@ -223,7 +197,7 @@ def _register(stem: str, schema: str, device: str, backend: str) -> None:
 
     def kernel(*args):
         args = (*args, *(a.default_value for a in arguments[len(args) :]))  # the dispatcher leaves defaults out
-        check, run = _resolve(stem, schema, wanted, device)
+        check, run = _resolve(family, schema, wanted, device)
         check(*args)
         return run(*args)
 
@@ -234,68 +208,25 @@ def _register(stem: str, schema: str, device: str, backend: str) -> None:
     _registered[schema, device] = wanted, library
 
 
+def implementation(backend: str, schema: str) -> Callable:
+    """The code of a registered op in "reference" or "triton"."""
+    family = next(family for family, schemas in FAMILIES.items() if schema in schemas)
+    return importlib.import_module(f"fastops.{backend}.{family}").OPS[schema]
+
+
 @cache
-def _resolve(stem: str, schema: str, backend: str, device: str) -> tuple[Callable, Callable]:
-    """The op's argument checks, which no twin makes itself, and its code."""
-    check = importlib.import_module(f"fastops.ops.{stem}").CHECKS[schema]
+def _resolve(family: str, schema: str, backend: str, device: str) -> tuple[Callable, Callable]:
+    """The op's argument checks, which a backend in Python does not make itself, and its code."""
+    check = importlib.import_module(f"fastops.ops.{family}").CHECKS[schema]
+    function = implementation(backend, schema)
     if backend == "triton":
-        return check, importlib.import_module(f"fastops.triton.{stem}").OPS[schema]
-    function = reference_impl(schema)
+        return check, function
 
     def run(*args):
-        with torch.autocast(device, enabled=False):  # a kernel's inputs are cast already, where they are to be
+        with torch.autocast(device, enabled=False):  # autocast has cast the inputs already, where it has to
             return function(*args)
 
     return check, run
-
-
-def reference_impl(name: str) -> Callable:
-    """The op ``name`` of the schema, backward ops included, from :mod:`fastops.reference`.
-
-    Results have the strides that the fake kernels tell torch.compile.
-    """
-    stem = next(stem for stem, names in STEMS.items() if name in names)
-    own = getattr(importlib.import_module(f"fastops.reference.{stem}"), "OPS", {})
-    if name in own:  # what the general rule below does not fit
-        return own[name]
-
-    def laid_out(result: Tensor, like: Tensor) -> Tensor:
-        # Not Tensor.contiguous(memory_format=...): it lets the strides of dimensions of size 1 be.
-        if name.startswith("mish"):
-            planned = torch.empty_like(like)
-        else:
-            planned = torch.empty_like(result, memory_format=memory_format(like))
-        return result if result.stride() == planned.stride() else planned.copy_(result)
-
-    forward = getattr(reference, name.removesuffix("_backward"))
-    if not name.endswith("_backward"):
-
-        def run(*inputs):
-            result = forward(*inputs)
-            if name == "xcorr":
-                return laid_out(result, like=result)  # of one channel, and such a tensor counts as contiguous
-            return laid_out(result, like=inputs[1] if name == "xcorr_depthwise" else inputs[0])
-
-        return run
-
-    # The gradients an op returns belong to its first inputs: of xcorr z and x, not scale and bias.
-    wanted = 2 if "xcorr" in name else None
-
-    def backward(grad: Tensor, *inputs):
-        leaves = [t.detach().requires_grad_() if isinstance(t, Tensor) else t for t in inputs]
-        if name == "se_attention_backward":  # bias gradients are returned also where the bias is None
-            x, w1, b1, w2, b2 = leaves
-            b1 = x.new_zeros(w1.shape[0], requires_grad=True) if b1 is None else b1
-            b2 = x.new_zeros(w2.shape[0], requires_grad=True) if b2 is None else b2
-            leaves = [x, w1, b1, w2, b2]
-        with torch.enable_grad():
-            output = forward(*leaves)
-        leaves = [t for t in leaves[:wanted] if isinstance(t, Tensor)]
-        grads = torch.autograd.grad(output, leaves, grad)
-        grads = tuple(laid_out(g, like=t) for g, t in zip(grads, leaves, strict=True))
-        return grads[0] if len(grads) == 1 else grads
-
-    return backward
 
 
 _choose_from_environment()

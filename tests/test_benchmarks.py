@@ -50,7 +50,7 @@ def test_train_times_the_phases_of_a_step(monkeypatch, capsys, tmp_path):
     results = tmp_path / "results.csv"
     _run(train.main, monkeypatch, *SMALL_STEP, "--steps", "2", "--csv", str(results))
     rows = _rows(results)
-    assert [row["competitor"] for row in rows] == ["reference", "fastops", "tracker.training.loop"]
+    assert [row["competitor"] for row in rows] == ["reference", "fastops", "tracker.train"]
     assert all(float(row[f"{phase}_ms"]) > 0 for row in rows[:2] for phase in (*train.PHASES, "step"))
     assert 0 <= float(rows[2]["data_wait_percent"]) <= 100
     printed = capsys.readouterr().out

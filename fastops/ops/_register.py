@@ -1,4 +1,4 @@
-"""What the ops share when they register with torch: gradients of gradients and autocast."""
+"""Shared by the ops when they register with torch: gradients of gradients, autocast and vmap."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def reference_vjp(function: Callable[..., Tensor], inputs: Sequence[Any], grad: 
         wanted = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
         grads = iter(torch.autograd.grad(output, wanted, grad, create_graph=True, allow_unused=True))
     return tuple(next(grads) if isinstance(t, Tensor) and t.requires_grad else None for t in inputs)
+
+
+def to_front(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """For a vmap rule: `t` with its mapped dimension first, or repeated `size` times where it is not mapped."""
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
 def _eligible(t: Any, device: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastops import reference
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype, check_same_shape
-from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._register import reference_vjp, register_autocast, to_front
 from fastops.ops._transforms import in_transform
 
 _adaptive_sigmoid = torch.ops.fastops.adaptive_sigmoid.default
@@ -154,19 +154,15 @@ def _save_inputs(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _to_front(t: Tensor, dim: int | None, size: int) -> Tensor:
-    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-
-
 def _vmap(op: Callable[..., Tensor], info, in_dims: tuple, x: Tensor, *parameters: Tensor) -> tuple[Tensor, int]:
     size = info.batch_size
-    x = _to_front(x, in_dims[0], size)
+    x = to_front(x, in_dims[0], size)
     if all(dim is None for dim in in_dims[1:]):
         if parameters[0].numel() == 1:
             return op(x, *parameters), 0
         return op(x.flatten(0, 1), *parameters).unflatten(0, x.shape[:2]), 0
     # A set of parameters for each item of the batch: the batch becomes channels.
-    parameters = [_to_front(t, dim, size) for t, dim in zip(parameters, in_dims[1:], strict=True)]
+    parameters = [to_front(t, dim, size) for t, dim in zip(parameters, in_dims[1:], strict=True)]
     per_layer = parameters[0].numel() == size
     flat = [t.reshape(-1) for t in parameters]
     if per_layer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastops import reference
+from fastops._layout import empty_native
 from fastops.ops._checks import (
     check,
     check_floating,
@@ -16,7 +17,6 @@ from fastops.ops._checks import (
     check_same_shape,
     dtype_name,
 )
-from fastops.ops._layout import empty_native
 from fastops.ops._register import reference_vjp
 from fastops.ops._transforms import in_transform
 

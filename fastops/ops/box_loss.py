@@ -17,7 +17,7 @@ from fastops.ops._checks import (
     check_same_shape,
     dtype_name,
 )
-from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._register import reference_vjp, register_autocast, to_front
 from fastops.ops._transforms import in_transform
 
 _box_loss = torch.ops.fastops.box_loss.default
@@ -420,13 +420,9 @@ register_autocast("box_loss", "float32")
 register_autocast("focal_l1_loss", "float32")
 
 
-def _to_front(t: Tensor, dim: int | None, size: int) -> Tensor:
-    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-
-
 @torch.library.register_vmap("fastops::box_loss")
 def _(info, in_dims, pred, target, kind, fmt, reduction, gamma, detach_weight, eps, pred_grad, target_grad):
-    pred, target = (_to_front(t, dim, info.batch_size) for t, dim in zip((pred, target), in_dims, strict=False))
+    pred, target = (to_front(t, dim, info.batch_size) for t, dim in zip((pred, target), in_dims, strict=False))
     settings = kind, fmt, reduction, gamma, detach_weight, eps
     # A tensor under vmap does not tell that it requires grad; here it does, but torch allows no _BoxLoss.
     run = _reference if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad) else _plain
@@ -437,7 +433,7 @@ def _(info, in_dims, pred, target, kind, fmt, reduction, gamma, detach_weight, e
 
 @torch.library.register_vmap("fastops::focal_l1_loss")
 def _(info, in_dims, pred, target, beta=0.8, reduction="mean"):
-    pred, target = (_to_front(t, dim, info.batch_size) for t, dim in zip((pred, target), in_dims, strict=False))
+    pred, target = (to_front(t, dim, info.batch_size) for t, dim in zip((pred, target), in_dims, strict=False))
     if reduction == "none":
         return _focal_l1(pred, target, beta, reduction), 0
     return torch.stack([_focal_l1(p, t, beta, reduction) for p, t in zip(pred, target, strict=True)]), 0

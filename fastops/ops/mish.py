@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from fastops import reference
-from fastops._backends import decomposes
-from fastops.ops._checks import check_floating, check_same_device, check_same_dtype, check_same_shape
-from fastops.ops._register import reference_vjp
+from fastops.ops._checks import check_floating
+from fastops.ops._pointwise import register_pointwise
 from fastops.ops._transforms import in_transform
 
 _mish = torch.ops.fastops.mish.default
 _mish_inplace = torch.ops.fastops.mish_.default
-_mish_backward = torch.ops.fastops.mish_backward.default
 
 
 def mish(x: Tensor) -> Tensor:
@@ -46,9 +44,6 @@ def mish(x: Tensor) -> Tensor:
     """
     if in_transform():
         return reference.mish(x)
-    if decomposes("mish"):
-        check_floating("mish", "x", x)
-        return _Formula.apply(x)
     return _mish(x)
 
 
@@ -86,90 +81,12 @@ def mish_(x: Tensor) -> Tensor:
     return x
 
 
-class _Formula(torch.autograd.Function):
-    """Mish as pointwise ops, for Inductor to fuse with those around them; derivation and gradient as in math/mish.h.
-
-    The gradient is written out: of t / (t + 2) autograd would take the difference of two terms near 2, off by 5e-6.
-    Clamping is exact at both ends: e^-1000 is 0 and t / (t + 2) is 1 from x = 40 on, in float64 too.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        e = torch.exp(wide.clamp(max=40.0))
-        t = e * (e + 2)
-        y = wide.clamp(min=-1000.0) * (t / (t + 2))
-        # In torch 2.11 a compiled forward that ends in a `to` without effect gets a gradient of 0.
-        return y if y.dtype == x.dtype else y.to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        bounded = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).clamp(-1000.0, 40.0)
-        e = torch.exp(bounded)
-        t = e * (e + 2)
-        inverse = 1 / (t + 2)
-        return (grad * (inverse * (t + bounded * (4 * e * (e + 1)) * inverse))).to(x.dtype)
-
-
-# ---- fake kernels and checks ---------------------------------------------------------------------------------
-
-
-def _check_backward(grad: Tensor, x: Tensor) -> None:
-    check_floating("mish_backward", "x", x)
-    check_same_dtype("mish_backward", "grad", grad, "x", x)
-    check_same_device("mish_backward", "grad", grad, "x", x)
-    check_same_shape("mish_backward", "grad", grad, "x", x)
-
+# ---- registration --------------------------------------------------------------------------------------------
 
 #: The checks of csrc/cpu/mish.cpp, by schema.
-CHECKS = {
-    "mish": partial(check_floating, "mish", "x"),
-    "mish_": partial(check_floating, "mish_", "x"),
-    "mish_backward": _check_backward,
-}
-
-
-@torch.library.register_fake("fastops::mish")
-def _(x: Tensor) -> Tensor:
-    CHECKS["mish"](x)
-    return torch.empty_like(x)
+CHECKS = register_pointwise("mish", reference.mish) | {"mish_": partial(check_floating, "mish_", "x")}
 
 
 @torch.library.register_fake("fastops::mish_")
 def _(x: Tensor) -> None:
     CHECKS["mish_"](x)
-
-
-@torch.library.register_fake("fastops::mish_backward")
-def _(grad: Tensor, x: Tensor) -> Tensor:
-    CHECKS["mish_backward"](grad, x)
-    return torch.empty_like(x)
-
-
-# ---- gradients, vmap -----------------------------------------------------------------------------------------
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx, grad):
-    (x,) = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        return reference_vjp(reference.mish, (x,), grad)[0]
-    return _mish_backward(grad, x)
-
-
-torch.library.register_autograd("fastops::mish", _backward, setup_context=_setup_context)
-
-
-@torch.library.register_vmap("fastops::mish")
-def _(info, in_dims, x):
-    return _mish(x), in_dims[0]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastops import reference
+from fastops._layout import empty_native, memory_format
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype
-from fastops.ops._layout import empty_native, memory_format
 from fastops.ops._register import reference_vjp
 from fastops.ops._transforms import in_transform
 

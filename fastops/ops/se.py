@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastops import reference
+from fastops._layout import empty_native
 from fastops.ops._checks import check, check_floating, check_same_device, check_same_dtype, check_same_shape
-from fastops.ops._layout import empty_native
-from fastops.ops._register import reference_vjp, register_autocast
+from fastops.ops._register import reference_vjp, register_autocast, to_front
 from fastops.ops._transforms import in_transform
 
 _se_scale = torch.ops.fastops.se_scale.default
@@ -188,12 +188,8 @@ register_autocast("se_scale", "promote")
 register_autocast("se_attention", "lower")
 
 
-def _to_front(t: Tensor, dim: int | None, size: int) -> Tensor:
-    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-
-
 @torch.library.register_vmap("fastops::se_scale")
 def _(info, in_dims, x, logits):
-    x, logits = _to_front(x, in_dims[0], info.batch_size), _to_front(logits, in_dims[1], info.batch_size)
+    x, logits = to_front(x, in_dims[0], info.batch_size), to_front(logits, in_dims[1], info.batch_size)
     y = _se_scale(x.flatten(0, 1), logits.flatten(0, 1))
     return y.unflatten(0, x.shape[:2]), 0

@@ -26,6 +26,9 @@ from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
 
 __all__ = [
+    "adaptive_relu",
+    "adaptive_sigmoid",
+    "adaptive_tanh",
     "affine_mish",
     "balanced_logistic_loss",
     "batch_norm_mish",
@@ -41,11 +44,6 @@ __all__ = [
     "mish",
     "mish_",
     "mish_max_pool2d",
-    "adaptive_relu",
-    "adaptive_sigmoid",
-    "adaptive_tanh",
-    "mish",
-    "mish_",
     "quantized_conv2d",
     "response_peak",
     "se_attention",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from ._common import opmath, strides_of_input, with_backward
 
-def _wide(x: torch.Tensor, *parameters: torch.Tensor) -> list[torch.Tensor]:
+
+def _broadcast(x: torch.Tensor, *parameters: torch.Tensor) -> list[torch.Tensor]:
     """All in opmath, and the parameters in a shape that broadcasts: one value, or [C, 1, ...] for dimension 1 of x."""
     shape = () if parameters[0].numel() == 1 else (-1, *(1,) * (x.dim() - 2))
-    tensors = [x, *(p.reshape(shape) for p in parameters)]
-    return [t.float() if torch.finfo(t.dtype).bits < 32 else t for t in tensors]
+    return [opmath(x), *(opmath(p.reshape(shape)) for p in parameters)]
 
 
 def adaptive_sigmoid(
@@ -35,7 +34,7 @@ def adaptive_sigmoid(
         >>> reference.adaptive_sigmoid(torch.tensor([-1.0, 0.0, 1.0]), one, one, zero, zero)
         tensor([0.2689, 0.5000, 0.7311])
     """
-    wide, a, b, c, d = _wide(x, a, b, c, d)
+    wide, a, b, c, d = _broadcast(x, a, b, c, d)
     return (b * torch.sigmoid(a * wide + c) + d).to(x.dtype)
 
 
@@ -58,7 +57,7 @@ def adaptive_tanh(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
         >>> reference.adaptive_tanh(torch.tensor([-1.0, 0.0, 1.0]), one, one, zero, zero)
         tensor([-0.7616,  0.0000,  0.7616])
     """
-    wide, a, b, c, d = _wide(x, a, b, c, d)
+    wide, a, b, c, d = _broadcast(x, a, b, c, d)
     return (b * torch.tanh(a * wide + c) + d).to(x.dtype)
 
 
@@ -83,28 +82,12 @@ def adaptive_relu(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
         >>> reference.adaptive_relu(torch.tensor([-1.0, 0.0, 1.0]), one, zero, zero, zero)
         tensor([0., 0., 1.])
     """
-    wide, a, b, c, d = _wide(x, a, b, c, d)
+    wide, a, b, c, d = _broadcast(x, a, b, c, d)
     return torch.maximum(a * wide + c, b * wide + d).to(x.dtype)
 
 
-def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    planned = torch.empty_like(like)
-    return result if result.stride() == planned.stride() else planned.copy_(result)
-
-
-def _schemas(op: Callable[..., torch.Tensor]) -> dict[str, Callable]:
-    """The op and its backward as the schemas have them: dense results in the layout of their input."""
-
-    def forward(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        return _laid_out(op(x, *parameters), x)
-
-    def backward(grad: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        leaves = [t.detach().requires_grad_() for t in inputs]
-        with torch.enable_grad():
-            output = op(*leaves)
-        return tuple(map(_laid_out, torch.autograd.grad(output, leaves, grad), leaves))
-
-    return {op.__name__: forward, f"{op.__name__}_backward": backward}
-
-
-OPS = _schemas(adaptive_sigmoid) | _schemas(adaptive_tanh) | _schemas(adaptive_relu)
+OPS = {
+    name: op
+    for function in (adaptive_sigmoid, adaptive_tanh, adaptive_relu)
+    for name, op in with_backward(function, strides_of_input).items()
+}

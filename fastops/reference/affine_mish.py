@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from fastops._layout import empty_native
+
+from ._common import opmath, with_backward
 from .mish import mish
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 def _per_channel(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -34,24 +33,24 @@ def affine_mish(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
         >>> reference.affine_mish(torch.ones(1, 2, 1, 1), torch.ones(2), torch.zeros(2)).flatten()
         tensor([0.8651, 0.8651])
     """
-    wide = _wide(x)
-    return mish(wide * _per_channel(_wide(weight), x) + _per_channel(_wide(bias), x)).to(x.dtype)
+    wide = opmath(x)
+    return mish(wide * _per_channel(opmath(weight), x) + _per_channel(opmath(bias), x)).to(x.dtype)
 
 
 def _normalized(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The batch norm of training in the opmath of x, the mean and the variance [C] over all values of a channel."""
-    wide = _wide(x)
+    wide = opmath(x)
     dims = [0, *range(2, x.dim())]
     mean = wide.mean(dims)
     centered = wide - _per_channel(mean, x)
     variance = centered.square().mean(dims)
     v = centered * _per_channel(torch.rsqrt(variance + eps), x)
     if weight is not None:
-        v = v * _per_channel(_wide(weight), x)
+        v = v * _per_channel(opmath(weight), x)
     if bias is not None:
-        v = v + _per_channel(_wide(bias), x)
+        v = v + _per_channel(opmath(bias), x)
     return v, mean, variance
 
 
@@ -90,10 +89,10 @@ def batch_norm_mish(
         tensor([-0.3034,  0.8651])
     """
     if not training:
-        scale = torch.rsqrt(_wide(running_var) + eps)
-        scale = scale if weight is None else scale * _wide(weight)
-        shift = -_wide(running_mean) * scale
-        return affine_mish(x, scale, shift if bias is None else shift + _wide(bias))
+        scale = torch.rsqrt(opmath(running_var) + eps)
+        scale = scale if weight is None else scale * opmath(weight)
+        shift = -opmath(running_mean) * scale
+        return affine_mish(x, scale, shift if bias is None else shift + opmath(bias))
     v, mean, variance = _normalized(x, weight, bias, eps)
     count = x.numel() // max(x.shape[1], 1)
     if running_mean is not None and count > 0:
@@ -107,8 +106,6 @@ def _train(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The schema batch_norm_mish: the result and its statistics [3, C]."""
-    from fastops.ops._layout import empty_native
-
     if x.numel() == 0:
         return empty_native(x), x.new_zeros(3, x.shape[1], dtype=torch.float64)
     v, mean, variance = _normalized(x, weight, bias, eps)
@@ -126,14 +123,12 @@ def _train_backward(
     bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The schema batch_norm_mish_backward; gradients of weight and bias also where they are None."""
-    from fastops.ops._layout import empty_native
-
     like = next((t for t in (weight, bias) if t is not None), x)
-    wide = _wide(x)
+    wide = opmath(x)
     mean, inverse_std, _ = (_per_channel(t, x) for t in stats)
     x_hat = ((wide - mean) * inverse_std).to(wide.dtype)
-    scale = 1.0 if weight is None else _per_channel(_wide(weight), x)
-    v = (x_hat * scale + (0.0 if bias is None else _per_channel(_wide(bias), x))).requires_grad_()
+    scale = 1.0 if weight is None else _per_channel(opmath(weight), x)
+    v = (x_hat * scale + (0.0 if bias is None else _per_channel(opmath(bias), x))).requires_grad_()
     with torch.enable_grad():
         y = mish(v)
     (inner,) = torch.autograd.grad(y, v, grad.to(y.dtype))
@@ -144,4 +139,4 @@ def _train_backward(
     return empty_native(x).copy_(grad_x), grad_weight.to(like.dtype), grad_bias.to(like.dtype)
 
 
-OPS = {"batch_norm_mish": _train, "batch_norm_mish_backward": _train_backward}
+OPS = with_backward(affine_mish) | {"batch_norm_mish": _train, "batch_norm_mish_backward": _train_backward}

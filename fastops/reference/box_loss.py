@@ -6,13 +6,11 @@ import math
 
 import torch
 
+from ._common import opmath
+
 # The four distances between a first and a last edge of two intervals: (p2 - t1, t2 - p1), (p2 - p1, t2 - t1).
 # Their least is the overlap (negative: a gap), their greatest the cover. torch.minimum and torch.maximum share the
 # gradient of equal ones, so that all gradients are 0 where the boxes are the same.
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 def _at_least(side: torch.Tensor, eps: float) -> torch.Tensor:
@@ -26,7 +24,7 @@ def _geometry(pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: float) ->
 
     All from differences of coordinates: 1e-6 at 1e6 is not lost.
     """
-    (p0, p1), (t0, t1) = (_wide(boxes).split(2, -1) for boxes in (pred, target))
+    (p0, p1), (t0, t1) = (opmath(boxes).split(2, -1) for boxes in (pred, target))
     first = p0 - t0
     if fmt == "xyxy":
         p, t = p1 - p0, t1 - t0
@@ -243,7 +241,7 @@ def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, r
         tensor([0.0000, 0.3850, 1.2715])
     """
     alpha, log_beta = math.e * beta, math.log(beta)
-    x = (_wide(pred) - _wide(target)).abs()
+    x = (opmath(pred) - opmath(target)).abs()
     zero = x == 0
     near = x.masked_fill(zero | (x > 1), 1.0)  # ln(x) and its gradient stay finite
     inner = (-alpha * near**2 * (2 * (log_beta + near.log()) - 1) / 4).masked_fill(zero, 0.0)
@@ -266,7 +264,7 @@ def _box_loss(
     pred_grad: bool,
     target_grad: bool,
 ) -> list[torch.Tensor]:
-    leaves = [_wide(boxes.detach().contiguous()).requires_grad_() for boxes in (pred, target)]
+    leaves = [opmath(boxes.detach().contiguous()).requires_grad_() for boxes in (pred, target)]
     with torch.enable_grad():
         losses, iou = _losses(kind.removeprefix("focal_"), *leaves, fmt, eps)
         weights = None
@@ -285,7 +283,7 @@ def _box_loss(
 
 
 def _scale(grad: torch.Tensor, divisor: torch.Tensor, grads: list[torch.Tensor]) -> list[torch.Tensor]:
-    factor = _wide(grad) / divisor
+    factor = opmath(grad) / divisor
     return [(saved * (factor[..., None] if grad.dim() else factor)).to(grad.dtype).contiguous() for saved in grads]
 
 

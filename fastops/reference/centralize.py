@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from fastops._channels import Transposed, channel_number, transposed_groups
 
-
-def _wide(t: Tensor) -> Tensor:
-    return t.float() if torch.finfo(t.dtype).bits < 32 else t
+from ._common import opmath
 
 
 def _centralized(grad: Tensor, channels: int) -> Tensor:
@@ -61,11 +59,11 @@ def centralize_gradients_(
 
 def _centralize_(tensors: Sequence[Tensor], channels: Sequence[int]) -> None:
     for t, number in zip(tensors, channels, strict=True):
-        t.copy_(_centralized(_wide(t), number))
+        t.copy_(_centralized(opmath(t), number))
 
 
 def _step_direction(grad: Tensor, maximize: bool, grad_scale: Tensor | None) -> Tensor:
-    grad = _wide(grad) if grad_scale is None else _wide(grad) / grad_scale.reshape(())
+    grad = opmath(grad) if grad_scale is None else opmath(grad) / grad_scale.reshape(())
     return -grad if maximize else grad
 
 
@@ -93,13 +91,13 @@ def _sgd_gc_step_(
     for i, p in enumerate(params):
         d = _step_direction(grads[i], maximize, grad_scale)
         if weight_decay:
-            d = d + weight_decay * _wide(p)
+            d = d + weight_decay * opmath(p)
         d = _centralized(d, channels[i])
         if momentum:
-            b = momentum * _wide(momentum_buffers[i]) + (1 - dampening) * d
+            b = momentum * opmath(momentum_buffers[i]) + (1 - dampening) * d
             d = d + momentum * b if nesterov else b
             _assign(momentum_buffers[i], b, found_inf)
-        _assign(p, _wide(p) - rate * d, found_inf)
+        _assign(p, opmath(p) - rate * d, found_inf)
 
 
 def _adamw_gc_step_(
@@ -125,17 +123,17 @@ def _adamw_gc_step_(
     for i, p in enumerate(params):
         _assign(steps[i], steps[i] + 1, found_inf)
         d = _centralized(_step_direction(grads[i], maximize, grad_scale), channels[i])
-        m = torch.lerp(_wide(exp_avgs[i]), d, 1 - beta1)
-        v = beta2 * _wide(exp_avg_sqs[i]) + (1 - beta2) * d * d
+        m = torch.lerp(opmath(exp_avgs[i]), d, 1 - beta1)
+        v = beta2 * opmath(exp_avg_sqs[i]) + (1 - beta2) * d * d
         _assign(exp_avgs[i], m, found_inf)
         _assign(exp_avg_sqs[i], v, found_inf)
         if max_exp_avg_sqs:
-            v = torch.maximum(_wide(max_exp_avg_sqs[i]), v)
+            v = torch.maximum(opmath(max_exp_avg_sqs[i]), v)
             _assign(max_exp_avg_sqs[i], v, found_inf)
         step = steps[i].double()
         root = (1 - beta2**step).sqrt().to(v.dtype)
         size = (rate / (1 - beta1**step)).to(v.dtype)
-        _assign(p, (1 - rate * weight_decay) * _wide(p) - size * m / (v.sqrt() / root + eps), found_inf)
+        _assign(p, (1 - rate * weight_decay) * opmath(p) - size * m / (v.sqrt() / root + eps), found_inf)
 
 
 OPS = {"centralize_": _centralize_, "sgd_gc_step_": _sgd_gc_step_, "adamw_gc_step_": _adamw_gc_step_}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ._common import contiguous, opmath, with_backward
+
 
 def balanced_logistic_loss(
     responses: torch.Tensor,
@@ -36,7 +38,7 @@ def balanced_logistic_loss(
         >>> reference.balanced_logistic_loss(torch.zeros(8, 1, 17, 17))  # ln 2
         tensor(0.6931)
     """
-    v = responses.float() if torch.finfo(responses.dtype).bits < 32 else responses
+    v = opmath(responses)
     height, width = v.shape[-2:]
     row, column = (height - 1) / 2, (width - 1) / 2
     if centers is not None:
@@ -53,20 +55,5 @@ def balanced_logistic_loss(
     return losses.to(responses.dtype)
 
 
-def _backward(
-    grad: torch.Tensor,
-    responses: torch.Tensor,
-    radius: float,
-    stride: float,
-    reduction: str,
-    centers: torch.Tensor | None,
-) -> torch.Tensor:
-    leaf = responses.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = balanced_logistic_loss(leaf, radius, stride, reduction, centers)
-    (grad_responses,) = torch.autograd.grad(loss, leaf, grad)
-    # Not contiguous(): it lets the strides of tensors without values be.
-    return torch.empty_like(responses, memory_format=torch.contiguous_format).copy_(grad_responses)
-
-
-OPS = {"balanced_logistic_loss": balanced_logistic_loss, "balanced_logistic_loss_backward": _backward}
+# centers has no gradient.
+OPS = with_backward(balanced_logistic_loss, contiguous, gradients=1)

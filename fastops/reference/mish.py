@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ._common import opmath, strides_of_input, with_backward
+
 
 def mish(x: torch.Tensor) -> torch.Tensor:
     """Mish activation: x tanh(ln(1 + e^x)), elementwise.
@@ -25,7 +27,7 @@ def mish(x: torch.Tensor) -> torch.Tensor:
         >>> reference.mish(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.3034,  0.0000,  0.8651])
     """
-    wide = x.float() if torch.finfo(x.dtype).bits < 32 else x
+    wide = opmath(x)
     # At the infinities the formula is inf * 0 and its limits, x above and -0 below, are exact well before: tanh(ln(1 +
     # e^40)) rounds to 1 and e^-1000 to 0, in float64 too. masked_fill, because clamp gives NaN the gradient 0.
     inner = wide.masked_fill(wide < -1000.0, -1000.0).masked_fill(wide > 40.0, 0.0)
@@ -59,4 +61,4 @@ def _mish_inplace(x: torch.Tensor) -> None:
     mish_(x)
 
 
-OPS = {"mish_": _mish_inplace}
+OPS = with_backward(mish, strides_of_input) | {"mish_": _mish_inplace}

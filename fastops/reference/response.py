@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._common import opmath
+
 
 def _hann_over_mean(n: int, like: Tensor) -> Tensor:
     """The symmetric Hann window over its mean; of two values, which are 0, zeros."""
@@ -63,7 +65,7 @@ def _track(
 
 
 def _response_peak_(responses: Tensor, state: Tensor, *settings) -> Tensor:
-    wide = responses.float() if torch.finfo(responses.dtype).bits < 32 else responses
+    wide = opmath(responses)
     if len(state) == 0:
         return state.new_empty((0, 6))
     maps = wide.detach().reshape(len(state), -1, *responses.shape[2:])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if torch.finfo(x.dtype).bits < 32 else x
+from ._common import opmath, with_backward
 
 
 def _scale(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -32,7 +30,7 @@ def se_scale(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         >>> reference.se_scale(torch.ones(1, 2, 1, 1), torch.zeros(1, 2)).flatten()
         tensor([0.5000, 0.5000])
     """
-    return _scale(_wide(x), _wide(logits)).to(x.dtype)
+    return _scale(opmath(x), opmath(logits)).to(x.dtype)
 
 
 def se_attention(
@@ -59,8 +57,26 @@ def se_attention(
         >>> reference.se_attention(x, w1, None, w2, None).shape
         torch.Size([2, 8, 5, 5])
     """
-    wide = _wide(x)
-    w1, b1, w2, b2 = (None if t is None else _wide(t) for t in (w1, b1, w2, b2))
+    wide = opmath(x)
+    w1, b1, w2, b2 = (None if t is None else opmath(t) for t in (w1, b1, w2, b2))
     z = wide.mean(tuple(range(2, x.dim())))  # [N, C]
     logits = F.linear(F.relu(F.linear(z, w1, b1)), w2, b2)  # [N, C]
     return _scale(wide, logits).to(x.dtype)
+
+
+def _attention_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor | None,
+    w2: torch.Tensor,
+    b2: torch.Tensor | None,
+) -> tuple[torch.Tensor, ...]:
+    """The registered op returns gradients of the biases also where they are None."""
+    b1 = x.new_zeros(w1.shape[0]) if b1 is None else b1
+    b2 = x.new_zeros(w2.shape[0]) if b2 is None else b2
+    return _ATTENTION["se_attention_backward"](grad, x, w1, b1, w2, b2)
+
+
+_ATTENTION = with_backward(se_attention)
+OPS = with_backward(se_scale) | _ATTENTION | {"se_attention_backward": _attention_backward}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ._common import contiguous, opmath, with_backward
+
 
 def _pairs(z: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both batches in opmath and repeated to the length of the larger: pair b is z[b // (B/Nz)], x[b // (B/Nx)]."""
-    if torch.finfo(x.dtype).bits < 32:
-        z, x = z.float(), x.float()
+    z, x = opmath(z), opmath(x)
     pairs = max(len(z), len(x))
     z, x = (t if len(t) == pairs else t.repeat_interleave(pairs // len(t), 0) for t in (z, x))
     return z, x
@@ -77,3 +78,7 @@ def xcorr_depthwise(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         y = F.conv2d(wide_x.flatten(0, 1)[None], wide_z.flatten(0, 1)[:, None], groups=batch * channels)
         y = y.unflatten(1, (batch, channels))[0]
     return y.to(x.dtype)
+
+
+# The backward returns the gradients of z and x, not of scale and bias.
+OPS = with_backward(xcorr, result_layout=contiguous, gradients=2) | with_backward(xcorr_depthwise, result_like=1)

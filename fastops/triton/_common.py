@@ -29,3 +29,8 @@ def tile(rows: int, columns: int, rows_fast: bool, widest: int, size: int) -> tu
         return rows, min(columns, size // rows)
     columns = min(columns, widest)
     return min(rows, size // columns), columns
+
+
+def laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`t` with the strides of the dense tensor `like`: itself, or a copy."""
+    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._common import opmath, opmath_dtype, tile
+from ._common import laid_out_like, opmath, opmath_dtype, tile
 
 PROGRAMS = 512  # sums over S are split further while there are fewer programs: a few for each SM of a large GPU
 
@@ -144,11 +144,6 @@ def _adaptive_backward_kernel(
     tl.store(sums + (row + 3 * N * parts) * C + channel, tl.sum(sum_d, 1), channel < C)
 
 
-def _laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`t` with the strides of the dense tensor `like`: itself, or a copy."""
-    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
-
-
 def _sizes_and_strides(x: torch.Tensor, a: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """N, C, S of the dense, not empty x and their strides."""
     if a.numel() == 1:
@@ -164,7 +159,7 @@ def _run(kind: str, x: torch.Tensor, parameters: tuple[torch.Tensor, ...]) -> to
     y = torch.empty_like(x)  # the strides of x if x is dense, else dense ones
     if x.numel() == 0:
         return y
-    x = _laid_out_like(x, y)
+    x = laid_out_like(x, y)
     (n, channels, positions), strides = _sizes_and_strides(x, parameters[0])
     block_c, block_s = tile(channels, positions, strides[1] == 1, widest=1024, size=1024)
     with torch.cuda.device_of(x):
@@ -181,7 +176,7 @@ def _run_backward(
     grad_x = torch.empty_like(x)
     if x.numel() == 0:
         return grad_x, *(torch.zeros_like(t) for t in parameters)
-    grad, x = _laid_out_like(grad, grad_x), _laid_out_like(x, grad_x)
+    grad, x = laid_out_like(grad, grad_x), laid_out_like(x, grad_x)
     (n, channels, positions), strides = _sizes_and_strides(x, parameters[0])
     block_c, block_s = tile(channels, positions, strides[1] == 1, widest=1024, size=1024)
     programs, blocks = n * triton.cdiv(channels, block_c), triton.cdiv(positions, block_s)

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastops.ops._layout import empty_native
+from fastops._layout import empty_native
 
 from ._common import opmath, opmath_dtype, tile
 from .mish import _backward as mish_backward

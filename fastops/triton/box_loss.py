@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._common import opmath, opmath_dtype
+from ._common import laid_out_like, opmath, opmath_dtype
 
 BLOCK = 256  # boxes
 VALUES = 1024  # of FocalL1
@@ -345,16 +345,11 @@ def box_loss_backward_scale(grad: torch.Tensor, divisor: torch.Tensor, grads: li
     return results
 
 
-def _laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`t` with the strides of the dense tensor `like`: itself, or a copy."""
-    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
-
-
 def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, reduction: str = "mean") -> torch.Tensor:
     n, each = pred.numel(), reduction == "none"
     loss = torch.empty_like(pred) if each else None  # the strides of pred if it is dense, else dense ones
-    pred = _laid_out_like(pred, loss) if each else pred.contiguous()
-    target = _laid_out_like(target, pred)
+    pred = laid_out_like(pred, loss) if each else pred.contiguous()
+    target = laid_out_like(target, pred)
     programs = triton.cdiv(n, VALUES)
     partial = None if each else pred.new_empty(programs, dtype=opmath_dtype(pred))
     if n:
@@ -373,8 +368,8 @@ def focal_l1_loss_backward(
     n, one = pred.numel(), reduction != "none"
     grad_pred = torch.empty_like(pred)
     if n:
-        pred, target = _laid_out_like(pred, grad_pred), _laid_out_like(target, grad_pred)
-        grad = grad if one else _laid_out_like(grad, grad_pred)
+        pred, target = laid_out_like(pred, grad_pred), laid_out_like(target, grad_pred)
+        grad = grad if one else laid_out_like(grad, grad_pred)
         with torch.cuda.device_of(pred):
             _focal_l1_backward_kernel[(triton.cdiv(n, VALUES),)](
                 grad, pred, target, grad_pred, n, math.e * beta, math.log(beta), n if reduction == "mean" else 1,

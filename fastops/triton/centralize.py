@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import opmath
+from ._common import laid_out_like, opmath
 
 # A table is SCALARS float64 numbers, then an ENTRY for each tensor: the addresses of gradient, parameter, three states
 # and step count; values, length, runs, channels of a group, channels, whether centralized, first program.
@@ -140,10 +140,6 @@ def _dense(t: Tensor) -> Tensor:
     return t if t.stride() == torch.empty_like(t, device="meta").stride() else t.contiguous()
 
 
-def _laid_out_like(t: Tensor, like: Tensor) -> Tensor:
-    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
-
-
 def _layout(t: Tensor, channels: int) -> tuple[int, int, int, int, bool] | None:
     """Length, runs, channels of a group, channels, whether centralized; None where `t` must be contiguous for it."""
     numel = t.numel()
@@ -171,7 +167,7 @@ def _launch(rule: str, lists: Sequence[Sequence[Tensor]], steps, channels, scala
         if layout is None:
             like = like.contiguous()
             layout = _layout(like, channels[i])
-        arrays = [like if tensors is main else _laid_out_like(tensors[i], like) for tensors in lists]
+        arrays = [like if tensors is main else laid_out_like(tensors[i], like) for tensors in lists]
         for k, (tensors, array) in enumerate(zip(lists, arrays, strict=True)):
             if array is not tensors[i]:
                 copies.append((tensors[i], array, k > 0 or len(lists) == 1))

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._common import opmath
+from ._common import laid_out_like, opmath
 
 BLOCK = 1024  # 4 warps, 8 elements a thread: one 16-byte access in half types, two in float32
 
@@ -62,11 +62,6 @@ def _mish_backward_kernel(grad, x, grad_x, n, OPMATH: tl.constexpr, BLOCK: tl.co
         tl.store(grad_x + at, _backward(g, tl.load(x + at, inside).to(OPMATH)), inside)
 
 
-def _laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`t` with the strides of the dense tensor `like`: itself, or a copy."""
-    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
-
-
 def _launch(x: torch.Tensor, y: torch.Tensor) -> None:
     with torch.cuda.device_of(x):
         _mish_kernel[(triton.cdiv(x.numel(), BLOCK),)](x, y, x.numel(), OPMATH=opmath(x), BLOCK=BLOCK)
@@ -75,7 +70,7 @@ def _launch(x: torch.Tensor, y: torch.Tensor) -> None:
 def mish(x: torch.Tensor) -> torch.Tensor:
     y = torch.empty_like(x)  # the strides of x if x is dense, else dense ones
     if x.numel():
-        _launch(_laid_out_like(x, y), y)
+        _launch(laid_out_like(x, y), y)
     return y
 
 
@@ -91,7 +86,7 @@ def mish_(x: torch.Tensor) -> None:
 def mish_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     grad_x = torch.empty_like(x)
     if x.numel():
-        grad, x = _laid_out_like(grad, grad_x), _laid_out_like(x, grad_x)
+        grad, x = laid_out_like(grad, grad_x), laid_out_like(x, grad_x)
         with torch.cuda.device_of(x):
             _mish_backward_kernel[(triton.cdiv(x.numel(), BLOCK),)](
                 grad, x, grad_x, x.numel(), OPMATH=opmath(x), BLOCK=BLOCK

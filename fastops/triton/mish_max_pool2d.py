@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastops.ops._layout import empty_native, memory_format
+from fastops._layout import empty_native, memory_format
 
 from ._common import opmath, opmath_dtype
 from .mish import _backward as mish_backward

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastops
 from fastops import reference
-from fastops._backends import reference_impl
+from fastops._backends import implementation
 from tests.support.op_samples import OPS, cases
 
 ops = torch.ops.fastops
@@ -422,11 +422,11 @@ def test_gradient_of_the_reference_is_0_for_equal_boxes():
 )
 def test_the_reference_backend_gives_the_same(name, sample):
     args = OPS[name].schema_args(OPS[name].make(sample, torch.float64))
-    actual, expected = reference_impl("box_loss")(*args), ops.box_loss(*args)
+    actual, expected = implementation("reference", "box_loss")(*args), ops.box_loss(*args)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-13)
     grad = torch.full_like(expected[0], 0.3)
-    scaled = reference_impl("box_loss_backward_scale")(grad, expected[1], expected[2:])
+    scaled = implementation("reference", "box_loss_backward_scale")(grad, expected[1], expected[2:])
     for a, e in zip(scaled, ops.box_loss_backward_scale(grad, expected[1], expected[2:]), strict=True):
         torch.testing.assert_close(a, e)
 

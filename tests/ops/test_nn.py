@@ -17,9 +17,6 @@ import fastops
 import fastops.nn
 import fastops.ops
 import fastops.reference
-import tracker
-import tracker.data
-import tracker.eval
 
 # name -> (how to make it, shapes of its inputs)
 MODULES = {
@@ -206,18 +203,6 @@ PUBLIC = ["fastops._ext", "fastops._backends"] + [
     for module in pkgutil.iter_modules(package.__path__)
     if not module.name.startswith("_")
 ]
-TRACKER = [
-    f"{package.__name__}.{module.name}"
-    for package in (tracker, tracker.data, tracker.eval)
-    for module in pkgutil.iter_modules(package.__path__)
-    if not module.name.startswith("_")
-]
-
-
-@pytest.mark.parametrize("name", TRACKER)
-def test_examples_of_the_tracker(name):
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    assert doctest.testmod(importlib.import_module(name), optionflags=flags).failed == 0
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,11 @@ if DEVICE == "cpu":
 import fastops.triton  # noqa: E402
 
 if fastops.load_error is None:
-    from fastops._backends import reference_impl
+    from fastops._backends import implementation
     from tests.support.op_samples import cases
     from tests.support.op_table import expected_gradients, upstream, wide
+
+    reference_impl = partial(implementation, "reference")
 
     SAMPLES = list(cases())
 else:  # the twins run without the library, which defines the schemas that the fake kernels belong to

@@ -6,15 +6,16 @@ Nothing here needs pytest, so that kernels built by other means can be checked a
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 
+from tests.support import samples
 from tests.support.op_table import Op
-from tests.support.samples import adaptive, affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr
 
+_families = sorted(module.name for module in pkgutil.iter_modules(samples.__path__))
 OPS: dict[str, Op] = {
-    row.name: row
-    for stem in (adaptive, affine_mish, box_loss, logistic_loss, mish, mish_max_pool2d, se, xcorr)
-    for row in stem.ROWS
+    row.name: row for family in _families for row in importlib.import_module(f"{samples.__name__}.{family}").ROWS
 }
 
 

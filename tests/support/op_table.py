@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,6 +115,46 @@ class Op:
     def leaves(self, inputs: tuple) -> list[Tensor]:
         """The inputs present that have a gradient."""
         return [inputs[i] for i in self.differentiable if inputs[i] is not None]
+
+
+def pointwise_op(op: Callable, reference: Callable, **changes: Any) -> Op:
+    """The row of an op y = f(x): samples of every layout and of sizes around the blocks of the kernels."""
+
+    def tensor(*shape: int, layout: Callable[[Tensor], Tensor] = contiguous) -> Sample:
+        return lambda draw: (draw(*shape, layout=layout, std=3.0),)
+
+    row = Op(
+        name=op.__name__,
+        op=op,
+        reference=reference,
+        samples={
+            "0d": tensor(),
+            "one": tensor(1),
+            "odd": tensor(3, 5, 7),
+            "block_plus_1": tensor(513),
+            "odd_blocks": tensor(17, 59),
+            "threads": tensor(3, 16385),
+            "five_dims": tensor(2, 3, 2, 3, 2),
+            "empty": tensor(0),
+            "empty_batch": tensor(0, 3, 4, 4),
+            "empty_channels": tensor(2, 0, 5),
+            "channels_last": tensor(2, 5, 3, 7, layout=channels_last),
+            "channels_last_3d": tensor(2, 3, 2, 3, 5, layout=channels_last),
+            "transposed": tensor(3, 5, 7, layout=transposed),
+            "sliced": tensor(4, 33, layout=sliced),
+            "sliced_threads": tensor(2, 20001, layout=sliced),
+            "offset": tensor(5, 129, layout=offset),
+            "expanded": tensor(3, 4, 5, layout=expanded),
+        },
+        differentiable=(0,),
+        backward_arity=1,
+        pointwise=True,
+        autocast="keep",
+        core=("odd", "0d", "empty_batch", "channels_last", "transposed", "sliced", "expanded"),
+        small=("0d", "odd", "channels_last", "sliced"),
+        vmap_dims=((0,), (1,), (-1,)),
+    )
+    return replace(row, **changes)
 
 
 # ---- what to expect ------------------------------------------------------------------------------------------

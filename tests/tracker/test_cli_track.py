@@ -274,7 +274,7 @@ def test_damaged_frame_ends_the_run_and_keeps_what_was_tracked(capsys, tmp_path,
 def test_ctrl_c_leaves_valid_files(tmp_path, sequence, weights):
     """A slow source in a child process; the signal comes while frames are being tracked."""
     program = (
-        "import sys, time, tracker.cli as cli, tracker.draw as draw\n"
+        "import sys, time, tracker.cli as cli, tracker.io.draw as draw\n"
         "real = draw.annotate\n"
         "def slow(*a, **k):\n"
         "    print(k['frame'], flush=True)\n"

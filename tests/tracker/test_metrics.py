@@ -89,10 +89,9 @@ def test_precision_counts_errors_up_to_the_threshold():
 
 @pytest.mark.parametrize("metric", [iou, center_error, normalized_center_error, success_curve, precision_curve])
 def test_metrics_reject_wrong_shapes(metric):
-    name = metric.__name__
-    with pytest.raises(ValueError, match=rf"{name}: pred must be .*got shape \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"pred must be .*got shape \(3, 5\)"):
         metric(np.zeros((3, 5)), np.zeros((3, 5)))
-    with pytest.raises(ValueError, match=rf"{name}: pred and target must have one shape, got \(3, 4\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"pred and target must have one shape, got \(3, 4\) and \(2, 4\)"):
         metric(np.zeros((3, 4)), np.zeros((2, 4)))
 
 

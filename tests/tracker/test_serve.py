@@ -524,4 +524,4 @@ def test_mistakes_of_the_command_are_one_line(capsys, monkeypatch, tmp_path, wei
     assert code == 2 and "max-frames" in error
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, error = run(capsys)
-    assert code == 2 and "serve: uvicorn must be installed: pip install" in error
+    assert code == 2 and "uvicorn must be installed: pip install" in error
