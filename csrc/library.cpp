@@ -108,4 +108,6 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       "quantized_conv2d(Tensor x, Tensor packed, Tensor scale, Tensor bias, Tensor? table, int[2] kernel_size,"
       " int[2] stride, int[2] padding, int groups, int input_zero_point, int output_zero_point, int[2] pool,"
       " bool float_output) -> Tensor");
+  // For benchmarks: all threads multiply 8-bit integers in registers; how many products that were.
+  m.def("int8_products(int rounds) -> int");
 }

@@ -15,9 +15,7 @@ enum class Int8Isa { baseline, avx2, avx2_vnni, avx512, avx512_vnni, avx512_vbmi
 Int8Isa int8_capability();
 const char* int8_isa_name(Int8Isa isa);
 // Whether it multiplies 8-bit integers faster than floats.
-inline bool has_fast_int8(Int8Isa isa) {
-  return isa == Int8Isa::avx2_vnni || isa >= Int8Isa::avx512_vnni;
-}
+inline bool has_fast_int8(Int8Isa isa) { return isa == Int8Isa::avx2_vnni || isa >= Int8Isa::avx512_vnni; }
 
 }  // namespace fastops
 

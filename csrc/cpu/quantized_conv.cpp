@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -15,8 +16,8 @@
 #include "../common/layout.h"
 #include "capability.h"
 
-#define FASTOPS_DECLARE(isa)                            \
-  namespace fastops::isa {                              \
+#define FASTOPS_DECLARE(isa)                                \
+  namespace fastops::isa {                                  \
   extern const QuantizedConvKernels quantized_conv_kernels; \
   }
 FASTOPS_DECLARE(baseline)
@@ -140,11 +141,10 @@ Tensor quantized_conv2d_cpu(const Tensor& x_, const Tensor& packed, const Tensor
   check_level(op, "input_zero_point", input_zero_point);
   check_level(op, "output_zero_point", output_zero_point);
   const int64_t out = scale_.size(0);
-  FASTOPS_CHECK(bias_.size(0) == out, op, ": bias must have the shape of scale [", out, "], got ",
-                shape_string(bias_));
+  FASTOPS_CHECK(bias_.size(0) == out, op, ": bias must have the shape of scale [", out, "], got ", shape_string(bias_));
   FASTOPS_CHECK(groups >= 1 && x_.size(1) % groups == 0 && out % groups == 0, op, ": groups must divide the channels (",
                 x_.size(1), " and ", out, "), got ", groups);
-  const QuantizedConvShape shape{x_.size(0), x_.size(2), x_.size(3), x_.size(1),  out,        groups,  kernel[0],
+  const QuantizedConvShape shape{x_.size(0), x_.size(2), x_.size(3), x_.size(1), out,        groups,  kernel[0],
                                  kernel[1],  stride[0],  stride[1],  padding[0], padding[1], pool[0], pool[1]};
   FASTOPS_CHECK(packed.numel() == packed_size(out, groups, shape.in_channels / groups, kernel[0], kernel[1]), op,
                 ": packed must come from quantized_conv2d_pack for these sizes, got ", packed.numel(), " values");
@@ -190,10 +190,22 @@ Tensor quantized_conv2d_cpu(const Tensor& x_, const Tensor& packed, const Tensor
   return y;
 }
 
+int64_t int8_products(int64_t rounds) {
+  std::atomic<int64_t> products = 0;
+  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
+    products += (end - begin) * kernels_in_use().multiply_registers(rounds);
+  });
+  return products;
+}
+
 }  // namespace
 }  // namespace fastops
 
 STABLE_TORCH_LIBRARY_IMPL(fastops, CPU, m) {
   m.impl("quantized_conv2d_pack", TORCH_BOX(&fastops::quantized_conv2d_pack_cpu));
   m.impl("quantized_conv2d", TORCH_BOX(&fastops::quantized_conv2d_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastops, CompositeExplicitAutograd, m) {
+  m.impl("int8_products", TORCH_BOX(&fastops::int8_products));
 }

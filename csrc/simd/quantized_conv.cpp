@@ -1,6 +1,6 @@
-// Direct convolution, row by row. The input rows that a run of output rows needs are gathered into the workspace, padded
-// and for one group alone, so that one kernel row of one output pixel is a run of adjoining bytes, kernel_w * channels
-// of them, and the next pixel's run starts stride_w * channels bytes later. A product is then
+// Direct convolution, row by row. The input rows that a run of output rows needs are gathered into the workspace,
+// padded and for one group alone, so that one kernel row of one output pixel is a run of adjoining bytes, kernel_w *
+// channels of them, and the next pixel's run starts stride_w * channels bytes later. A product is then
 //
 //   sums [pixels, 32] = sum over kernel rows of bytes [pixels, run] weights [run, 32]
 //
@@ -40,15 +40,15 @@ struct Plan {
   QuantizedConvShape s;
   int64_t conv_width, out_height, out_width;
   int64_t group_in, group_out;
-  int64_t pixel, row;      // bytes from one output pixel's run to the next, and from one gathered row to the next
-  int64_t run, chunks;     // bytes of a kernel row, and chunks of its weights
-  int64_t panels, panel;   // and bytes of one
-  int64_t row_bytes;       // of one row of the convolution's result
-  int64_t ring_pitch;      // from one such row to the next: a table look-up writes whole vectors
-  int64_t blocks;          // of a row
-  int64_t rows_at_once;    // of the convolution
-  int64_t ring_rows;       // kept
-  int64_t band_rows;       // input rows gathered at most
+  int64_t pixel, row;     // bytes from one output pixel's run to the next, and from one gathered row to the next
+  int64_t run, chunks;    // bytes of a kernel row, and chunks of its weights
+  int64_t panels, panel;  // and bytes of one
+  int64_t row_bytes;      // of one row of the convolution's result
+  int64_t ring_pitch;     // from one such row to the next: a table look-up writes whole vectors
+  int64_t blocks;         // of a row
+  int64_t rows_at_once;   // of the convolution
+  int64_t ring_rows;      // kept
+  int64_t band_rows;      // input rows gathered at most
   // Places in the workspace.
   int64_t sums, input, ring, columns, size;
 
@@ -164,8 +164,8 @@ inline Sums multiply_add(Sums sum, Sums a, Sums w) {
 #if defined(__AVX512VNNI__)
   return _mm512_dpbusd_epi32(sum, a, w);
 #else
-  const Sums even = _mm512_madd_epi16(_mm512_and_si512(a, _mm512_set1_epi16(0xff)),
-                                      _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
+  const Sums even =
+      _mm512_madd_epi16(_mm512_and_si512(a, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
   const Sums odd = _mm512_madd_epi16(_mm512_srli_epi16(a, 8), _mm512_srai_epi16(w, 8));
   return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
 #endif
@@ -183,8 +183,8 @@ inline Sums multiply_add(Sums sum, Sums a, Sums w) {
 #if defined(__AVXVNNI__)
   return _mm256_dpbusd_avx_epi32(sum, a, w);
 #else
-  const Sums even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)),
-                                      _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+  const Sums even =
+      _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
   const Sums odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(w, 8));
   return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 #endif
@@ -215,7 +215,7 @@ inline Sums multiply_add(Sums sum, const Sums& a, const Sums& w) {
 constexpr int kMaxRows = 2;
 #endif
 
-constexpr int64_t kWeightsAhead = 16 * 4 * kPanel;  // bytes
+constexpr int64_t kWeightsAhead = 16 * 4 * kPanel;                 // bytes
 constexpr int kVectors = int(kPanel * 4 / int64_t(sizeof(Sums)));  // of sums of one pixel
 
 // sums [kRows][kPanel]
@@ -379,23 +379,24 @@ class Runner {
         const uint8_t* x = input_ + (next - gathered) * s.stride_h * plan_.row;
         if (args_.float_output) {
           float* out = static_cast<float*>(args_.output) + place(image, next) + group * plan_.group_out;
-          convolve(x, count, group, [&](const Rescale& rescale, const int32_t* sums, int64_t row, int64_t pixel,
-                                        int64_t channel) {
-            rescale.to_floats(sums, out + (row * plan_.conv_width + pixel) * s.out_channels + channel);
-          });
+          convolve(x, count, group,
+                   [&](const Rescale& rescale, const int32_t* sums, int64_t row, int64_t pixel, int64_t channel) {
+                     rescale.to_floats(sums, out + (row * plan_.conv_width + pixel) * s.out_channels + channel);
+                   });
         } else {
-          convolve(x, count, group, [&](const Rescale& rescale, const int32_t* sums, int64_t row, int64_t pixel,
-                                        int64_t channel) {
-            uint8_t* out = ring_row(next + row) + pixel * plan_.group_out + channel;
-            rescale.to_bytes(sums, args_.output_zero_point, out);
-          });
+          convolve(x, count, group,
+                   [&](const Rescale& rescale, const int32_t* sums, int64_t row, int64_t pixel, int64_t channel) {
+                     uint8_t* out = ring_row(next + row) + pixel * plan_.group_out + channel;
+                     rescale.to_bytes(sums, args_.output_zero_point, out);
+                   });
           for (int64_t row = next; args_.table != nullptr && row < next + count; ++row) {
             look_up(args_.table, ring_row(row), plan_.row_bytes);
           }
         }
         next += count;
       }
-      if (!args_.float_output) write(static_cast<uint8_t*>(args_.output) + place(image, y) + group * plan_.group_out, y);
+      if (!args_.float_output)
+        write(static_cast<uint8_t*>(args_.output) + place(image, y) + group * plan_.group_out, y);
     }
   }
 
@@ -497,10 +498,42 @@ void run(int64_t unit_begin, int64_t unit_end, const QuantizedConvArgs& args, ui
   }
 }
 
+int64_t multiply_registers(int64_t rounds) {
+#if defined(__AMX_INT8__)
+  const Products products;
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(1, 4, 7);
+    _tile_dpbusd(2, 5, 6);
+    _tile_dpbusd(3, 5, 7);
+  }
+  return rounds * 4 * 16 * 16 * kChunk;
+#else
+  constexpr int kChains = kMaxRows * kVectors < 12 ? kMaxRows * kVectors : 12;
+  const int64_t bytes = 0;
+  const Sums x = four_bytes(reinterpret_cast<const uint8_t*>(&bytes));
+  Sums sum[kChains] = {};
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) {
+      sum[i] = multiply_add(sum[i], x, x);
+#if defined(__AVX512F__)
+      asm volatile("" : "+v"(sum[i]));  // the compiler would multiply once
+#elif defined(__AVX2__)
+      asm volatile("" : "+x"(sum[i]));
+#else
+      asm volatile("" : "+m"(sum[i]));
+#endif
+    }
+  }
+  return rounds * kChains * int64_t(sizeof(Sums));
+#endif
+}
+
 }  // namespace
 
 extern const QuantizedConvKernels quantized_conv_kernels;
-const QuantizedConvKernels quantized_conv_kernels = {workspace_size, run};
+const QuantizedConvKernels quantized_conv_kernels = {workspace_size, run, multiply_registers};
 
 }  // namespace FASTOPS_ISA
 }  // namespace fastops

@@ -44,6 +44,9 @@ struct QuantizedConvArgs {
 struct QuantizedConvKernels {
   int64_t (*workspace_size)(const QuantizedConvShape& shape);  // in bytes; alignment 64
   void (*run)(int64_t unit_begin, int64_t unit_end, const QuantizedConvArgs& args, uint8_t* workspace);
+  // Multiplies what the registers hold, from memory nothing; returns how many products that were. For benchmarks: the
+  // highest rate that any kernel can reach.
+  int64_t (*multiply_registers)(int64_t rounds);
 };
 
 }  // namespace fastops

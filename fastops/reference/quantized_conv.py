@@ -41,13 +41,17 @@ def quantized_conv2d(
     return windows.amax(dim=(4, 5))
 
 
-def _sums(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], groups: int, zero: int) -> Tensor:
+def _sums(
+    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], groups: int, zero: int
+) -> Tensor:
     """int32 [N, O, H', W']."""
     rows, columns = padding
     padded = F.pad(x.to(torch.int32), (columns, columns, rows, rows), value=zero)
     height, width = weight.shape[2:]
     patches = padded.unfold(2, height, stride[0]).unfold(3, width, stride[1])  # [N, I, H', W', kh, kw]
     n, _, out_height, out_width = patches.shape[:4]
-    patches = patches.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(2, 3)  # [N, g, H'W', K]
+    patches = (
+        patches.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(2, 3)
+    )  # [N, g, H'W', K]
     kernels = weight.to(torch.int32).unflatten(0, (groups, -1)).flatten(2).transpose(1, 2)  # [g, K, O / g]
     return (patches @ kernels).transpose(2, 3).reshape(n, len(weight), out_height, out_width)

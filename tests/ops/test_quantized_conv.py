@@ -115,7 +115,9 @@ def test_result_does_not_depend_on_threads():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(quantized_conv2d(x, packed, scale, bias, kernel_size=(5, 5), pool=pool, table=table, **options))
+            results.append(
+                quantized_conv2d(x, packed, scale, bias, kernel_size=(5, 5), pool=pool, table=table, **options)
+            )
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(r, results[0]) for r in results)
@@ -133,7 +135,10 @@ def test_empty_batch():
     [
         ({"x": torch.ones(1, 8, 9, 9)}, "x must have dtype uint8, got float32"),
         ({"x": torch.ones(8, 9, 9, dtype=torch.uint8)}, r"x must be 4-D, got \[8, 9, 9\]"),
-        ({"x": torch.ones(1, 8, 2, 9, dtype=torch.uint8)}, r"x must be at least 3 x 3 with its padding, got \[1, 8, 2, 9"),
+        (
+            {"x": torch.ones(1, 8, 2, 9, dtype=torch.uint8)},
+            r"x must be at least 3 x 3 with its padding, got \[1, 8, 2, 9",
+        ),
         ({"packed": torch.ones(5, dtype=torch.int8)}, "packed must come from quantized_conv2d_pack for these .* got 5"),
         ({"packed": torch.ones(5)}, "packed must have dtype int8, got float32"),
         ({"scale": torch.ones(16).double()}, "scale must have dtype float32, got float64"),
@@ -172,7 +177,11 @@ def test_errors(change, message):
         (torch.ones(4, 4, 3, 3), 1, "weight must have dtype int8, got float32"),
         (torch.ones(4, 4, 3, dtype=torch.int8), 1, r"weight must be 4-D, got \[4, 4, 3\]"),
         (torch.ones(4, 4, 3, 3, dtype=torch.int8), 3, r"groups must divide the output channels \(4\), got 3"),
-        (torch.ones(1, 2**15 + 1, 1, 1, dtype=torch.int8), 1, "weight must have at most 32768 values per output channel"),
+        (
+            torch.ones(1, 2**15 + 1, 1, 1, dtype=torch.int8),
+            1,
+            "weight must have at most 32768 values per output channel",
+        ),
         (torch.ones(0, 4, 3, 3, dtype=torch.int8), 1, r"weight must not be empty, got \[0, 4, 3, 3\]"),
     ],
 )

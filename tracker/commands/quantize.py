@@ -50,8 +50,8 @@ def quantize(
     from tracker.data.datasets import open_place
     from tracker.network.checkpoint import load_model, load_state, save_state
     from tracker.network.quantized import measure_int8
-    from tracker.training.quantize import sample_crops, with_auc
     from tracker.training.config import ValidationConfig
+    from tracker.training.quantize import sample_crops, with_auc
     from tracker.training.validation import validation_sequences
 
     weights = check_weights(weights)
@@ -70,7 +70,9 @@ def quantize(
         held_back = []
         if validation:
             with input_errors("--validation: "):
-                held_back = validation_sequences(ValidationConfig(sequences=tuple(validation), frames=frames, synthetic=0))
+                held_back = validation_sequences(
+                    ValidationConfig(sequences=tuple(validation), frames=frames, synthetic=0)
+                )
         settings, errors = measure_int8(model, *sample_crops(sequences, crops))
         if held_back:
             settings = with_auc(settings, model, held_back)

@@ -111,7 +111,9 @@ def _quantized(layers: list[_Layer], input: Quantization, settings: Int8Settings
     for layer in layers:
         levels = settings.layers.get(layer.name)
         if levels is None or len(levels.correction) != layer.conv.out_channels:
-            raise ValueError(f"int8 settings must have {layer.conv.out_channels} corrections for the layer {layer.name}")
+            raise ValueError(
+                f"int8 settings must have {layer.conv.out_channels} corrections for the layer {layer.name}"
+            )
         if (levels.range is None) != (layer is layers[-1]):
             raise ValueError(f"int8 settings must have a range for each layer but the last, got {layer.name}")
         correction = torch.tensor(levels.correction, dtype=torch.float64)
@@ -204,4 +206,3 @@ def _sample(values: Tensor) -> Tensor:
 
 def _error(got: Tensor, wanted: Tensor) -> float:
     return ((got - wanted).norm() / wanted.norm()).item()
-
