@@ -278,10 +278,11 @@ def best_range(
     largest = largest or 1e-6 * -least
     low, high = 0.0 if activation == "relu" else least, largest
     shares = [2 ** (-i / 4) for i in range(13)]
-    for _ in range(2):  # one end at a time, twice
-        if activation != "relu":
-            low = min((least * share for share in shares), key=lambda end: error(end, high))
+    for _ in range(3):  # one end at a time
         high = min((largest * share for share in shares), key=lambda end: error(low, end))
+        if activation == "relu":
+            break
+        low = min((least * share for share in shares), key=lambda end: error(end, high))
     return low, high
 
 

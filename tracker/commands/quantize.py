@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tracker.commands.checks import check_outputs, check_weights, input_errors
+from tracker.commands.checks import CommandError, check_outputs, check_weights, input_errors
 from tracker.commands.options import Activation, Json, Quiet, Weights
 from tracker.commands.output import print_json
 
@@ -56,8 +56,6 @@ def quantize(
 
     weights = check_weights(weights)
     if output.suffix != ".safetensors":
-        from tracker.commands.checks import CommandError
-
         raise CommandError(f"--output must end in .safetensors, got {str(output)!r}")
     if output.resolve() != weights.resolve():
         check_outputs({"--output": output}, [weights])

@@ -32,8 +32,8 @@ def fastest_dtype(model: SiamFC, device: torch.device | str | None = None) -> to
     """The dtype in which a frame of three search crops passes through the network in the shortest time.
 
     float32 stays unless another type is at least 5 % faster. int8 is tried where the weights carry its settings and
-    tracked within 0.01 AUC of float32 when they were measured, and the CPU has instructions for it. The choice is kept in `cache_path()`, by device, number of
-    threads, versions and network.
+    tracked within 0.01 AUC of float32 when they were measured, and the CPU has instructions for it. The choice is kept
+    in `cache_path()`, by device, number of threads, versions and network.
     """
     device = torch.device(device or next(model.parameters()).device)
     candidates = CANDIDATES.get(device.type, (torch.float32,))
