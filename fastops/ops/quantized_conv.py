@@ -58,7 +58,7 @@ def quantized_conv2d(
     y = \max_\text{window} T\big[\operatorname{clamp}(\operatorname{round}(v) + z, 0, 255)\big]$$
 
     The sums are 32-bit integers, $v$ is rounded to float32 once by each of its conversion and its product, and halves
-    go to the even number: so the result has the same bits on every CPU and for every number of threads. It is fast where
+    go to the even number: so the result has the same bits on every CPU and for any number of threads. It is fast where
     the CPU multiplies 8-bit integers (AVX-VNNI, AVX512-VNNI or AMX: `fastops.build_info()["int8_is_fast"]`).
 
     Args:
