@@ -6,11 +6,12 @@ ONNX Runtime   the ONNX graph of the same, in float32 and statically quantized b
 OpenVINO       the same graph in float32 and quantized by NNCF
 
 What is timed is one frame: the search crops (three scales, of a box head one) and a template in, score maps out. All
-take turns in one process with the same number of threads, and each must give the maps of stock PyTorch before it is timed:
-float32 to 1e-3, the others to 0.2, relative L2. The quantizers get the same 30 crops of real sequences (of a synthetic
-video where there are none); all is timed on such crops. The lower bound is the network's multiplications at the rate at
-which all threads multiply 8-bit integers in registers, measured beside. An engine that is not installed (pip install
-'.[engines]') or fails is left out with a line that says so. Rows are appended to --csv network by network.
+take turns in one process with the same number of threads, and each must give the maps of stock PyTorch before it is
+timed: float32 to 1e-3, the others to 0.2, relative L2. The quantizers get the same 30 crops of real sequences (of a
+synthetic video where there are none); all is timed on such crops. The lower bound is the network's multiplications at
+the rate at which all threads multiply 8-bit integers in registers, measured beside. An engine that is not installed
+(pip install '.[engines]') or fails is left out with a line that says so. Rows are appended to --csv network by
+network.
 """
 
 from __future__ import annotations
