@@ -46,8 +46,18 @@ ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x8
 # Threading jumps past the clamps of Mish splits its loops into cases that are blended back under masks: without it
 # mish takes 7 % less time, mish_max_pool2d a quarter. The adaptive activations, whose cases differ more, gain from it.
 SIMD_FLAGS = dict.fromkeys(("mish", "mish_max_pool2d", "winograd"), "-fno-thread-jumps")
+# Instruction sets that one family of kernels alone is also compiled for: csrc/cpu/capability.h, Int8Isa.
+VNNI = [*ISA_FLAGS["avx512"], "-mavx512vnni"]
+EXTRA_ISA_FLAGS = {
+    "quantized_conv": {
+        "avx2_vnni": [*ISA_FLAGS["avx2"], "-mavxvnni"],
+        "avx512_vnni": VNNI,
+        "avx512_vbmi": [*VNNI, "-mavx512vbmi"],
+        "avx512_amx": [*VNNI, "-mavx512vbmi", "-mamx-tile", "-mamx-int8"],
+    }
+}
 if not IS_X86:
-    ISA_FLAGS = {"baseline": []}
+    ISA_FLAGS, EXTRA_ISA_FLAGS = {"baseline": []}, {}
 
 
 def say(message: str) -> None:
@@ -273,9 +283,9 @@ class BuildNative(build_ext):
 
         objects = [compile_("library", "cxx", CSRC / "library.cpp")]
         objects += [compile_(f"cpu_{s.stem}", "cxx", s) for s in sorted((CSRC / "cpu").glob("*.cpp"))]
-        for isa, flags in ISA_FLAGS.items():
-            extra = " ".join([*flags, f"-DFASTOPS_ISA={isa}"])
-            for s in sorted((CSRC / "simd").glob("*.cpp")):
+        for s in sorted((CSRC / "simd").glob("*.cpp")):
+            for isa, flags in {**ISA_FLAGS, **EXTRA_ISA_FLAGS.get(s.stem, {})}.items():
+                extra = " ".join([*flags, f"-DFASTOPS_ISA={isa}"])
                 flags_of_stem = f"{extra} {SIMD_FLAGS.get(s.stem, '')}".rstrip()
                 objects.append(compile_(f"simd_{s.stem}_{isa}", "simd", s, flags_of_stem))
         built = {"_cpu.so": ninja.build(out / "_cpu.so", "link", objects, extra=torch_link)}

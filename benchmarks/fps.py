@@ -7,7 +7,8 @@ fastops    tracker.Tracker, in each of --dtype
 
 for the ReLU network and for the paper's (Mish + SE). All track the same frames in one run, taking turns of a few frames
 (so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
-before any figure is printed; half types may differ by more, and say by how much. Milliseconds and speed-ups are of the
+before any figure is printed; half types and int8 may differ by more, and say by how much. int8 is measured on 24 crops
+of the source, which needs its boxes. Milliseconds and speed-ups are of the
 median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
 took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
 median over the turns, in which the two follow one another.
@@ -28,17 +29,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.harness import Results, environment, full_float32, parse, print_table, until_cut
 from tests.support.paths import DATA
 from tracker import SiamFC, Tracker
 from tracker.data.otb import load_sequence
+from tracker.data.sequence import Sequence
 from tracker.data.synthetic import SyntheticVideo
 from tracker.engines.reference import ReferenceTracker
 from tracker.eval.metrics import iou
 from tracker.io.sources import open_images, open_source
 from tracker.network.checkpoint import load_model
 from tracker.network.pretrained import find_weights
+from tracker.network.quantized import measure_int8
+from tracker.training.quantize import sample_crops
 
 MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
 WEIGHTS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se"}
@@ -69,6 +74,16 @@ def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
         return sequence.frames, sequence.boxes[0], sequence.name
     video = SyntheticVideo(seed=0, frames=args.frames)
     return video, video.boxes[0], "synthetic"
+
+
+def annotated(args: argparse.Namespace) -> Sequence:
+    """The source with its boxes."""
+    folder = Path(args.source or DATA / "sequences" / "MountainBike")
+    if args.source and not folder.is_dir():
+        raise SystemExit("fps: --dtype int8 must go with an OTB-style folder, or with the source left out")
+    if folder.exists():
+        return load_sequence(folder)
+    return Sequence.from_video("synthetic", SyntheticVideo(seed=0, frames=args.frames))
 
 
 def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
@@ -112,8 +127,10 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
     return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(b) for n, b in boxes.items()}
 
 
-def make_trackers(args: argparse.Namespace, weights: Path | None) -> dict[tuple[str, str], object]:
-    """By name and network."""
+def make_trackers(
+    args: argparse.Namespace, weights: Path | None, crops: tuple[Tensor, Tensor] | None
+) -> dict[tuple[str, str], object]:
+    """By name and network; `crops` to measure int8 on."""
     models = {kind: build_model(kind, weights) for kind in MODELS}
     trackers: dict[tuple[str, str], object] = {}
     modes: dict[str, bool | str] = {"reference": False}
@@ -129,6 +146,8 @@ def make_trackers(args: argparse.Namespace, weights: Path | None) -> dict[tuple[
         for kind, model in models.items():
             fused = SiamFC(*MODELS[kind])
             fused.load_state_dict(model.state_dict())
+            if dtype == "int8":
+                fused.int8 = measure_int8(fused.eval(), *crops)[0]
             trackers[name, kind] = Tracker(fused.eval(), device=args.device, dtype=getattr(torch, dtype))
     return trackers
 
@@ -141,7 +160,7 @@ def price(plain: np.ndarray, adorned: np.ndarray) -> float:
 
 def check_boxes(kind: str, name: str, overlap: np.ndarray) -> None:
     least, mean = overlap.min(), overlap.mean()
-    half = name.endswith("16")
+    half = name.endswith(("16", "int8"))
     if mean < HALF_MEAN_IOU or not half and (least < MIN_IOU or mean < MEAN_IOU):
         raise SystemExit(f"{kind}: {name}'s boxes differ from the reference's: IoU {least:.3f}, mean {mean:.3f}")
 
@@ -154,7 +173,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, help="ReLU checkpoint")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument(
-        "--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16", "float16")
+        "--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16", "float16", "int8")
     )
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
@@ -169,8 +188,9 @@ def main() -> int:
     print(f"{where['device']}, torch {where['torch']}; {name}, {len(frames)} frames of {width}x{height}\n")
 
     torch._dynamo.config.cache_size_limit = 64  # the networks share their code: each size of each is a graph of its own
+    crops = sample_crops([annotated(args)], 24) if "int8" in args.dtype else None
     with full_float32():
-        trackers = make_trackers(args, args.weights)
+        trackers = make_trackers(args, args.weights, crops)
         seconds, boxes = measure(trackers, frames, box, args.device)
     results = Results(args.csv, where)
     for (other, kind), s in seconds.items():

@@ -106,4 +106,14 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def(
       "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int stride,"
       " int groups, int tile_size, str activation) -> Tensor");
+
+  // quantized_conv: uint8 x int8 convolution for inference on the CPU, with rescaling, a table look-up and max pooling;
+  // weights packed once. uint8 out, or float32 out.
+  m.def("quantized_conv2d_pack(Tensor weight, int groups) -> Tensor");
+  m.def(
+      "quantized_conv2d(Tensor x, Tensor packed, Tensor scale, Tensor bias, Tensor? table, int[2] kernel_size,"
+      " int[2] stride, int[2] padding, int groups, int input_zero_point, int output_zero_point, int[2] pool,"
+      " bool float_output) -> Tensor");
+  // For benchmarks: all threads multiply 8-bit integers in registers; how many products that were.
+  m.def("int8_products(int rounds) -> int");
 }

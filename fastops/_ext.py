@@ -74,7 +74,9 @@ def build_info() -> dict[str, Any]:
     """What this build is and what it uses here, as a dict.
 
     Keys: `version`, compilers and flags, `cpu_capability` (the instruction set in use: lower it with the
-    environment variable `FASTOPS_CPU_CAPABILITY=baseline|avx2|avx512`), `cuda_archs`, `stable_abi_target`
+    environment variable `FASTOPS_CPU_CAPABILITY=baseline|avx2|avx512`), `int8_capability` (the same for 8-bit
+    integers, which know extensions too: `avx2_vnni`, `avx512_vnni`, `avx512_vbmi`, `avx512_amx`),
+    `int8_is_fast` (whether this CPU multiplies them faster than floats), `cuda_archs`, `stable_abi_target`
     (the oldest torch the libraries work with), `torch`, and `cpu_library` / `cuda_library`: "loaded" or why not.
 
     Examples:

@@ -14,7 +14,7 @@ from tracker.engines.fused import is_finite, make_engine, to_result
 from tracker.engines.target import Image, Start, TrackResult, as_box, as_rgb, to_tensor
 from tracker.network.model import SiamFC
 from tracker.network.pretrained import find_weights
-from tracker.tracker import check_dtype, find_model
+from tracker.tracker import check_dtype, device_of, find_model
 
 
 class BatchTracker:
@@ -50,8 +50,8 @@ class BatchTracker:
         dtype: torch.dtype | str | None = None,
     ) -> None:
         self.config = config or TrackerConfig()
-        model, device = find_model(model, weights, activation, "fastops", self.config, device)
         check_dtype(dtype)
+        model, device = find_model(model, weights, activation, "fastops", self.config, device or device_of(dtype))
         self._engine = make_engine(model, self.config, device, dtype)
         self._targets: list[int] = []  # by row
         self._videos: list[Hashable] = []  # of each row

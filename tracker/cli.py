@@ -17,6 +17,7 @@ from tracker.commands.export import export
 from tracker.commands.info import info
 from tracker.commands.output import print_error
 from tracker.commands.prepare import prepare
+from tracker.commands.quantize import quantize
 from tracker.commands.serve import serve
 from tracker.commands.track import track
 from tracker.commands.train import train
@@ -52,6 +53,7 @@ for _function, _short in (
     (evaluate, "Score the tracker on a benchmark."),
     (tune, "Search the best settings of the tracker."),
     (bench, "Measure this machine: stock PyTorch against fused."),
+    (quantize, "Measure a network for 8-bit integers."),
     (export, "Write the network as ONNX or torch.export."),
     (serve, "Open a page to track in the browser."),
     (experiment, "Run an experiment of the papers."),

@@ -52,7 +52,8 @@ class Tracker:
             and ReLU where they say nothing.
         config: settings.
         device: where the network runs; None is the model's own, or with `weights` a GPU where there is one.
-        dtype: floating-point type of the network, or "auto" for the fastest one on this machine (see
+        dtype: floating-point type of the network; "int8" for convolutions in 8-bit integers, on a CPU and with weights
+            measured for it (see `tracker.network.quantized`); or "auto" for the fastest one on this machine (see
             `tracker.network.autotune`); None is the model's own.
         backend: "fastops" for the fused path, everything on the device; "eager" for OpenCV and NumPy around the model
             run op by op: in plain PyTorch with `weights`, with the ops it was made with where a model is passed in.
@@ -83,8 +84,8 @@ class Tracker:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.config = config or TrackerConfig()
         ops = "fastops" if backend == "fastops" else "reference"
-        model, device = find_model(model, weights, activation, ops, self.config, device)
         check_dtype(dtype, backend)
+        model, device = find_model(model, weights, activation, ops, self.config, device or device_of(dtype))
         self._started = False
         self._engine: Engine
         if backend == "fastops":
@@ -200,9 +201,14 @@ def find_model(
     return model, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_of(dtype: torch.dtype | str | None) -> str | None:
+    """Where a network of this type must run; None: anywhere."""
+    return "cpu" if dtype in (torch.int8, "int8") else None
+
+
 def check_dtype(dtype: torch.dtype | str | None, backend: str = "fastops") -> None:
     types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    if dtype is None or dtype in types or (backend == "fastops" and isinstance(dtype, str) and dtype == "auto"):
+    if dtype is None or dtype in types or (backend == "fastops" and dtype in (torch.int8, "int8", "auto")):
         return
     names = ", ".join(str(t) for t in types)
-    raise ValueError(f"dtype must be {names}{' or auto' if backend == 'fastops' else ''}, got {dtype}")
+    raise ValueError(f"dtype must be {names}{', int8 or auto' if backend == 'fastops' else ''}, got {dtype}")

@@ -27,6 +27,8 @@ static py::dict build_info() {
   info["simd_flags"] = FASTOPS_SIMD_FLAGS;
   info["cpu_capabilities"] = FASTOPS_CPU_CAPABILITIES;
   info["cpu_capability"] = fastops::isa_name(fastops::cpu_capability());
+  info["int8_capability"] = fastops::int8_isa_name(fastops::int8_capability());
+  info["int8_is_fast"] = fastops::has_fast_int8(fastops::int8_capability());
   info["cuda_compiler"] = FASTOPS_CUDA_COMPILER;
   info["cuda_archs"] = FASTOPS_CUDA_ARCHS;
   return info;

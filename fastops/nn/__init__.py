@@ -18,6 +18,7 @@ from fastops.nn.correlation import CrossCorrelation
 from fastops.nn.frozen_conv import FrozenConv2d
 from fastops.nn.logistic_loss import BalancedLogisticLoss
 from fastops.nn.mish_max_pool2d import MishMaxPool2d
+from fastops.nn.quantized_conv import PIXELS, Quantization, QuantizedConv2d, best_range, bias_correction
 from fastops.nn.winograd_conv import WinogradConv2d, winograd_convolutions
 
 __all__ = [
@@ -40,9 +41,14 @@ __all__ = [
     "IoULoss",
     "Mish",
     "MishMaxPool2d",
+    "PIXELS",
+    "Quantization",
+    "QuantizedConv2d",
     "SEAttention",
     "SEScale",
     "WinogradConv2d",
+    "best_range",
+    "bias_correction",
     "in_class",
     "winograd_convolutions",
 ]

@@ -59,7 +59,7 @@ class FrozenConv2d(nn.Module):
             raise ValueError(f"FrozenConv2d: activation must be none, relu or mish, got {activation!r}")
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError("FrozenConv2d: conv must have numbers as padding and padding_mode zeros")
-        weight, bias = _folded(conv, norm)
+        weight, bias = folded(conv, norm)
         options = {"device": device or conv.weight.device, "dtype": dtype or conv.weight.dtype}
         weight = weight.to(**options, copy=True).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
@@ -110,7 +110,7 @@ class FrozenConv2d(nn.Module):
 
 
 @torch.no_grad()
-def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution with its batch norm, computed in float64."""
     weight = conv.weight.double()
     bias = torch.zeros(conv.out_channels, dtype=weight.dtype, device=weight.device)

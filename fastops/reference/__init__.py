@@ -21,6 +21,7 @@ from .crop import crop_and_resize
 from .logistic_loss import balanced_logistic_loss
 from .mish import mish, mish_
 from .mish_max_pool2d import mish_max_pool2d
+from .quantized_conv import quantized_conv2d
 from .response import response_peak
 from .se import se_attention, se_scale
 from .xcorr import xcorr, xcorr_depthwise
@@ -45,6 +46,7 @@ __all__ = [
     "mish",
     "mish_",
     "mish_max_pool2d",
+    "quantized_conv2d",
     "response_peak",
     "se_attention",
     "se_scale",

@@ -63,11 +63,11 @@ def parse_dtype(name: str, backend: str) -> torch.dtype | str:
     """Return the type of a --dtype, or "auto"."""
     import torch
 
-    names = ("float32", "bfloat16", "float16", "auto")
+    names = ("float32", "bfloat16", "float16", "int8", "auto")
     if name not in names:
         raise CommandError(f"--dtype must be {', '.join(names[:-1])} or {names[-1]}, got {name!r}")
-    if name == "auto" and backend != "fastops":
-        raise CommandError(f"--dtype auto must go with --backend fastops, got {backend!r}")
+    if name in ("auto", "int8") and backend != "fastops":
+        raise CommandError(f"--dtype {name} must go with --backend fastops, got {backend!r}")
     return name if name == "auto" else getattr(torch, name)
 
 

@@ -35,8 +35,9 @@ Device = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        **choices("float32|bfloat16|float16|auto"),
-        help="Floating-point type of the network; auto measures once which is the fastest here.",
+        **choices("float32|bfloat16|float16|int8|auto"),
+        help="Type of the network's numbers; int8 needs weights measured for it (tracker quantize) and the CPU; auto "
+        "measures once which is the fastest here.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, and nothing else.")]

@@ -18,7 +18,7 @@ from tracker.engines.cuda import Graphs, Uploads
 from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
-from tracker.network.autotune import fastest_dtype
+from tracker.network.autotune import make_network
 from tracker.network.box_head import SIDE
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
@@ -88,7 +88,7 @@ class FusedEngine:
         region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64).to(self._device)
         self._colors[row] = torch.from_numpy(start.color)
         crop = fastops.crop_and_resize(
-            image, region, cfg.exemplar_size, self._colors[row, 0], dtype=self.network.dtype, channels_last=True
+            image, region, cfg.exemplar_size, self._colors[row, 0], dtype=self.network.crop_dtype, channels_last=True
         )
         template = self.network.features(crop)
         if self._templates is None:
@@ -139,7 +139,7 @@ class FusedEngine:
             regions = np.column_stack([centers, np.full(len(centers), side)])
             crops = fastops.crop_and_resize(
                 image, torch.from_numpy(regions).to(self._device), self.config.instance_size, self._colors[row, 0],
-                dtype=self.network.dtype, channels_last=True,
+                dtype=self.network.crop_dtype, channels_last=True,
             )  # fmt: skip
             maps = self.network.scores(self._templates[rows], self.network.features(crops))
             return maps[:, 0].float().cpu().numpy()
@@ -211,7 +211,7 @@ class FusedEngine:
             regions[..., :2] = state[chunk, None, : State.CENTER_Y + 1]
             torch.mul(state[chunk, State.SEARCH_SIZE, None], self._scales, out=regions[..., 2])
             fastops.crop_and_resize(
-                image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.dtype,
+                image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.crop_dtype,
                 channels_last=True, out=crops,
             )  # fmt: skip
             maps.append(self.network.outputs(templates[chunk], self.network.features(crops)))
@@ -240,7 +240,7 @@ class FusedEngine:
         self._regions = torch.empty((chunk, cfg.scale_num, 3), device=self._device)
         shape = (chunk * cfg.scale_num, 3, cfg.instance_size, cfg.instance_size)
         self._crops = torch.empty(
-            shape, dtype=self.network.dtype, device=self._device, memory_format=torch.channels_last
+            shape, dtype=self.network.crop_dtype, device=self._device, memory_format=torch.channels_last
         )
 
 
@@ -265,9 +265,7 @@ def update_of(head: str, config: TrackerConfig) -> Callable[..., Tensor]:
 def make_engine(
     model: SiamFC, config: TrackerConfig, device: torch.device | str | None, dtype: torch.dtype | str | None
 ) -> FusedEngine:
-    if dtype == "auto":
-        dtype = fastest_dtype(model, device)
-    return FusedEngine(FusedNetwork(model, device=device, dtype=dtype), config)
+    return FusedEngine(make_network(model, device, dtype), config)
 
 
 def is_finite(values: Sequence[float]) -> bool:

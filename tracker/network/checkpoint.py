@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tracker.io.files import write_whole
+from tracker.network.int8_settings import Int8Settings
 from tracker.network.model import BASE_CHANNELS, CHANNEL_MULTIPLE, SiamFC
 
 _PREFIXES = ("module.", "net.")
@@ -94,6 +95,8 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
         if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
             raise ValueError(f"dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
+    if model.int8 is not None:
+        metadata["int8"] = model.int8.to_json()
     write_whole(path, save(state, metadata))
 
 
@@ -142,9 +145,15 @@ def load_model(
         settings = {key: kind(metadata[key]) for key, kind in _SETTINGS.items() if key in metadata}
     else:
         settings = _settings_from_keys(state, path)
+    as_measured = activation in (None, settings.get("activation"))
     if activation is not None:
         settings["activation"] = activation
     model = SiamFC(**settings, out_scale=out_scale, ops=ops)
+    if "int8" in metadata and as_measured:
+        try:
+            model.int8 = Int8Settings.from_json(metadata["int8"])
+        except ValueError as error:
+            raise ValueError(f"{error} in {path}") from error
     wanted = model.state_dict()
     problems = []
     if missing := wanted.keys() - state.keys():

@@ -24,6 +24,9 @@ class FusedNetwork:
         model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
         device: where to run; None is the model's own.
         dtype: floating-point type to run in; None is the model's own.
+
+    Attributes:
+        crop_dtype: of the crops that `features` takes.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class FusedNetwork:
     ) -> None:
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
+        self.crop_dtype = self.dtype
         model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         self.head, self.out_scale = model.head, model.out_scale
         self._activation = model.activation
@@ -105,9 +109,13 @@ class FrozenBoxHead:
         self._score, self._box = ([frozen(block, activation) for block in tower] for tower in (head.score, head.box))
 
     def __call__(self, templates: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        score = box = correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))
+        score = box = self.correlate(templates, features)
         for conv in self._score:
             score = conv(score)
         for conv in self._box:
             box = conv(box)
         return score, box
+
+    def correlate(self, templates: Tensor, features: Tensor) -> Tensor:
+        """What the towers read."""
+        return correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tracker.network.box_head import BoxHead, BoxOutput
+from tracker.network.int8_settings import Int8Settings
 
 BASE_CHANNELS = (96, 256, 384, 384, 256)
 ACTIVATIONS = ("relu", "mish")
@@ -167,6 +168,7 @@ class SiamFC(nn.Module):
             )
         self.activation, self.attention_kind, self.head = activation, attention, head
         self.width, self.se_reduction, self.out_scale, self.ops = float(width), se_reduction, float(out_scale), ops
+        self.int8: Int8Settings | None = None  # of the weights, where they were measured
 
         if ops == "fastops":
             # Imported here: the reference variant must work where the compiled library is missing.

@@ -39,17 +39,29 @@ def validation_sequences(config: ValidationConfig) -> list[Sequence]:
     return sequences
 
 
-def validate(model: SiamFC, sequences: list[Sequence], world: World | None = None) -> dict[str, float]:
+def validate(
+    model: SiamFC,
+    sequences: list[Sequence],
+    world: World | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, float]:
     """Success AUC of every sequence, tracked from its first box; the processes share them out and all get all scores.
 
     Frames without the target do not count. The model keeps its mode and its modules.
+
+    Args:
+        model: the network.
+        sequences: to track.
+        world: the processes; None is this one alone.
+        dtype: to run in, as of `tracker.Tracker`; None is the model's own.
     """
     world = world or World()
     first = next(model.parameters())
     # A network of its own: in training the model's modules may be fused or synchronised ones.
     network = SiamFC(**model.settings(), out_scale=model.out_scale, ops=model.ops).to(first.device).eval()
     network.load_state_dict(model.state_dict())
-    tracker = Tracker(network, backend="fastops" if model.ops == "fastops" else "eager")
+    network.int8 = model.int8
+    tracker = Tracker(network, dtype=dtype, backend="fastops" if model.ops == "fastops" else "eager")
     numbered = list(enumerate(sequences))
     mine = {number: _auc(tracker, sequence) for number, sequence in world.share(numbered)}
     scores = world.collect(mine)

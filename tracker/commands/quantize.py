@@ -1,0 +1,89 @@
+"""`tracker quantize`: measure a network for 8-bit integers and write it with what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tracker.commands.checks import CommandError, check_outputs, check_weights, input_errors
+from tracker.commands.options import Activation, Json, Quiet, Weights
+from tracker.commands.output import print_json
+
+
+def quantize(
+    data: Annotated[
+        list[str],
+        typer.Option("--data", metavar="LAYOUT:ROOT[:SPLIT]", help="Sequences to measure on; may be given repeatedly."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.safetensors, which may be that of --weights.")],
+    weights: Weights = None,
+    activation: Activation = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYOUT:ROOT[:SPLIT]",
+            help="Sequences to track in float32 and in int8; without them --dtype auto never takes int8.",
+        ),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=2, help="Of each validation sequence, the first so many.")] = 120,
+    crops: Annotated[int, typer.Option(min=1, max=1024, help="Search crops to measure on.")] = 24,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a network so that it runs in 8-bit integers on a CPU (--dtype int8), and write it with the result.
+
+    The weights stay as they are; the file also gets the range of each layer's activations and a correction of its
+    biases. On a CPU with VNNI or AMX the network then takes a third of the time or less. The table tells the error of
+    each layer and of the score maps: root mean square, relative to the values of float32.
+
+    Layouts are got10k, otb, vot, lasot, trackingnet, imagenet-vid and folder. Measure on sequences that the network
+    learned from, or others like them, and validate on sequences held back.
+
+    \b
+    Examples:
+      tracker quantize --weights run/last.safetensors --data otb:/data/OTB -o int8.safetensors
+      tracker quantize --data got10k:/data/got10k:train --validation got10k:/data/got10k:val -o int8.safetensors
+    """
+    # Imported here: the other commands start without them.
+    from tracker.data.datasets import open_place
+    from tracker.network.checkpoint import load_model, load_state, save_state
+    from tracker.network.quantized import measure_int8
+    from tracker.training.config import ValidationConfig
+    from tracker.training.quantize import sample_crops, with_auc
+    from tracker.training.validation import validation_sequences
+
+    weights = check_weights(weights)
+    if output.suffix != ".safetensors":
+        raise CommandError(f"--output must end in .safetensors, got {str(output)!r}")
+    if output.resolve() != weights.resolve():
+        check_outputs({"--output": output}, [weights])
+    with input_errors():
+        model = load_model(weights, activation=activation)
+        sequences = []
+        for place in data:
+            with input_errors(f"--data {place}: "):
+                sequences += open_place(place)
+        held_back = []
+        if validation:
+            with input_errors("--validation: "):
+                held_back = validation_sequences(
+                    ValidationConfig(sequences=tuple(validation), frames=frames, synthetic=0)
+                )
+        settings, errors = measure_int8(model, *sample_crops(sequences, crops))
+        if held_back:
+            settings = with_auc(settings, model, held_back)
+        model.int8 = settings
+        kept = next(value for value in load_state(weights).values() if value.is_floating_point()).dtype
+        save_state(model, output, dtype=kept)
+    if as_json:
+        layers = [{"layer": e.name, "range": e.range, "error": e.error} for e in errors]
+        print_json({"output": str(output), "layers": layers, "auc": settings.auc})
+    elif not quiet:
+        print(f"{'layer':12}{'range':>20}{'error':>9}")
+        for name, range, error in errors:
+            print(f"{name:12}{'{:.3f} to {:.3f}'.format(*range) if range else 'float32':>20}{error:9.2%}")
+        if settings.auc is not None:
+            print(f"validation AUC: float32 {settings.auc['float32']:.3f}, int8 {settings.auc['int8']:.3f}")
+        print(f"wrote {output}")
