@@ -59,7 +59,7 @@ class SharedNetwork(FusedNetwork):
 
     def forget(self) -> None:
         self._known: dict[bytes, Tensor] = {}
-        self._maps: dict[bytes, Tensor] = {}
+        self._maps: dict[bytes, tuple[Tensor, ...]] = {}
         self._last: tuple[Tensor, bytes] | None = None
 
     def features(self, crops: Tensor) -> Tensor:
@@ -73,13 +73,13 @@ class SharedNetwork(FusedNetwork):
         self._last = found, b"".join(keys)
         return found
 
-    def scores(self, templates: Tensor, features: Tensor) -> Tensor:
+    def outputs(self, templates: Tensor, features: Tensor) -> tuple[Tensor, ...]:
         if self._last is None or features is not self._last[0]:
-            return super().scores(templates, features)
+            return super().outputs(templates, features)
         key = b"".join(map(_digest, templates)) + self._last[1]
         if key not in self._maps:
-            self._maps[key] = super().scores(templates, features)
-        return self._maps[key].clone()
+            self._maps[key] = super().outputs(templates, features)
+        return tuple(output.clone() for output in self._maps[key])
 
 
 def _digest(image: Tensor) -> bytes:
