@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ def progress_bar(quiet: bool) -> Progress:
 
 
 def print_error(message: str) -> None:
-    """Print one line on stderr, whatever the message."""
-    print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
+    """Print the message as one line on stderr."""
+    with suppress(OSError):  # stderr may be closed; the exit code still tells
+        print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

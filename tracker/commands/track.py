@@ -240,25 +240,37 @@ def _track_one(
             elif len(truth) and iou(start, truth[0]) <= SAME_TARGET:
                 truth = truth[:0]
             tracker.init(first, start)
-            video = stack.enter_context(VideoWriter(output, frames.size, frames.fps)) if output else None
+            video = VideoWriter(output, frames.size, frames.fps) if output else None
+            if video is not None:
+                stack.callback(video.abort)
         count = min((n for n in (frames.frame_count, max_frames) if n is not None), default=None)
         progress = stack.enter_context(progress_bar(quiet))
         task = progress.add_task("tracking", total=count)
         run = Run()
-        writing = (
-            WriteBehind(lambda image, **labels: video.write(annotate(image, **labels))) if video else nullcontext()
-        )
         began = time.perf_counter()
+
+        def record(image: np.ndarray | None, **labels: Any) -> None:
+            if image is not None:
+                video.write(annotate(image, **labels))
+            else:  # closed in the same thread, which no signal interrupts
+                run.total = time.perf_counter() - began
+                video.close()
+
         # Ctrl-C stops the tracking, but not the writing of what was tracked; a second one stops that too.
         try:
-            with run.may_stop(), writing as write, run.may_stop():
-                for image in islice(chain([first], frames), max_frames):
-                    run.step(tracker, image, start)
-                    if write is not None:
-                        write(image, **run.labels(truth))
-                    progress.advance(task)
+            with run.may_stop(), WriteBehind(record) if video else nullcontext() as write:
+                with run.may_stop():
+                    for image in islice(chain([first], frames), max_frames):
+                        run.step(tracker, image, start)
+                        if write is not None:
+                            write(image, **run.labels(truth))
+                        progress.advance(task)
+                if write is not None:
+                    write(None)
         finally:  # a video that cannot be written, on a full disk, takes no boxes with it
-            run.total = time.perf_counter() - began
+            run.total = run.total or time.perf_counter() - began
+            if video is not None:
+                video.abort()  # does nothing to a whole video, and makes room where it could not be finished
             if results is not None and run.boxes:
                 with input_errors("--results: "):
                     write_boxes(results, run.boxes)

@@ -212,7 +212,10 @@ def _make_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
 
 
 class Signals:
-    """While its block runs, Ctrl-C and SIGTERM are noted, not obeyed; a second Ctrl-C is."""
+    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end the training after the step at hand; a second Ctrl-C at once.
+
+    A signal that is ignored, as nohup sets it, stays ignored.
+    """
 
     def __init__(self) -> None:
         self._caught = False
@@ -222,10 +225,12 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._caught = True
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        signal.signal(signal.SIGINT, self._before.get(signal.SIGINT, signal.SIG_IGN))
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tracker.data.sequence import decode_image
+from tracker.io.files import synchronize
 
 MAGIC, END = b"FOCROPS1", b"FOCROPSE"
 HEADER = struct.Struct("<8sII")  # magic, bytes of JSON, their crc32
@@ -124,7 +125,7 @@ class ArchiveWriter:
         os.fsync(self._file.fileno())
         os.replace(self.part, self.path)
         self._file.close()
-        _sync_folder(self.path.parent)
+        synchronize(self.path.parent)
 
     def __enter__(self) -> ArchiveWriter:
         return self
@@ -259,12 +260,3 @@ def _lock(file: BinaryIO, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise ArchiveError(f"{path}: part must not be in use, got another process that writes it") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
