@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     with _like_ctrl_c() as caught:
         code = _run(arguments)
-    code = code or _flush()
+    code = _flush(code)
     return 128 + caught[0] if caught and code == INTERRUPTED else code
 
 
@@ -127,8 +127,8 @@ def _like_ctrl_c() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _flush() -> int:
-    """Write what was printed; the exit code tells whether it was."""
+def _flush(code: int) -> int:
+    """Write what was printed; the exit code of a successful command tells whether it could be."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -136,9 +136,9 @@ def _flush() -> int:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # `| head` has read enough
-            return 1
-        return _report(f"the output cannot be printed: {error.strerror}", 2)
-    return 0
+            return code or 1
+        return code or _report(f"an output cannot be written: {error.strerror}", 2)
+    return code
 
 
 def _mistake(error: Exception) -> str | None:
@@ -152,7 +152,7 @@ def _mistake(error: Exception) -> str | None:
     from tracker.io.sources import SourceError
 
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return f"{error.filename or 'a file'} cannot be written: {error.strerror}"
+        return f"{error.filename or 'an output'} cannot be written: {error.strerror}"
     return str(error) if isinstance(error, (CommandError, SourceError, VideoError)) else None
 
 

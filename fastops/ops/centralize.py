@@ -23,8 +23,9 @@ def centralize_gradients_(
     with :math:`w_i` the :math:`M` weights of output channel :math:`i`.
 
     Args:
-        params: parameters, a parameter, or a module; their ``.grad`` is changed. Those without one, and those of one
-            dimension (biases, normalisation), are left alone. float32, float64, float16 or bfloat16 (half types compute
+        params: parameters, a parameter, or a module; their ``.grad`` is changed. Those without one, those of one
+            dimension (biases, normalisation) and those of a single weight per output channel, such as a layer scale
+            [C, 1, 1], are left alone. float32, float64, float16 or bfloat16 (half types compute
             in float32), of any layout, several dtypes and devices at once.
         conv_only: leave parameters of two dimensions (fully connected layers) alone too.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
@@ -35,7 +36,7 @@ def centralize_gradients_(
         RuntimeError: for sparse gradients; ``centralize_: tensors[i] must have dtype ...`` for any other dtype.
 
     For any optimizer: call it between ``backward`` and ``step``, or register it once as a hook. Gradients scaled by a
-    ``GradScaler`` may be centralized before or after ``unscale_``. A channel of a single weight has no gradient left.
+    ``GradScaler`` may be centralized before or after ``unscale_``.
     :class:`fastops.optim.SGDGC` and :class:`fastops.optim.AdamWGC` centralize inside their step, which saves the pass;
     SGDGC does so after adding the weight decay.
 

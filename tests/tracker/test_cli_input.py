@@ -95,7 +95,7 @@ BAD = [
     # weights
     ((*EXPORT, "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     ((*EXPORT, "--weights", "texts"), NO_WEIGHTS + ".texts"),
-    ((*EXPORT, "--weights", "text"), "error: --weights: path must end in .pth, .pt or .safetensors, got text"),
+    ((*EXPORT, "--weights", "text"), "error: --weights: path must be a file of plain weights, got text"),
     ((*EXPORT, "--weights", "box.safetensors"), "error: model must have the score-map head, got head 'box'"),
     (("bench", "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     (("bench", "--activation", "relu"), "--activation must come with --weights"),

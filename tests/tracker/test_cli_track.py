@@ -291,7 +291,7 @@ def test_ctrl_c_leaves_valid_files(tmp_path, sequence, weights):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     for line in child.stdout:
-        if int(line) == 2:
+        if int(line) == 3:
             break
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
@@ -317,7 +317,7 @@ def test_the_video_is_drawn_from_the_frames_as_they_were(capsys, monkeypatch, tm
     arguments = ("--weights", weights, "--backend", "eager", "-q", "-o", tmp_path / "a.avi", "--results", results)
     assert run(capsys, "track", sequence, *arguments) == (0, "", "")
     images, boxes, indices, threads = zip(*drawn, strict=True)
-    assert indices == tuple(range(12)) and set(threads) == {"write-behind"}
+    assert indices == tuple(range(1, 13)) and set(threads) == {"write-behind"}
     for image, path in zip(images, load_sequence(sequence).frames, strict=True):
         assert np.array_equal(image, cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
     np.testing.assert_allclose(np.array(boxes) + (1, 1, 0, 0), read_boxes(results), atol=0.006)

@@ -185,7 +185,7 @@ def test_signals_end_a_run_as_ctrl_c_does(tmp_path, sequence, weights, number):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     for line in child.stdout:
-        if int(line) == 2:
+        if int(line) == 3:
             break
     child.send_signal(number)
     _, err = child.communicate(timeout=120)
@@ -217,7 +217,7 @@ def test_an_output_that_cannot_be_printed_is_one_line(sequence, weights, command
             [sys.executable, "-m", "tracker", *command, *more],
             stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         )  # fmt: skip
-    message = "tracker: error: the output cannot be printed: No space left on device\n"
+    message = "tracker: error: an output cannot be written: No space left on device\n"
     assert (ended.returncode, ended.stderr) == (2, message)
 
 
@@ -256,5 +256,3 @@ def test_webm_prints_no_warning(tmp_path, capfd):
     with VideoWriter(tmp_path / "a.webm", (64, 48)) as video:
         video.write(np.zeros((48, 64, 3), np.uint8))
     assert capfd.readouterr().err == ""
-
-

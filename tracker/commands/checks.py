@@ -50,11 +50,13 @@ def parse_box(text: str) -> np.ndarray:
     """Return x, y, w, h of a --box."""
     import numpy as np
 
+    from tracker.data.annotations import LARGEST
+
     try:
         box = np.array([float(part) for part in text.split(",")])
     except ValueError:
         box = np.empty(0)
-    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
+    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0 or max(abs(box)) > LARGEST:
         raise CommandError(f"--box must be four numbers x,y,w,h with w and h above 0, got {text!r}")
     return box
 
@@ -149,15 +151,21 @@ def is_sequence(source: str) -> bool:
         return False
 
 
-def find_sequence(source: str, target: int | None) -> Sequence | None:
-    """The OTB sequence where `source` is the folder of one, else None."""
+def find_sequence(source: str, target: int | None, quiet: bool = True) -> Sequence | None:
+    """The OTB sequence if `source` is the folder of one, else None; what is odd about it is printed unless `quiet`."""
+    from tracker.commands.output import print_note
+    from tracker.data.annotations import Problems
     from tracker.data.otb import load_sequence
 
     if not is_sequence(source):
         if target is not None:
             raise CommandError(f"--target must be left out: {source!r} is no OTB sequence folder")
         return None
-    return load_sequence(source, target or 1)
+    problems = Problems()
+    sequence = load_sequence(source, target or 1, problems=problems)
+    for line in () if quiet else problems.lines:
+        print_note(line)
+    return sequence
 
 
 def has_display() -> bool:

@@ -29,6 +29,12 @@ def print_error(message: str) -> None:
         print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
 
 
+def print_note(message: str) -> None:
+    """Print one line on stderr that is no error."""
+    with suppress(OSError):
+        print(f"tracker: note: {' '.join(message.split())}", file=sys.stderr)
+
+
 def print_json(result: Mapping[str, Any]) -> None:
     """Print a result as one line; paths become text, and numbers that are not finite null, for JSON has none."""
     print(json.dumps(_finite(result), default=str, allow_nan=False))

@@ -226,27 +226,27 @@ def _track_one(
     source, start, output, results = job.source, job.start, job.output, job.results
     with ExitStack() as stack:
         with input_errors():
-            sequence = find_sequence(source, job.target)
+            sequence = find_sequence(source, job.target, quiet)
             inputs = [Path(source), weights, *(list_targets(source) if sequence else ())]
             check_outputs({"--output": output, "--results": results}, inputs)
             if output is not None and output.suffix.lower() not in CODECS:
                 raise CommandError(f"--output must end in .mp4, .avi or .webm, got {str(output)!r}")
             frames = stack.enter_context(open_images(sequence.frames, source) if sequence else open_source(source))
-            truth = sequence.boxes if sequence else np.empty((0, 4))
+            truth = sequence.seen_boxes if sequence else np.empty((0, 4))
+            run = Run(start=sequence.start if sequence else 0)
             tracker = make_tracker()
             first = next(frames)
             if start is None:
-                start = truth[0] if len(truth) else pick_box(first)
-            elif len(truth) and iou(start, truth[0]) <= SAME_TARGET:
+                start = truth[run.start] if sequence else pick_box(first)
+            elif sequence and iou(start, truth[run.start]) <= SAME_TARGET:
                 truth = truth[:0]
-            tracker.init(first, start)
+            tracker.init(sequence.image(run.start) if run.start else first, start)
             video = VideoWriter(output, frames.size, frames.fps) if output else None
             if video is not None:
                 stack.callback(video.abort)
         count = min((n for n in (frames.frame_count, max_frames) if n is not None), default=None)
         progress = stack.enter_context(progress_bar(quiet))
         task = progress.add_task("tracking", total=count)
-        run = Run()
         began = time.perf_counter()
 
         def record(image: np.ndarray | None, **labels: Any) -> None:

@@ -212,8 +212,9 @@ def _make_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
 
 
 class Signals:
-    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end the training after the step at hand; a second Ctrl-C at once.
+    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end the training after the step at hand.
 
+    A second Ctrl-C ends it at once.
     A signal that is ignored, as nohup sets it, stays ignored.
     """
 

@@ -29,7 +29,7 @@ def load_video(root: Path, folder: Path, problems: Problems) -> list[Sequence]:
         ValueError: names the XML file and line that is malformed, or that has no image.
         FileNotFoundError: when there are no images.
     """
-    annotations = sorted(folder.glob("*.xml"), key=natural_key)
+    annotations = sorted(folder.glob("[!.]*.xml"), key=natural_key)
     if not annotations:
         raise FileNotFoundError(f"{folder}: folder must hold XML files, got none")
     images = root / "Data" / folder.relative_to(root / "Annotations")
@@ -104,4 +104,6 @@ def read_objects(path: Path) -> dict[str, list[float]]:
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
+    return sorted(
+        (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=natural_key
+    )

@@ -35,8 +35,8 @@ class Sequence:
             RGB uint8 image [H, W, 3]. Frames after the last box are not annotated.
         boxes: [N, 4], x, y, w, h in pixels, 0-based: (x, y) is the left top corner, so a box covers x to x + w, where
             pixel i covers i to i + 1. Becomes float64.
-        absent: bool [N], frames in which the target cannot be seen or its box is not to be used; None: none but those
-            that the boxes tell, which always count. A box that is not finite or has no area tells it.
+        absent: bool [N], frames in which the target cannot be seen or its box must not be used. Frames whose box is not
+            finite or has no area are always absent; None adds no others.
 
     Raises:
         ValueError: when the shapes differ, or there are more boxes than frames.
@@ -74,6 +74,22 @@ class Sequence:
     def from_video(cls, name: str, video: SyntheticVideo) -> Sequence:
         """A synthetic video; frames in which a pillar hides more than half of the target count as absent."""
         return cls(name, video.image, video.boxes, video.visible < 0.5)
+
+    @property
+    def seen_boxes(self) -> np.ndarray:
+        """The boxes, float64 [N, 4], with NaN in the frames where the target is absent."""
+        return np.where(self.absent[:, None], np.nan, self.boxes)
+
+    @property
+    def start(self) -> int:
+        """The first frame with the target.
+
+        Raises:
+            ValueError: the target is absent in all frames.
+        """
+        if self.absent.all():
+            raise ValueError(f"{self.name} must have a frame with a target, got none")
+        return int(np.argmin(self.absent))
 
     def __len__(self) -> int:
         """Number of annotated frames."""

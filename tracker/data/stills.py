@@ -34,7 +34,7 @@ def still_pair(
         ValueError: when the pictures hold no scene.
     """
     if not pictures.scenes:
-        raise ValueError("stills: pictures must hold a scene, got cut-outs only")
+        raise ValueError("pictures must hold a scene, got cut-outs only")
     if pictures.cutouts and rng.random() < 0.5:
         return _cutout_pair(pictures, rng, size)
     return _patch_pair(pictures, rng, size)

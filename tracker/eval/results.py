@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tracker.data.annotations import parse_box_or_absent, parse_numbers, read_rows
+from tracker.data.annotations import parse_numbers, parse_region, read_rows
 from tracker.eval.polygons import box_corners
 from tracker.io.draw import write_boxes
 from tracker.io.files import replacing
@@ -46,6 +47,9 @@ def times_path(layout: str, folder: Path, name: str) -> Path:
 def find_results(layout: str, folder: Path, name: str) -> list[Path]:
     """The result files of a sequence, one per repetition.
 
+    Other programs write the targets of an OTB sequence in other ways: `Jogging-1.txt` or `jogging_1.txt` is taken for
+    `Jogging.1` too, and `Human4-2.txt` for `Human4`, if it is the only such file.
+
     Raises:
         FileNotFoundError: when there is none.
     """
@@ -53,7 +57,7 @@ def find_results(layout: str, folder: Path, name: str) -> list[Path]:
     if layout in ("got10k", "vot"):
         files = sorted(path for path in first.parent.glob(f"{name}_*.txt") if path.stem.rpartition("_")[2].isdigit())
     else:
-        files = [first] if first.is_file() else []
+        files = [first] if first.is_file() else _named_otherwise(folder, name)
     if not files and first.with_suffix(".bin").is_file():
         raise FileNotFoundError(f"{first}: result of {name} must be text, got a .bin file: set VOT_RESULTS_BINARY=0")
     if not files:
@@ -61,14 +65,30 @@ def find_results(layout: str, folder: Path, name: str) -> list[Path]:
     return files
 
 
+def _named_otherwise(folder: Path, name: str) -> list[Path]:
+    def plain(text: str) -> str:
+        return re.sub(r"[-_.](\d+)$", r".\1", text).lower()
+
+    found = {plain(path.stem): path for path in sorted(folder.glob("[!.]*.txt"))}
+    if plain(name) in found:
+        return [found[plain(name)]]
+    targets = [path for key, path in found.items() if re.fullmatch(rf"{re.escape(plain(name))}\.\d+", key)]
+    return targets if len(targets) == 1 else []
+
+
+def skipped_path(layout: str, folder: Path, name: str) -> Path:
+    """Where the reason lies why a sequence was left out: it could not be tracked."""
+    return result_path(layout, folder, name).with_suffix(".skipped")
+
+
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """The boxes of a result file as they stand in it, float64 [frames, 4]; four NaN where a tracker tells no target.
+    """The boxes of a result file as they are, float64 [frames, 4]; four NaN where a tracker reports no target.
 
     Raises:
         ValueError: names the file and line that is malformed, or the file that has another number of lines.
         OSError: when the file cannot be read.
     """
-    return _of_length(path, read_rows(path, parse_box_or_absent), frames)
+    return _of_length(path, read_rows(path, parse_region), frames)
 
 
 def read_regions(path: Path, frames: int) -> np.ndarray:
@@ -77,7 +97,7 @@ def read_regions(path: Path, frames: int) -> np.ndarray:
     Raises:
         ValueError, OSError: as `read_result`.
     """
-    return _of_length(path, read_rows(path, _parse_region), frames)
+    return _of_length(path, read_rows(path, _parse_row), frames)
 
 
 def write_regions(path: Path, rows: list[ArrayLike]) -> None:
@@ -95,8 +115,8 @@ def write_result(layout: str, folder: Path, name: str, rows: list[ArrayLike], se
     if layout == "vot":
         write_regions(path, rows)
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_boxes(path, rows)
+    skipped_path(layout, folder, name).unlink(missing_ok=True)
 
 
 def read_fps(layout: str, folder: Path, name: str) -> float | None:
@@ -158,7 +178,7 @@ def _of_length(path: Path, rows: np.ndarray, frames: int) -> np.ndarray:
     return rows
 
 
-def _parse_region(line: str) -> list[float]:
+def _parse_row(line: str) -> list[float]:
     numbers = parse_numbers(line)
     if len(numbers) == 1 and numbers[0] in (SKIPPED, STARTED, FAILED):
         return numbers + [np.nan] * 7

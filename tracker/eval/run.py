@@ -17,19 +17,32 @@ from tracker.tracker import Tracker
 
 @dataclass
 class Run:
-    """What tracking gave: a row per frame; `seconds` spent in `Tracker.update` for each frame after the first."""
+    """What tracking gave, a row per frame.
 
+    Attributes:
+        start: the frame that the tracker starts in; those before it do not show the target and get the same box.
+        seconds: spent in `Tracker.update`, for each frame after the first one tracked.
+        total: seconds of the whole run.
+        stopped: Ctrl-C or a source that failed on the way.
+    """
+
+    start: int = 0
     boxes: list[np.ndarray] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     lost: list[bool] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     total: float = 0.0
-    stopped: BaseException | None = None  # Ctrl-C or a source that failed on the way
+    stopped: BaseException | None = None
 
     def summary(self, truth: np.ndarray) -> dict[str, Any]:
-        """Numbers of the run; rates and times leave out the first frame, which only starts the tracker."""
+        """Numbers of the run; rates and times leave out the first frame, which only starts the tracker.
+
+        Args:
+            truth: true boxes [N, 4], NaN where the target is absent: those frames do not count for the overlap.
+        """
         times = np.array(self.seconds)
         rows = min(len(truth), len(self.boxes))
+        seen = np.flatnonzero(np.isfinite(truth[:rows]).all(axis=1))
         timed = len(times) > 0
         return {
             "frames": len(self.boxes),
@@ -37,12 +50,12 @@ class Run:
             "fps_end_to_end": len(times) / self.total if timed else None,
             "fps_tracker": 1 / times.mean() if timed else None,
             "ms": {f"p{p}": float(np.percentile(times, p)) * 1e3 for p in (50, 95, 99)} if timed else None,
-            "mean_overlap": float(iou(self.boxes[:rows], truth[:rows]).mean()) if rows else None,
+            "mean_overlap": float(iou(np.array(self.boxes)[seen], truth[seen]).mean()) if len(seen) else None,
         }
 
     def step(self, tracker: Tracker, image: np.ndarray, start: np.ndarray) -> None:
-        """Add a row for the next image; the first row is the box that the tracker started with."""
-        if not self.boxes:
+        """Add a row for the next image; up to frame `start` it is the box that the tracker started with."""
+        if len(self.boxes) <= self.start:
             self.boxes.append(np.asarray(start, np.float64))
             self.scores.append(1.0)
             self.lost.append(False)
@@ -57,12 +70,13 @@ class Run:
     def labels(self, truth: np.ndarray, index: int | None = None) -> dict[str, Any]:
         """What `tracker.io.draw.annotate` draws on the image of row `index`, or of the last row."""
         index = len(self.boxes) - 1 if index is None else index
-        recent = self.seconds[max(0, index - 20) : index]  # the first frame has no time
+        timed = index - self.start  # the first frame tracked has no time
+        recent = self.seconds[max(0, timed - 20) : max(0, timed)]
         return {
-            "box": self.boxes[index],
+            "box": self.boxes[index] if index >= self.start else np.full(4, np.nan),
             "score": self.scores[index],
             "lost": self.lost[index],
-            "frame": index,
+            "frame": index + 1,  # counted from 1, as on the page and in the files
             "fps": len(recent) / sum(recent) if recent else None,
             "truth": truth[index] if index < len(truth) else None,
         }

@@ -21,8 +21,9 @@ import torch
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
 from tracker.engines.target import TrackResult
-from tracker.eval.results import is_whole, write_result
+from tracker.eval.results import is_whole, skipped_path, write_result
 from tracker.eval.vot import track_supervised
+from tracker.io.files import write_whole
 from tracker.tracker import Tracker
 
 Progress = Callable[[str], None]  # is told the name of each sequence that is done
@@ -62,21 +63,32 @@ def is_withheld(layout: str, sequence: Sequence) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """The sequences of a data set, and the folder of their results."""
+    """The sequences of a data set, and the folder of their results.
+
+    With `skip_bad` a sequence whose frames or boxes cannot be used is left out: the reason takes the place of its
+    result (`tracker.eval.results.skipped_path`).
+    """
 
     layout: str
     sequences: list[Sequence]
     folder: Path
+    skip_bad: bool = False
 
     def frames(self, sequence: Sequence) -> int:
         """Frames to track: the annotated ones; all of a sequence of GOT-10k's test split, which tells the first box."""
         return len(sequence.frames) if is_withheld(self.layout, sequence) else len(sequence)
 
     def is_done(self, sequence: Sequence) -> bool:
-        return is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))
+        whole = is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))
+        return whole or self.why_skipped(sequence) is not None
+
+    def why_skipped(self, sequence: Sequence) -> str | None:
+        """Why a sequence was left out, or None where it was not."""
+        path = skipped_path(self.layout, self.folder, sequence.name)
+        return path.read_text().strip() if self.skip_bad and path.is_file() else None
 
     def track(self, tracker: Tracker, sequence: Sequence, step: Callable[[], None] = lambda: None) -> None:
-        """Track one sequence and write its result.
+        """Track one sequence and write its result, or with `skip_bad` why there is none.
 
         Raises:
             ValueError: names the sequence whose frames or boxes cannot be used.
@@ -87,7 +99,11 @@ class Job:
             else:
                 rows, seconds = track_once(tracker, sequence, self.frames(sequence), step)
         except ValueError as error:
-            raise ValueError(f"{sequence.name}: {error}") from error
+            message = f"{sequence.name}: {error}"
+            if not self.skip_bad:
+                raise ValueError(message) from error
+            write_whole(skipped_path(self.layout, self.folder, sequence.name), f"{message}\n".encode())
+            return
         write_result(self.layout, self.folder, sequence.name, rows, seconds)
 
 
@@ -96,13 +112,11 @@ def track_once(
 ) -> tuple[list[np.ndarray], list[float]]:
     """The boxes of a sequence tracked from its first true one, 0-based, and the seconds each took.
 
-    Frames before the first one with a target get its box, in no time. `step` is called after each frame; what it raises
+    Frames before the first one with a target get its box, in 0 s. `step` is called after each frame; what it raises
     ends the tracking.
     """
-    start = int(np.argmin(sequence.absent))
+    start = sequence.start
     box = sequence.boxes[start]
-    if sequence.absent[start]:
-        raise ValueError(f"{sequence.name} must have a frame with a target, got none")
     rows, seconds = [box] * (start + 1), [0.0] * start
     for index in range(start, frames):
         image = sequence.image(index)
@@ -170,7 +184,9 @@ _worker: tuple[Job, Tracker, Any]
 
 def _start_worker(job: Job, build: Build, threads: int, stop: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_uninterrupted` kept it away until here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_uninterrupted` blocked it until here
+    if hasattr(signal, "SIGHUP"):  # a terminal sends it to the group; the first process stops the others
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(threads)
     _worker = job, build.tracker(), stop
 
@@ -192,7 +208,7 @@ def _run_workers(job: Job, build: Build, sequences: list[Sequence], workers: int
     stop = context.Event()
     workers = min(workers, len(sequences))
     threads = max(1, torch.get_num_threads() // workers)
-    arguments = (Job(job.layout, [], job.folder), build, threads, stop)
+    arguments = (Job(job.layout, [], job.folder, job.skip_bad), build, threads, stop)
     with (
         ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments) as pool,
         _stopping(stop, pool),

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tracker.data.annotations import parse_numbers, read_rows
+from tracker.data.annotations import parse_numbers, parse_region, read_rows
 from tracker.data.sequence import Sequence
 from tracker.eval.attributes import folder_of, frame_attributes
 from tracker.eval.polygons import box_corners, corners_box, polygon_overlap
@@ -32,7 +32,10 @@ class Follower(Protocol):
 
 
 class Truth(NamedTuple):
-    """Regions of a sequence in the file's coordinates: corners [N, 8], and the box that starts a tracker on each."""
+    """Regions of a sequence in the file's coordinates: corners [N, 8], and the box that starts a tracker on each.
+
+    Both are NaN in frames where the target is absent.
+    """
 
     corners: np.ndarray
     boxes: np.ndarray
@@ -56,6 +59,8 @@ def track_supervised(
 ) -> tuple[list[np.ndarray | list[int]], list[float]]:
     """Track a sequence; where box and ground truth no longer overlap, start again 5 frames later.
 
+    Frames in which the target is absent are tracked, but are neither failures nor starts.
+
     Args:
         step: called after each frame; what it raises ends the tracking.
 
@@ -64,10 +69,12 @@ def track_supervised(
         and the seconds each took, NaN where it was not asked.
     """
     truth = read_truth(sequence)
+    seen = np.isfinite(truth.corners).all(axis=1)
     rows: list[np.ndarray | list[int]] = []
     seconds: list[float] = []
     start = 0
     for index in range(len(sequence)):
+        start += index == start and not seen[index]
         if index < start:
             rows.append([SKIPPED])
             seconds.append(np.nan)
@@ -81,7 +88,7 @@ def track_supervised(
         else:
             row = np.asarray(tracker.update(image).box)
             seconds.append(time.perf_counter() - began)
-            if not polygon_overlap(row, truth.corners[index], image.shape[1::-1]) > 0:
+            if seen[index] and not polygon_overlap(row, truth.corners[index], image.shape[1::-1]) > 0:
                 row, start = [FAILED], index + SKIP
             else:
                 start = -1
@@ -156,15 +163,18 @@ class _Measured(NamedTuple):
 def _measure(path: Path, truth: np.ndarray, size: tuple[int, int]) -> _Measured:
     regions = read_regions(path, len(truth))
     is_code = np.isnan(regions[:, 1])
-    if not is_code[0] or regions[0, 0] != STARTED:
-        raise ValueError(f"{path}:1: line must be 1, the start of the tracker")
+    seen = np.isfinite(truth).all(axis=1)
+    first = int(np.argmax(seen))
+    if not is_code[first] or regions[first, 0] != STARTED:
+        raise ValueError(f"{path}:{first + 1}: line must be 1, the start of the tracker")
     started, failed = (is_code & (regions[:, 0] == code) for code in (STARTED, FAILED))
     overlaps = np.where(is_code, np.nan, polygon_overlap(regions, truth, size))
     runs = []
     for start, end in pairwise([*np.flatnonzero(started), len(truth)]):
         failures = np.flatnonzero(failed[start:end])
         stop = start + failures[0] if len(failures) else end
-        runs.append((np.nan_to_num(overlaps[start:stop]), len(failures) > 0))
+        # The start itself has no overlap; frames without the target do not count.
+        runs.append((np.nan_to_num(overlaps[start:stop][seen[start:stop]]), len(failures) > 0))
     for start in np.flatnonzero(started):
         overlaps[start : start + BURN_IN] = np.nan
     return _Measured(overlaps, failed, runs)
@@ -211,8 +221,10 @@ def _tag_row(overlaps: np.ndarray, failed: np.ndarray, mask: np.ndarray) -> Row:
 
 
 def _parse_truth(line: str) -> list[float]:
-    """Four corners and the box to start with."""
+    """Four corners and the box to start with; NaN where the target is absent."""
     numbers = parse_numbers(line)
+    if np.isnan(parse_region(line)).all():
+        return [np.nan] * 12
     if len(numbers) not in (4, 8) or not np.isfinite(numbers).all():
         raise ValueError(f"line must be a box x,y,w,h or four corners x,y, got {line!r}")
     if len(numbers) == 4:

@@ -55,7 +55,8 @@ def annotate(
 
     Args:
         image: the frame; it is not changed.
-        box: x, y, w, h in pixels, 0-based; green, or red when `lost`.
+        box: x, y, w, h in pixels, 0-based; green, or red when `lost`. One that is not finite or has no area marks an
+            absent target: nothing is drawn for it.
         score: written above the box.
         frame: frame number, written in the corner together with `fps`.
         truth: the true box, in yellow, under the tracked one.
@@ -65,22 +66,28 @@ def annotate(
     if truth is not None:
         _rectangle(image, truth, TRUTH, unit)
     color = LOST if lost else TRACKED
-    left, top = _rectangle(image, box, color, 2 * unit)
+    corner = _rectangle(image, box, color, 2 * unit)
     label = ("lost" if lost else "") if score is None else f"{'lost ' if lost else ''}{score:.2f}"
-    if label:
+    if label and corner is not None:
+        left, top = corner
         _text(image, label, left, top - 5 * unit, color, unit)
-    corner = [] if frame is None else [f"frame {frame}"]
+    words = [] if frame is None else [f"frame {frame}"]
     if fps is not None:
-        corner.append(f"{fps:.0f} fps")
-    if corner:
-        _text(image, "   ".join(corner), 4 * unit, 16 * unit, TEXT, unit)
+        words.append(f"{fps:.0f} fps")
+    if words:
+        _text(image, "   ".join(words), 4 * unit, 16 * unit, TEXT, unit)
     return image
 
 
-def _rectangle(image: np.ndarray, box: ArrayLike, color: tuple[int, int, int], thickness: int) -> tuple[int, int]:
+def _rectangle(
+    image: np.ndarray, box: ArrayLike, color: tuple[int, int, int], thickness: int
+) -> tuple[int, int] | None:
+    """Draw a box and return its left top corner; None, and nothing drawn, for the box of an absent target."""
+    x, y, w, h = np.asarray(box, np.float64)
+    if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0:
+        return None
     # OpenCV draws with 32-bit coordinates: a box far outside is cut to just beyond the image.
     height, width = image.shape[:2]
-    x, y, w, h = np.asarray(box, np.float64)
     left, right = (int(round(float(np.clip(v, -thickness, width + thickness)))) for v in (x, x + w - 1))
     top, bottom = (int(round(float(np.clip(v, -thickness, height + thickness)))) for v in (y, y + h - 1))
     cv2.rectangle(image, (left, top), (right, bottom), color, thickness)
