@@ -34,8 +34,8 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
 
     Args:
         pred: boxes [..., 4]; float32, float64, float16 or bfloat16 (half types compute in float32).
-        target: boxes on the device of ``pred``. Dtypes promote and shapes broadcast, as in torchvision's losses: float64
-            from NumPy, integers or a single box [1, 4] may be given.
+        target: boxes on the device of ``pred``. Dtypes promote and shapes broadcast, as in torchvision's losses: it may
+            hold float64 from NumPy, integers or a single box [1, 4].
         fmt: "xyxy" (first and last corner), "xywh" (first corner and sides) or "cxcywh" (centre and sides).
         reduction: "none" gives the losses [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
         eps: in the unit of the boxes, at least 1e-15. Sides below it, negative ones of inverted boxes among them, count
@@ -48,11 +48,11 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
         RuntimeError: ``iou_loss: <argument> must ...`` for other shapes, dtypes, devices or options.
 
     Differentiable any number of times in ``pred`` and ``target``. A tensor that needs a gradient has it computed
-    together with the loss and kept, in float32 or wider, for the backward, which only scales it. Gradients in float16
-    saturate at 65504. Finite for all finite boxes up to 1e18: everything is computed from differences of coordinates, in sums without cancellation, so that the
+    together with the loss and kept, in float32 or wider, for the backward, which only scales it. Finite for all finite
+    boxes up to 1e18: everything is computed from differences of coordinates, in sums without cancellation, so that the
     loss keeps its relative accuracy near equal boxes (where loss and gradient are 0) and for boxes of 1e-6 at 1e6.
     Where edges of the two boxes coincide the gradient is the mean of those on both sides; a side below ``eps`` has the
-    gradient of one of ``eps``, so that a collapsed box may grow again.
+    gradient of one of ``eps``, so that a collapsed box may grow again. Gradients in float16 saturate at 65504.
 
     Works under ``torch.compile(fullgraph=True)``, ``torch.autocast`` (in float32) and ``torch.vmap``; in forward mode
     and under ``torch.func.grad`` it runs as :mod:`fastops.reference` does.

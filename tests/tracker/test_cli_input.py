@@ -79,7 +79,7 @@ BAD = [
     ((*PREPARE, "otb:nowhere"), "--dataset otb:nowhere: root must be an existing folder, got nowhere"),
     ((*PREPARE, "got10k:otb:train"), "--dataset got10k:otb:train: otb/train must be an existing folder"),
     ((*PREPARE, "vot:otb"), "--dataset vot:otb: otb/Synthetic/groundtruth.txt: No such file or directory"),
-    ((*PREPARE, "lasot:otb"), "--dataset lasot:otb: otb/Synthetic/img/groundtruth.txt: No such file or directory"),
+    ((*PREPARE, "lasot:otb"), "--dataset lasot:otb: root must hold lasot sequences, got none in otb"),
     ((*PREPARE, "trackingnet:otb"), "root must hold trackingnet sequences, got none in otb"),
     ((*PREPARE, "imagenet-vid:otb"), "root must hold imagenet-vid sequences, got none in otb"),
     ((*PREPARE, "folder:texts"), "root must hold folder sequences, got none in texts"),

@@ -63,7 +63,7 @@ def test_a_batch_tracker(double):
 
 def test_training_runs(double, tmp_path):
     config = TrainConfig(steps=2, batch_size=2, data=DataConfig(workers=0))
-    model = SiamFC("mish", width=0.125)
+    model = SiamFC("mish", width=0.125).float()
     losses = train(model, config, pairs=PairDataset.synthetic(seed=0, pairs=8), folder=tmp_path)
     assert len(losses) == 2 and np.isfinite(losses).all()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.paths import WEIGHTS
+from tests.support.paths import ROOT, WEIGHTS
 from tracker.network.checkpoint import load_model, load_state, save_state
 from tracker.network.model import OPS, EagerNetwork, SiamFC, grouped_xcorr, scaled_channels
 

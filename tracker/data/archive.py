@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tracker.data.sequence import decode_image
 from tracker.io.files import synchronize
+from tracker.io.images import decode_image
 
 MAGIC, END = b"FOCROPS1", b"FOCROPSE"
 HEADER = struct.Struct("<8sII")  # magic, bytes of JSON, their crc32

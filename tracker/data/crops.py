@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 import fastops
-from tracker.data.sequence import Sequence, read_reduced
+from tracker.data.sequence import Sequence
 from tracker.geometry import EXEMPLAR, region_side
+from tracker.io.images import read_reduced
 
 #: Side of a crop. It has the scale of the instance crop, which leaves (287 - 255) / 2 = 16 px to shift it.
 CROP_SIZE = 287

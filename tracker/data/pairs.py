@@ -17,9 +17,10 @@ from torch.utils.data import Dataset, get_worker_info
 from tracker.data.archive import CropArchive
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
 from tracker.data.pictures import Pictures
-from tracker.data.sequence import ImageError, Sequence
+from tracker.data.sequence import Sequence
 from tracker.data.stills import still_pair
 from tracker.data.synthetic import SyntheticVideo
+from tracker.io.images import ImageError
 
 MAX_GAP = 100
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tracker.io.images import to_uint8
 from tracker.io.sources import IMAGE_SUFFIXES, natural_key
 
 SCENE_SIDE, CUTOUT_SIDE = 1024, 256  # longer sides, in pixels, that pictures are reduced to when they are read
@@ -98,7 +99,7 @@ def _read(path: Path) -> np.ndarray:
     flags = cv2.IMREAD_REDUCED_COLOR_2 if path.stat().st_size > 2**20 and _is_jpeg(path) else cv2.IMREAD_UNCHANGED
     picture = cv2.imread(str(path), flags)
     if picture is not None and picture.dtype == np.uint16:
-        picture = (picture >> 8).astype(np.uint8)
+        picture = to_uint8(picture)
     if picture is None or picture.dtype != np.uint8:
         raise ValueError(f"a picture must be an image of 8 or 16 bits that can be decoded, got {str(path)!r}")
     if picture.ndim == 2:

@@ -1,28 +1,15 @@
-"""One target in one video, whatever data set it comes from, and how its frames are read."""
+"""One target in one video, whatever data set it comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tracker.data.synthetic import SyntheticVideo
-
-JPEG = b"\xff\xd8"  # how such a file starts
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
-
-
-class ImageError(ValueError):
-    """An image file that is missing, empty, truncated or of no known format; the message starts with its path."""
+from tracker.io.images import read_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,43 +89,3 @@ class Sequence:
             ImageError: names the file that cannot be read.
         """
         return self.frames(index) if callable(self.frames) else read_image(self.frames[index])
-
-
-def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """Read an image file as RGB uint8 [H, W, 3].
-
-    Raises:
-        ImageError: when the file is missing, or cannot be decoded whole (OpenCV fills a truncated JPEG with grey).
-    """
-    return read_reduced(path, 1)[0]
-
-
-def read_reduced(path: str | PathLike[str], reduce: int) -> tuple[np.ndarray, int]:
-    """Read a JPEG at 1/`reduce` of its sides (1, 2, 4 or 8), other formats in full; return the image and its reduction.
-
-    A reduced JPEG never exists in full size, which is faster (1280 x 720: 4.1 ms in full, 0.9 ms at a half). Pixel i of
-    it covers the pixels reduce i to reduce (i + 1) of the whole one.
-
-    Raises:
-        ImageError: as `read_image`.
-    """
-    try:
-        data = Path(path).read_bytes()
-        if not data.startswith(JPEG):
-            reduce = 1
-        return decode_image(data, reduce), reduce
-    except OSError as error:
-        raise ImageError(f"{path}: image must be a readable file, got {error.strerror or error}") from error
-    except ValueError as error:
-        raise ImageError(f"{path}: {error}") from error
-
-
-def decode_image(data: bytes, reduce: int = 1) -> np.ndarray:
-    """Decode the bytes of an image file; ValueError where they are damaged."""
-    # Neither marker can be part of the coded pixels, so a whole JPEG has an end after the start of its last scan.
-    if data.startswith(JPEG) and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-        raise ValueError("image must be a whole JPEG, got a truncated one")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce]) if data else None
-    if image is None:
-        raise ValueError(f"image must be of a format that OpenCV decodes, got {len(data)} bytes that are not")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)

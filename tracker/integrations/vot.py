@@ -24,8 +24,8 @@ import typer
 
 from tracker.commands.checks import CommandError, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
-from tracker.data.sequence import read_image
 from tracker.installed import install_hint
+from tracker.io.images import read_image
 from tracker.tracker import Tracker
 
 

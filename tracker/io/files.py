@@ -170,7 +170,7 @@ def _remove_unlocked(path: Path) -> None:
     """Remove `path`; raises BlockingIOError where a process holds its lock."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        if _lock(descriptor):
+        if lock(descriptor):
             path.unlink()
     finally:
         os.close(descriptor)
@@ -181,7 +181,7 @@ def _locked(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            _lock(descriptor)
+            lock(descriptor)
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
         except FileNotFoundError:  # another process swept it between the two calls
@@ -192,7 +192,7 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def lock(descriptor: int) -> bool:
     """Lock a file; False where the system or its file system has no locks, BlockingIOError where another holds it."""
     try:
         import fcntl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from tracker.serve.guard import Guard
 from tracker.serve.jobs import ENDED, Job, Jobs
 from tracker.serve.limits import Limits, Refused, check_box, check_upload_size, check_video, only_whole_videos
 from tracker.serve.sample import Sample
-from tracker.serve.store import Store, Video
+from tracker.serve.store import Store, Video, own_folder
 from tracker.serve.work import Worker, encode_jpeg
 
 PAGE = Path(__file__).parent / "page"
@@ -54,11 +54,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with (
-            tempfile.TemporaryDirectory(prefix="tracker-serve-", ignore_cleanup_errors=True) as folder,
-            only_whole_videos(),
-        ):
-            server.open(Path(folder), {} if sample_frames is None else {"frames": sample_frames})
+        with own_folder() as folder, only_whole_videos():
+            server.open(folder, {} if sample_frames is None else {"frames": sample_frames})
             try:
                 yield
             finally:
@@ -68,6 +65,7 @@ def create_app(
         Route("/", lambda request: asset("index.html")),
         Route("/page/{name}", lambda request: asset(request.path_params["name"])),
         Route("/api/limits", server.tell_limits),
+        Route("/api/session", server.tell_session),
         Route("/api/videos", server.upload, methods=["POST"]),
         Route("/api/sample", server.pick_sample, methods=["POST"]),
         Route("/api/videos/{id}", server.remove, methods=["DELETE"]),
@@ -102,6 +100,18 @@ class _Server:
     async def tell_limits(self, request: Request) -> Response:
         limits = self._limits
         return JSONResponse({"bytes": limits.upload_bytes, "seconds": limits.seconds, "frames": limits.frames})
+
+    async def tell_session(self, request: Request) -> Response:
+        """What a page goes on with after a reload: the browser's video, its last run, and a comparison that runs."""
+        owner = request.scope["owner"]
+        video = self.jobs.active_video(owner) or self._store.newest(owner)
+        if video is None or video.facts is None:
+            return JSONResponse({"video": None, "run": None, "comparing": None})
+        jobs = self.jobs.of_video(video)
+        runs = [job for job in jobs if job.task == self._worker.track and job.state not in ("failed", "cancelled")]
+        comparing = [job.id for job in jobs if job.task == self._worker.compare and job.state not in ENDED]
+        run = {"id": runs[-1].id, "box": runs[-1].box.tolist()} if runs else None
+        return JSONResponse({"video": _describe(video), "run": run, "comparing": comparing[0] if comparing else None})
 
     async def upload(self, request: Request) -> Response:
         """The body is the file itself, so that it is counted, and refused, while it comes."""
@@ -158,7 +168,9 @@ class _Server:
     async def status(self, request: Request) -> Response:
         since = request.query_params.get("since", "0")
         first = int(since) if since.isdecimal() and len(since) < 10 else 0
-        return JSONResponse(self._status(self._find_job(request), first))
+        job = self._find_job(request)
+        job.watched = time.monotonic()
+        return JSONResponse(self._status(job, first))
 
     async def cancel(self, request: Request) -> Response:
         self.jobs.cancel(self._find_job(request))
@@ -263,7 +275,9 @@ async def _read_json(request: Request) -> dict[str, Any]:
 
 
 async def _refuse(request: Request, error: Refused) -> Response:
-    return JSONResponse({"error": str(error)}, error.status)
+    # After an upload that was not read to its end the connection is of no use.
+    headers = {"Connection": "close"} if error.status in (408, 413) else None
+    return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,8 @@ class Job:
         error: why it failed; note: what else the user should know.
         preview: number of a frame and the frame, annotated, as JPEG.
         summary, boxes, result: what `Run.summary` gives, the boxes file and the annotated video, once they are there.
+        watched: when a page last asked for its state, on the clock of `time.monotonic`.
+        patience: seconds without such a question that end it.
         comparison: fps of both trackers and how equal their boxes are.
     """
 
@@ -57,10 +61,12 @@ class Job:
     result: Path | None = None
     comparison: dict[str, Any] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    watched: float = field(default_factory=time.monotonic)
+    patience: float = math.inf
 
     def check(self) -> None:
-        """Raise `Cancelled` when the job was cancelled."""
-        if self.cancelled.is_set():
+        """Raise `Cancelled` if the job was cancelled, or nobody has asked for its state for `patience` seconds."""
+        if self.cancelled.is_set() or time.monotonic() - self.watched > self.patience:
             raise Cancelled
 
 
@@ -94,6 +100,7 @@ class Jobs:
                 for path in (other.boxes, other.result):
                     if path is not None:
                         path.unlink(missing_ok=True)
+            job.patience = self._limits.unwatched_seconds
             self._jobs[job.id] = job
             self._waiting.append(job)
             self._changed.notify_all()
@@ -108,6 +115,16 @@ class Jobs:
         if job is None or job.video.owner != owner:
             raise Refused("this run is no longer here: start it again", 404)
         return job
+
+    def of_video(self, video: Video) -> list[Job]:
+        """The jobs of a video, in the order they were started."""
+        with self._changed:
+            return [job for job in self._jobs.values() if job.video is video]
+
+    def active_video(self, owner: str) -> Video | None:
+        """The video that a job of `owner` waits for or works on."""
+        with self._changed:
+            return next((job.video for job in self._active() if job.video.owner == owner), None)
 
     def position(self, job: Job) -> int:
         """How many jobs come before a waiting one."""
@@ -167,6 +184,7 @@ class Jobs:
 def _outcome(job: Job) -> str:
     """Do the work and say how it ended."""
     try:
+        job.check()  # a job may have waited for longer than its page stayed
         job.task(job)
         return "done"
     except Cancelled:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from tracker.engines.target import as_box
-from tracker.io.draw import DEFAULT_FPS
+from tracker.io.draw import DEFAULT_FPS, usable_fps
 from tracker.io.sources import SourceError, open_source
 
 NOT_A_VIDEO = "this file is not a video that can be read here: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, OGG or WMV"
@@ -41,7 +41,9 @@ class Limits:
     pixels: int = 4096 * 2304  # of a frame: a small file may hold pictures that no memory holds
     compared_frames: int = 100
     jobs: int = 8  # waiting
-    videos: int = 8
+    videos: int = 12
+    videos_per_owner: int = 3
+    unwatched_seconds: float = 180.0  # until a job ends that no page asks for; browsers wake a hidden tab once a minute
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ def check_video(path: Path, limits: Limits) -> Facts:
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     _check_pixels((width, height), limits)
-    fps = float(fps) if np.isfinite(fps) and fps > 0 else DEFAULT_FPS
+    fps = usable_fps(fps) or DEFAULT_FPS
     if count > limits.frames:
         raise Refused(f"the video must have at most {limits.frames} frames, got {count}")
     if count > limits.seconds * fps:

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
-from collections.abc import Callable
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from tracker.io.files import lock
 from tracker.serve.limits import Facts, Limits, Refused
+
+PREFIX = "tracker-serve-"
+FRESH_SECONDS = 60  # a folder this new may belong to a server that has not locked it yet
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A temporary folder that goes with the block; those that killed servers left go first.
+
+    A server locks its folder while it lives.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # of a living server, or of another user
+            if time.time() - left.stat().st_mtime > FRESH_SECONDS and not left.is_symlink():
+                _remove_unlocked(left)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            lock(descriptor)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if lock(descriptor):
+            shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(eq=False)
@@ -35,11 +72,12 @@ class Video:
 class Store:
     """Videos by their id. All calls but `drop` must come from one thread.
 
-    A browser has one upload under way: another one takes its place.
+    A browser has one upload under way: another one takes its place. A browser that has as many videos as it may loses
+    its own oldest one. If all places are taken, the browser with the most videos loses its oldest one.
 
     Args:
         root: an existing folder for all that is kept.
-        limits: how many videos are kept; beyond that the oldest goes that no job needs.
+        limits: how many videos are kept, of all and of one browser. One that a job needs never goes.
         in_use: tells whether a job waits for a video or works on it.
         removed: called with each video that goes.
     """
@@ -59,17 +97,33 @@ class Store:
         unfinished = [v for v in self._videos.values() if v.owner == owner and v.facts is None]
         for video in unfinished if path is None else ():
             self.remove(video)
-        while len(self._videos) >= self._limits.videos:
-            idle = (v for v in self._videos.values() if v.facts is not None and not self._in_use(v))
-            oldest = next(idle, None)
-            if oldest is None:
-                raise Refused("too many videos are being tracked at this moment: try again in a minute", 503)
-            self.remove(oldest)
+        if len(self._of(owner)) >= self._limits.videos_per_owner:
+            self._remove_oldest(self._of(owner))
+        if len(self._videos) >= self._limits.videos:
+            counts = Counter(video.owner for video in self._videos.values())
+            most = max(counts.values())
+            # Of equals the newcomer's own goes first.
+            richest = sorted((one for one in counts if counts[one] == most), key=lambda one: one != owner)
+            self._remove_oldest([video for one in richest for video in self._of(one)])
         folder = self._root / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         video = Video(owner, folder, path or folder / "video")
         self._videos[video.id] = video
         return video
+
+    def _of(self, owner: str) -> list[Video]:
+        return [video for video in self._videos.values() if video.owner == owner]
+
+    def _remove_oldest(self, videos: list[Video]) -> None:
+        idle = [video for video in videos if video.facts is not None and not self._in_use(video)]
+        if not idle:
+            raise Refused("too many videos are being tracked at this moment: try again in a minute", 503)
+        self.remove(idle[0])
+
+    def newest(self, owner: str) -> Video | None:
+        """The video that `owner` brought last."""
+        whole = [video for video in self._of(owner) if video.facts is not None]
+        return whole[-1] if whole else None
 
     def get(self, owner: str, id: str) -> Video:
         """The video that `owner` brought.

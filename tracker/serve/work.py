@@ -70,7 +70,7 @@ class Worker:
                         job.preview = job.done, _jpeg(annotate(image, **run.labels(video.truth)))
             run.total = time.perf_counter() - began
             if run.stopped is not None:
-                job.note = f"the video could not be read beyond frame {job.done - 1}: what came before is kept"
+                job.note = f"the video could not be read beyond frame {job.done}: what came before is kept"
             elif job.done == limit and next(frames, None) is not None:
                 job.note = f"only the first {limit} frames were tracked: this server takes no longer videos"
         boxes = video.folder / f"{job.id}.txt"
