@@ -42,7 +42,7 @@ def why_closed(module: nn.Module) -> str | None:
         return "it is compiled TorchScript"
     if hasattr(module, "_orig_mod"):
         return "accelerate the module before torch.compile"
-    if type(module).__module__.startswith(QUANTIZED) or getattr(module, "qconfig", None) is not None:
+    if type(module).__module__.startswith(QUANTIZED) or vars(module).get("qconfig") is not None:
         return "it is quantized, or prepared for it"
     return None
 
@@ -227,7 +227,7 @@ class Fusion:
         return self._mish[module] is not None
 
     def _why_not_mish(self, module: nn.Module, inplace: bool) -> str | None:
-        return self._differ(module, lambda _: (bare_copy(module), Mish(inplace)), 3, [(9, 9)])
+        return self._differ(module, lambda _: (bare_copy(module), Mish(inplace)), 3, [(9, 9), (66, 40)])
 
     def _replace_mish(self) -> None:
         """Mish modules that are in no pair, one for one."""

@@ -60,9 +60,13 @@ def centralize_gradients_(
     batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[int]]] = {}
     for p in [params] if isinstance(params, Tensor) else params:
         grad = p.grad
-        if grad is None or (channels := channel_number(p, conv_only, groups)) < 0:
+        if grad is None:
             continue
-        check_dense("centralize_gradients_", grad)
+        channels = channel_number(p, conv_only, groups)
+        if channels >= 0 or getattr(p, "_fsdp_flattened", False):
+            check_dense("centralize_gradients_", p, grad)
+        if channels < 0:
+            continue
         tensors, numbers = batches.setdefault((grad.device, grad.dtype), ([], []))
         tensors.append(grad)
         numbers.append(channels)
@@ -72,7 +76,16 @@ def centralize_gradients_(
             torch.autograd.graph.increment_version(tensors)  # a graph that needs the old values must notice
 
 
-def check_dense(op: str, grad: Tensor) -> None:
+def check_dense(op: str, param: Tensor, grad: Tensor) -> None:
+    """Refuse gradients whose output channels this process does not have whole."""
+    # DTensor of fully_shard, and what FullyShardedDataParallel flattens to one dimension; known by name, because
+    # torch.distributed need not be built.
+    sharded = hasattr(grad, "placements") or getattr(param, "_fsdp_flattened", False)
+    check(
+        not sharded,
+        f"{op}: parameters must be whole tensors, got one that fully_shard or FullyShardedDataParallel has sharded "
+        "(use an optimizer of torch.optim for these)",
+    )
     check(
         grad.layout == torch.strided,
         f"{op}: gradients must be dense, got {grad.layout} of shape {list(grad.shape)}",

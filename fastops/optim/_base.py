@@ -63,7 +63,7 @@ class CentralizedOptimizer(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            check_dense(type(self).__name__, p.grad)
+            check_dense(type(self).__name__, p, p.grad)
             yield p, channel_number(p, group["conv_only"], transposed) if group["centralize"] else -1
 
     def _scalars(self, group: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import torch
 
 from fastops.optim import SGDGC
 from tracker.cli import main
-from tracker.network import checkpoint
 
 
 def kill() -> None:
@@ -56,7 +55,7 @@ if __name__ == "__main__":
     if place == "step":
         before(SGDGC, "step", int(nth), half_a_step)
     elif place == "write":
-        before(checkpoint.os, "fsync", int(nth), half_a_write)
+        before(os, "fsync", int(nth), half_a_write)
     elif place == "rename":
-        before(checkpoint.os, "replace", int(nth), lambda *paths: kill())
+        before(os, "replace", int(nth), lambda *paths: kill())
     sys.exit(main(arguments))

@@ -153,6 +153,7 @@ def test_a_job_that_nobody_watches_ends(tmp_path):
         watched, unwatched, waiting = queue = [make_job(owner, slow, tmp_path) for owner in "abc"]
         for job in queue:
             jobs.submit(job)
+            until(lambda: slow.ran)
         for _ in range(50):
             watched.watched = time.monotonic()
             time.sleep(0.01)

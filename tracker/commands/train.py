@@ -14,7 +14,7 @@ import typer
 
 from tracker.commands.checks import CommandError, Interrupted, check_device, input_errors, make_folder
 from tracker.commands.options import Device, Json, Quiet
-from tracker.commands.output import print_json
+from tracker.commands.output import print_json, print_note
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ def train(
       train.toml              all settings
       metrics.jsonl           a line per step and per validation
       tensorboard/            the same for TensorBoard, where it is installed: pip install tensorboard
-      checkpoints/            the newest states; --resume goes on from the last one, to the bit on a CPU
+      checkpoints/            the newest states, every 500 steps and every 10 minutes; --resume goes on from the last
+                              one, to the bit on a CPU
       best.safetensors        the weights of the best validation
       model.safetensors       the weights at the end
 
@@ -135,6 +136,8 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     with ExitStack() as stack:
         log = None
         if world.is_first:
+            if not (done or quiet) and (folder / "metrics.jsonl").exists():
+                print_note(f"{folder} has no checkpoint: the run starts anew, its metrics are kept as metrics-N.jsonl")
             log = stack.enter_context(TrainLog(folder, steps=steps, done=done, quiet=quiet))
             log.say(f"{folder}: {steps} steps of {config.batch_size} pairs, {len(pairs)} pairs per epoch, on {device}")
         signals = stack.enter_context(Signals())
