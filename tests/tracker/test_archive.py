@@ -337,7 +337,7 @@ def test_command_stopped_by_ctrl_c_keeps_what_is_done(capsys, sequences, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(ArchiveWriter, "add", stop_at_the_fifth)
         code, out, err = run(capsys, *arguments)
-    assert (code, out) == (130, "") and f"stopped; the same command goes on with {tmp_path / 'a'}.part" in err
+    assert (code, out) == (130, "") and f"stopped; the same command continues with {tmp_path / 'a'}.part" in err
     assert len(record_ends(tmp_path / "a.part")) == 6
     assert run(capsys, *arguments)[0] == 0 and len(CropArchive(tmp_path / "a")) == 13
 

@@ -343,3 +343,12 @@ def test_a_video_that_cannot_be_written_ends_the_run(capsys, monkeypatch, tmp_pa
     assert_one_line(result, "tracker: error: no space left for the video")
     assert [path.name for path in tmp_path.iterdir()] == ["a.avi"] and output.read_text() == "older file"
     assert not {thread.name for thread in threading.enumerate()} & {"read-ahead", "write-behind"}
+
+
+def test_one_frame_is_no_plural(capsys, tmp_path, weights):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "0.png"), VIDEO.image(0))
+    (folder / "1.png").write_bytes(b"broken")
+    result = run(capsys, "track", folder, "--box", BOX, "--weights", weights, "--backend", "eager", "--quiet")
+    assert_one_line(result, r"\(the frame before it is kept\)")

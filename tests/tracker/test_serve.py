@@ -497,7 +497,7 @@ def test_a_failure_shows_no_traceback(app, monkeypatch, clip):
 
     monkeypatch.setattr("tracker.serve.app.check_video", broken)
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
-        assert_refused(client.post("/api/videos", content=clip), 500, "the terminal of the server tells why")
+        assert_refused(client.post("/api/videos", content=clip), 500, "see the terminal of the server")
 
 
 # --- the command

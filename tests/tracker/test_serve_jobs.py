@@ -89,7 +89,7 @@ def test_a_job_that_fails_tells_its_user_no_paths(jobs, tmp_path, caplog):
     jobs.submit(failed)
     jobs.submit(other)
     until(lambda: other.state == "failed")
-    assert failed.state == "failed" and failed.error == "this run failed: the terminal of the server tells why"
+    assert failed.state == "failed" and failed.error == "this run failed: see the terminal of the server"
     assert other.error == "response must be finite"
     assert str(tmp_path) in caplog.text
 

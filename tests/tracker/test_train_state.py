@@ -120,7 +120,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(whole, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--output must be a new folder, got '.*' with a run (--resume goes on)"),
+        ([], "--output must be a new folder, got '.*' with a run (--resume continues)"),
         (["--resume", "--set", "lr=1"], "--resume must come without --config, --set and --overfit"),
         (["--resume", "--overfit"], "--resume must come without --config, --set and --overfit"),
     ],

@@ -1,4 +1,4 @@
-"""`tracker eval`: a benchmark's sequences tracked and scored by its own protocol, or results scored as they are."""
+"""`tracker eval`: track the sequences of a benchmark and score the results by its protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
 
 def evaluate(
     benchmark: Annotated[str, typer.Argument(**choices("|".join(BENCHMARKS)), help="Layout and protocol.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set, as its authors have it.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set, in the layout of its authors.")],
     split: Annotated[str | None, typer.Option(help="got10k: val or test; lasot: test. All of ROOT by default.")] = None,
     weights: Weights = None,
     activation: Activation = None,
@@ -33,26 +33,26 @@ def evaluate(
     backend: Annotated[
         str, typer.Option(**choices("fastops|eager"), help="fastops (fused) or eager (plain PyTorch).")
     ] = "fastops",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the sequences, and the cores, out.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; they divide the sequences and the cores.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help="Results go to OUTPUT/<data set>/<name>, 'results' by default. With --results: folder of the report.",
+            help="Results go to OUTPUT/<data set>/<name>; 'results' by default. With --results: folder of the report.",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the tracker in results and tables; the weights' by default.")
+        str | None, typer.Option(help="Name of the tracker in results and tables; that of the weights by default.")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Score the result files in this folder, of any tracker, and track nothing.")
+        Path | None, typer.Option(help="Score the result files of any tracker in this folder, without tracking.")
     ] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Folder of results for the same tables and plots; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder of further results for the same tables and plots. Repeatable.")
     ] = None,
     eao_interval: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="vot: lengths that the expected average overlap is averaged over.")
+        str, typer.Option(metavar="LOW,HIGH", help="vot: range of lengths for the expected average overlap.")
     ] = "100,356",
     skip_bad: Annotated[
         bool,
@@ -85,7 +85,7 @@ def evaluate(
       tracker eval lasot --root LaSOT --split test --results mine --compare theirs --compare others --output report
       torchrun --nproc-per-node 8 -m tracker eval got10k --root got10k --split test
     """
-    # Imported here: the other commands, and the completion of the shell, start without them.
+    # Imported here so that other commands and shell completion start quickly.
     from rich.console import Console
 
     from tracker.data.datasets import open_dataset, summary
@@ -109,7 +109,7 @@ def evaluate(
             hint = f"{error.filename} is missing"
             raise CommandError(f"--root must be laid out as {benchmark}, got {root}: {hint}") from error
     withheld = any(is_withheld(benchmark, sequence) for sequence in sequences)
-    report = output
+    report, tracked = output, results is None
     if results is None:
         check_device(device)
         build = Build(
@@ -147,7 +147,7 @@ def evaluate(
         trackers = [one.as_dict() for one in scores]
         print_json({"benchmark": benchmark, "trackers": trackers, "files": files, "skipped": skipped})
     elif not quiet:
-        print_scores(Console(width=None if sys.stdout.isatty() else 160), scores)
+        print_scores(Console(width=None if sys.stdout.isatty() else 160), scores, fps=tracked)
         if any(one.overall.get("eao", 0) is None for one in scores):
             print(f"no EAO: no run is longer than {options['interval'][0]} frames, where --eao-interval begins")
         if files and not any(path.suffix == ".png" for path in files):
@@ -179,7 +179,7 @@ def _track(job: Job, root: Path, build: Build, workers: int, world: World, quiet
         raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
     except KeyboardInterrupt:
         if not quiet:
-            print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
+            print(f"stopped; the same command continues with {job.folder}", file=sys.stderr)
         raise Interrupted from None
 
 
@@ -201,7 +201,7 @@ def _has_results(benchmark: str, sequence: Sequence, folders: list[Path], skippe
 
 
 def _device_of(world: World) -> str | None:
-    """A GPU of its own for each process of a machine."""
+    """One GPU for each process of a machine."""
     import torch
 
     return f"cuda:{world.local_rank}" if world.size > 1 and torch.cuda.is_available() else None

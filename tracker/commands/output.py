@@ -1,4 +1,4 @@
-"""What the commands show: results on stdout, progress on stderr and only where that is a terminal."""
+"""Output of the commands: results on stdout, progress on stderr if it is a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def progress_bar(quiet: bool) -> Progress:
-    """A progress bar on stderr that leaves nothing behind; none when quiet or where stderr is no terminal."""
+    """A progress bar on stderr that is erased at the end. None if `quiet`, or if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -23,9 +23,19 @@ def progress_bar(quiet: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun.
+
+    Example:
+        >>> counted(1, "frame"), counted(3, "frame")
+        ('1 frame', '3 frames')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def print_error(message: str) -> None:
     """Print the message as one line on stderr."""
-    with suppress(OSError):  # stderr may be closed; the exit code still tells
+    with suppress(OSError):  # stderr may be closed; the exit code remains
         print(f"tracker: error: {' '.join(message.split())}", file=sys.stderr)
 
 
@@ -36,7 +46,7 @@ def print_note(message: str) -> None:
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print a result as one line; paths become text, and numbers that are not finite null, for JSON has none."""
+    """Print a result as one line of JSON. Paths become text; numbers that are not finite become null."""
     print(json.dumps(_finite(result), default=str, allow_nan=False))
 
 

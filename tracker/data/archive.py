@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tracker.io.files import synchronize
+from tracker.io.files import naming, synchronize
 from tracker.io.images import decode_image
 
 MAGIC, END = b"FOCROPS1", b"FOCROPSE"
@@ -113,25 +113,28 @@ class ArchiveWriter:
     def _append(self, mark: bytes, sequence: int, frame: int, box: np.ndarray, payload: bytes) -> None:
         record = np.array((mark, sequence, frame, box, len(payload), 0), RECORD)
         record["crc"] = _checksum(record[()], payload)
-        self._file.write(record.tobytes() + payload)
+        with naming(self.part):
+            self._file.write(record.tobytes() + payload)
         self._note(self._offset, record[()], payload)
         self._offset += RECORD.itemsize + len(payload)
 
     def finish(self) -> None:
         """Write the index and give the file its name."""
-        self._file.write(self._index)
-        self._file.write(FOOTER.pack(self._offset, self.done, zlib.crc32(self._index), END))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.replace(self.part, self.path)
-        self._file.close()
+        with naming(self.part):
+            self._file.write(self._index)
+            self._file.write(FOOTER.pack(self._offset, self.done, zlib.crc32(self._index), END))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            os.replace(self.part, self.path)
+            self._file.close()
         synchronize(self.path.parent)
 
     def __enter__(self) -> ArchiveWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with naming(self.part):
+            self._file.close()
 
 
 class CropArchive:

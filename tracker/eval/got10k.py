@@ -40,7 +40,7 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
         repetitions = []
         for path in find_results(layout, folder, sequence.name):
             boxes = read_result(path, len(sequence))
-            # Frames in which the tracker tells no target overlap by 0.
+            # A frame in which the tracker reports no target has overlap 0.
             repetitions.append(np.nan_to_num(iou(_cut(boxes[1:], size), _cut(truth[1:], size))))
         overlaps = _those(repetitions, counts)
         for attribute, mask in got10k_attributes(sequence).items():

@@ -17,10 +17,10 @@ from tracker.tracker import Tracker
 
 @dataclass
 class Run:
-    """What tracking gave, a row per frame.
+    """Results of tracking, a row per frame.
 
     Attributes:
-        start: the frame that the tracker starts in; those before it do not show the target and get the same box.
+        start: the frame in which the tracker starts. The frames before do not show the target and get the same box.
         seconds: spent in `Tracker.update`, for each frame after the first one tracked.
         total: seconds of the whole run.
         stopped: Ctrl-C or a source that failed on the way.
@@ -35,7 +35,7 @@ class Run:
     stopped: BaseException | None = None
 
     def summary(self, truth: np.ndarray) -> dict[str, Any]:
-        """Numbers of the run; rates and times leave out the first frame, which only starts the tracker.
+        """Numbers of the run. Rates and times leave out the first frame, which only starts the tracker.
 
         Args:
             truth: true boxes [N, 4], NaN where the target is absent: those frames do not count for the overlap.
@@ -68,7 +68,7 @@ class Run:
         self.lost.append(result.lost)
 
     def labels(self, truth: np.ndarray, index: int | None = None) -> dict[str, Any]:
-        """What `tracker.io.draw.annotate` draws on the image of row `index`, or of the last row."""
+        """Arguments of `tracker.io.draw.annotate` for row `index`, or for the last row."""
         index = len(self.boxes) - 1 if index is None else index
         timed = index - self.start  # the first frame tracked has no time
         recent = self.seconds[max(0, timed - 20) : max(0, timed)]
@@ -83,7 +83,7 @@ class Run:
 
     @contextmanager
     def may_stop(self) -> Iterator[None]:
-        """Note Ctrl-C or a source that fails, and go on behind the block with what there is."""
+        """Note Ctrl-C or a failing source in `stopped`, and continue after the block."""
         try:
             yield
         except (KeyboardInterrupt, SourceError) as error:
@@ -91,7 +91,7 @@ class Run:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print what `Run.summary` gave, and the paths added to it, for people."""
+    """Print the result of `Run.summary`, and the paths added to it."""
     rows = {"frames": f"{summary['frames']} ({summary['lost_frames']} lost)"}
     if summary["ms"]:
         parts = "decode, track, draw, write" if summary["output"] else "decode, track"

@@ -59,7 +59,7 @@ class Replacement:
 
     def __init__(self, path: Path) -> None:
         self.path = behind_link(path)
-        with _naming(path):
+        with naming(path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             sweep(self.path.parent)
             name = f".{self.path.stem[:60]}~{os.getpid()}-{next(_count)}{self.path.suffix}"
@@ -76,7 +76,7 @@ class Replacement:
             OSError: names `path` where the disk is full or fails.
         """
         try:
-            with _naming(self.path):
+            with naming(self.path):
                 synchronize(self.temporary)
                 check(self.temporary)
                 os.replace(self.temporary, self.path)
@@ -115,12 +115,12 @@ def replacing(path: Path, check: Callable[[Path], None] = lambda temporary: None
             temporary = Path(folder) / f"new{path.suffix}"
             yield temporary
             check(temporary)
-            with _naming(path), temporary.open("rb") as new, _open_stream(path) as stream:
+            with naming(path), temporary.open("rb") as new, _open_stream(path) as stream:
                 shutil.copyfileobj(new, stream)
         return
     new = Replacement(path)
     try:
-        with _naming(path):
+        with naming(path):
             yield new.temporary
         new.commit(check)
     finally:
@@ -219,7 +219,7 @@ def synchronize(path: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Let an error of the system that names no file, or a temporary one, name `path`."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The server: the page's own files, and what they ask for. A path in a request is never a path on the disk."""
+"""The web server: the files of the page and its API. A path in a request is never a path on the disk."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ LARGEST_REQUEST = 10_000  # bytes of JSON
 def create_app(
     worker: Worker, limits: Limits, *, hosts: Collection[str] | None, sample_frames: int | None = None
 ) -> Starlette:
-    """The page as an ASGI application; what it keeps lies in a temporary folder from its start to its end.
+    """The page as an ASGI application. Its data are in a temporary folder that exists while it runs.
 
     Args:
-        worker: does the jobs.
-        limits: what is accepted.
-        hosts: names that requests must be addressed to; None allows any.
+        worker: runs the jobs.
+        limits: of videos and jobs.
+        hosts: host names that requests may use; None allows any.
         sample_frames: length of the built-in video.
     """
-    # Read once: no request opens a file by its name.
+    # Read once, so that no request opens a file by its name.
     files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
     server = _Server(worker, limits)
 
@@ -86,7 +86,7 @@ def create_app(
 
 
 class _Server:
-    """What the routes share. Handlers run in the event loop; whatever takes long runs in other threads."""
+    """State shared by the routes. Handlers run in the event loop; slow work runs in other threads."""
 
     def __init__(self, worker: Worker, limits: Limits) -> None:
         self._worker, self._limits = worker, limits
@@ -102,7 +102,7 @@ class _Server:
         return JSONResponse({"bytes": limits.upload_bytes, "seconds": limits.seconds, "frames": limits.frames})
 
     async def tell_session(self, request: Request) -> Response:
-        """What a page goes on with after a reload: the browser's video, its last run, and a comparison that runs."""
+        """What a page shows after a reload: the browser's video, its last run, and a running comparison."""
         owner = request.scope["owner"]
         video = self.jobs.active_video(owner) or self._store.newest(owner)
         if video is None or video.facts is None:
@@ -114,7 +114,7 @@ class _Server:
         return JSONResponse({"video": _describe(video), "run": run, "comparing": comparing[0] if comparing else None})
 
     async def upload(self, request: Request) -> Response:
-        """The body is the file itself, so that it is counted, and refused, while it comes."""
+        """Receive a file as the body, so that it can be counted and refused while it arrives."""
         limits = self._limits
         announced = request.headers.get("content-length", "0")
         check_upload_size(int(announced) if announced.isdecimal() else 0, limits)
@@ -130,23 +130,23 @@ class _Server:
             try:
                 facts = await run_in_threadpool(check_video, video.path, limits)
             finally:
-                self._still_wanted(video)  # else its file has gone, and that is what went wrong
+                self._still_wanted(video)  # another upload may have removed the file: that is then the reason to report
             video.facts = facts
-        except BaseException:  # a browser that went away included
+        except BaseException:  # also if the browser disconnects
             self._store.remove(video)
             raise
         return JSONResponse(_describe(video), 201)
 
     async def pick_sample(self, request: Request) -> Response:
         path = await run_in_threadpool(self._sample.path)
-        facts = await run_in_threadpool(check_video, path, Limits())  # narrower ones are for what others bring
+        facts = await run_in_threadpool(check_video, path, Limits())  # the server's limits are for uploads
         video = self._store.add(request.scope["owner"], path)
         video.facts, video.truth = facts, self._sample.truth
         return JSONResponse(_describe(video), 201)
 
     async def remove(self, request: Request) -> Response:
         video = self._find_video(request)
-        self._store.forget(video)  # first: nobody starts a job with it while the one that runs comes to its end
+        self._store.forget(video)  # first, so that no new job starts while the running one ends
         await run_in_threadpool(self._store.drop, video)
         return Response(status_code=204)
 
@@ -207,8 +207,8 @@ class _Server:
         return self.jobs.get(request.scope["owner"], request.path_params["id"])
 
     def _status(self, job: Job, since: int) -> dict[str, Any]:
-        """How far a job is, with the scores from frame `since` on."""
-        ended = job.state in ENDED  # read first: what else is read is then of the same end, or later
+        """Progress of a job, with the scores from frame `since` on."""
+        ended = job.state in ENDED  # read first, so that the other values are not older
         run, recent = job.run, job.run.seconds[-20:]
         lost = run.lost[since:]
         return {
@@ -243,8 +243,15 @@ def _describe(video: Video) -> dict[str, Any]:
 
 
 async def moving(chunks: AsyncIterator[bytes], seconds: float, rate: float) -> AsyncIterator[bytes]:
-    """What comes, unless nothing comes for so long, or all of it so late at `rate` bytes per second: whoever is slow on
-    purpose must not keep a place from others."""
+    """Yield the chunks of an upload; refuse one that pauses for `seconds`, or falls that far behind a rate.
+
+    Slow uploads must not block others.
+
+    Args:
+        chunks: of the upload.
+        seconds: see above.
+        rate: bytes per second.
+    """
     began, received = anyio.current_time(), 0
     while True:
         allowed = min(seconds, began + received / rate + seconds - anyio.current_time())
@@ -275,7 +282,7 @@ async def _read_json(request: Request) -> dict[str, Any]:
 
 
 async def _refuse(request: Request, error: Refused) -> Response:
-    # After an upload that was not read to its end the connection is of no use.
+    # The connection is useless after an upload that was not read to its end.
     headers = {"Connection": "close"} if error.status in (408, 413) else None
     return JSONResponse({"error": str(error)}, error.status, headers)
 
@@ -289,4 +296,4 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "this failed: the terminal of the server tells why"}, 500)
+    return JSONResponse({"error": "this failed: see the terminal of the server"}, 500)
