@@ -9,8 +9,8 @@ import torch
 from ._common import opmath
 
 # The four distances between a first and a last edge of two intervals: (p2 - t1, t2 - p1), (p2 - p1, t2 - t1).
-# Their least is the overlap (negative: a gap), their greatest the cover. torch.minimum and torch.maximum share the
-# gradient of equal ones, so that all gradients are 0 where the boxes are the same.
+# Their minimum is the overlap (negative: a gap), their maximum the side of the enclosing box. torch.minimum and
+# torch.maximum share the gradient of equal ones, so that all gradients are 0 where the boxes are the same.
 
 
 def promoted(pred: torch.Tensor, target: torch.Tensor, trailing: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,35 +10,35 @@ import numpy as np
 
 _SEPARATOR = re.compile(r"[,;\s]+")
 _ABSENT = [np.nan] * 4
-LARGEST = 1e7  # pixels; a coordinate beyond is a mistake, and its square would overflow soon
+LARGEST = 1e7  # pixels; a larger coordinate is a mistake
 
 
 class Problems:
-    """What is wrong with a data set.
+    """Mistakes and oddities found in a data set.
 
     Args:
-        skip: leave out what is wrong and note it, in place of an error.
+        skip: leave out wrong items and note them, instead of raising an error.
 
     Attributes:
-        lines: a message for everything that was left out.
+        lines: a message for each item that was left out.
     """
 
     def __init__(self, skip: bool = False) -> None:
         self.skip, self.lines = skip, []
 
     def add(self, error: Exception) -> None:
-        """Raise `error`, or note its message where `skip` is set."""
+        """Raise `error`, or note its message if `skip` is set."""
         if not self.skip:
             raise error
         self.note(str(error))
 
     def note(self, line: str) -> None:
-        """Note something that is no error: a stray folder, frames without a box."""
+        """Note something that is not an error, such as a stray folder or frames without a box."""
         self.lines.append(line)
 
 
 def parse_region(line: str) -> list[float]:
-    """The box x, y, w, h of a line in any layout, or four NaN where the line marks the target as absent.
+    """The box x, y, w, h of a line in any layout, or four NaN if the line marks the target as absent.
 
     | line | meaning |
     |---|---|
@@ -47,7 +47,7 @@ def parse_region(line: str) -> list[float]:
     | nothing, or NaN only | absent |
     | four numbers with a negative width or height | absent; GOT-10k writes -1 four times |
 
-    A width or height of 0 stays as it is; `Sequence` takes it for absent too. Commas, semicolons, tabs or blanks
+    A width or height of 0 is kept; `Sequence` counts it as absent too. Commas, semicolons, tabs or blanks
     separate the numbers.
 
     Raises:
@@ -82,8 +82,8 @@ def read_rows(path: Path, parse: Callable[[str], list[float]], problems: Problem
     Empty lines at the end do not count.
 
     Raises:
-        ValueError: names the file and line that is malformed, or the file that is no text or holds nothing.
-        OSError: when the file cannot be read.
+        ValueError: a line is malformed, or the file is empty or not text; the message names file and line.
+        OSError: the file cannot be read.
     """
     problems = problems or Problems()
     rows = []
@@ -102,8 +102,8 @@ def read_flags(path: Path, count: int) -> np.ndarray:
     """`count` flags 0 or 1, bool [count], on one line or many.
 
     Raises:
-        ValueError: names the file and line that holds something else, or the file with another number of flags.
-        OSError: when the file cannot be read.
+        ValueError: the file holds something else or another number of flags; the message names file and line.
+        OSError: the file cannot be read.
     """
     flags = []
     for number, line in enumerate(_lines(path), start=1):
@@ -117,7 +117,7 @@ def read_flags(path: Path, count: int) -> np.ndarray:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list of sequences that are not empty.
+    """The non-empty lines of a list of sequences.
 
     Raises:
         ValueError, OSError: as `read_flags`.

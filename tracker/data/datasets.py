@@ -1,4 +1,4 @@
-"""Data sets in the folder layouts of their authors, read as sequences."""
+"""Read data sets in the layouts of their authors as sequences."""
 
 from __future__ import annotations
 
@@ -27,25 +27,22 @@ def open_dataset(
     skip_bad: bool = False,
     skipped: list[str] | None = None,
 ) -> list[Sequence]:
-    """Read the annotations of a data set; the images stay where they are and are only listed.
+    """Read the annotations of a data set. Its images are only listed.
 
-    ============  ================================================================================ =====================
-    layout        folders and files                                                                split
-    ============  ================================================================================ =====================
-    got10k        <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt                   train, val, test
-    otb           <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ...
-    vot           <name>/*.jpg or color/*.jpg, groundtruth.txt (boxes or polygons); list.txt
-    lasot         <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt   train, test
-    trackingnet   TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt                                   train, TRAIN_0, test
-    imagenet-vid  Data/VID/<split>/.../*.JPEG, Annotations/VID/<split>/.../*.xml                   train, val
-    folder        <name>/*.jpg or img/*.jpg, groundtruth.txt
-    ============  ================================================================================ =====================
+    | layout | folders and files | split |
+    |---|---|---|
+    | got10k | <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt | train, val, test |
+    | otb | <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ... | |
+    | vot | <name>/*.jpg or color/*.jpg, groundtruth.txt (boxes or polygons); list.txt | |
+    | lasot | <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt | train, test |
+    | trackingnet | TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt | train, TRAIN_0, test |
+    | imagenet-vid | Data/VID/<split>/.../*.JPEG, Annotations/VID/<split>/.../*.xml | train, val |
+    | folder | <name>/*.jpg or img/*.jpg, groundtruth.txt | |
 
-    Boxes of GOT-10k, OTB, LaSOT and plain folders are 1-based in the files (those that `tracker track --results` writes
-    too) and become 0-based; the others stay as they are. In every layout a line may be a box, a polygon or the mark of
-    an absent target (`tracker.data.annotations.parse_region`). Frames whose target is absent, out of view or fully
-    occluded count as absent. Without a split got10k takes `root` itself, lasot everything, trackingnet and imagenet-vid
-    "train".
+    Boxes of GOT-10k, OTB, LaSOT and plain folders are 1-based in the files, like those of `tracker track --results`,
+    and become 0-based; the others are kept. In every layout a line holds a box, a polygon or the mark of an absent
+    target (`tracker.data.annotations.parse_region`). Frames in which the target is absent, out of view or fully occluded count
+    as absent. Without a split got10k reads `root` itself, lasot everything, trackingnet and imagenet-vid "train".
 
     Folders that hold neither ground truth nor images, such as `__MACOSX`, are left out with a note, and so are names in
     `list.txt` without a folder.
@@ -53,14 +50,14 @@ def open_dataset(
     Args:
         layout: one of the above.
         root: the folder that holds the data set.
-        split: the part of it; only those above are there.
+        split: a part of the data set, as above.
         skip_bad: leave out what is wrong: a frame if its line is malformed, else the sequence.
         skipped: gets a line for everything that was left out; None: a warning sums them up.
 
     Raises:
-        ValueError: when the layout or split is unknown, there are no sequences, or an annotation is wrong; the message
-            names file and line.
-        FileNotFoundError: when a folder or file is missing.
+        ValueError: the layout or split is unknown, there are no sequences, or an annotation is wrong; the message names
+            file and line.
+        FileNotFoundError: a folder or file is missing.
 
     Example:
         >>> open_dataset("got10k", "/data/got10k", "val")[0].name  # doctest: +SKIP
@@ -76,9 +73,9 @@ def open_dataset(
         known = f"one of {', '.join(splits)}" if splits else "left out"
         raise ValueError(f"split of {layout} must be {known}, got {split!r}")
     problems, sequences = Problems(skip_bad), []
-    for place in find(root, split, problems):
+    for location in find(root, split, problems):
         try:
-            sequences += load(place, problems)
+            sequences += load(location, problems)
         except (OSError, ValueError) as error:
             problems.add(error)
     if not sequences:
@@ -96,7 +93,7 @@ def open_place(place: str, *, skip_bad: bool = False, skipped: list[str] | None 
     """`open_dataset` of "layout:root" or "layout:root:split".
 
     Raises:
-        ValueError: when the place is of another form, and as `open_dataset`.
+        ValueError: the text has another form, and as `open_dataset`.
 
     Example:
         >>> open_place("lasot:/data/LaSOT:train")  # doctest: +SKIP
@@ -121,7 +118,7 @@ def summary(lines: list[str], limit: int = 3) -> str:
     return f"skipped {len(lines)}: {'; '.join(lines[:limit])}{more}"
 
 
-# ---- the layouts: where the sequences are, and how one is read -----------------------------------------------
+# ---- layouts: finding sequences and reading one --------------------------------------------------------------
 
 
 def _folders(root: Path) -> list[Path]:
@@ -184,7 +181,7 @@ def _find_got10k(root: Path, split: str | None, problems: Problems) -> list[Path
 def _load_got10k(folder: Path, problems: Problems) -> list[Sequence]:
     path = folder / "groundtruth.txt"
     boxes, frames = read_rows(path, parse_region, problems), _frames(folder)
-    _one_per_frame(path, boxes, frames, 1)  # the test split tells the first box alone
+    _one_per_frame(path, boxes, frames, 1)  # the test split has the first box only
     label = folder / "absence.label"
     absent = read_flags(label, len(frames))[: len(boxes)] if label.is_file() else None
     return [Sequence(folder.name, frames, _one_based(boxes), absent)]
@@ -246,7 +243,7 @@ def _find_trackingnet(root: Path, split: str | None, problems: Problems) -> Iter
 def _load_trackingnet(path: Path, problems: Problems) -> list[Sequence]:
     boxes = read_rows(path, parse_region, problems)
     frames = _frames(path.parents[1] / "frames" / path.stem)
-    _one_per_frame(path, boxes, frames, 1)  # the test split tells the first box alone
+    _one_per_frame(path, boxes, frames, 1)  # the test split has the first box only
     return [Sequence(path.stem, frames, boxes)]
 
 
@@ -274,7 +271,7 @@ def _load_folder(folder: Path, problems: Problems) -> list[Sequence]:
 
 
 class Layout(NamedTuple):
-    """How a data set is read: its places under a root, the sequences at a place, and the splits it has."""
+    """How to read a layout: find the locations of sequences under a root, load those at a location; its splits."""
 
     find: Callable[[Path, str | None, Problems], Iterator[Path] | list[Path]]
     load: Callable[[Path, Problems], list[Sequence]]

@@ -23,7 +23,7 @@ def list_targets(folder: str | PathLike[str]) -> list[Path]:
     these, empty files are left out if another one holds boxes: Human4 of OTB-100 comes with an empty first file.
 
     Raises:
-        FileNotFoundError: when the folder or a ground-truth file is missing.
+        FileNotFoundError: the folder or a ground-truth file is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -41,7 +41,7 @@ def list_targets(folder: str | PathLike[str]) -> list[Path]:
 def read_boxes(path: str | PathLike[str]) -> np.ndarray:
     """Read the boxes of an OTB file as they are (1-based): float64 [N, 4], four NaN where the target is absent.
 
-    `tracker.data.annotations.parse_region` tells what a line may hold. Empty lines at the end are skipped.
+    See `tracker.data.annotations.parse_region` for the lines. Empty lines at the end are skipped.
 
     Raises:
         ValueError: names the file and line that is neither a box nor the mark of an absent target.

@@ -1,4 +1,4 @@
-"""Pictures that synthetic videos are made of: scenes for what is behind, cut-outs for what moves."""
+"""Pictures for synthetic videos: scenes for backgrounds, cut-outs for moving objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pictures:
         cutouts: RGBA uint8 [H, W, 4].
 
     Raises:
-        ValueError: when a place holds no picture, or one cannot be decoded; the message names it.
+        ValueError: one of the places holds no picture, or one cannot be decoded; the message names it.
 
     Example:
         >>> pictures = Pictures(["photos/", "/usr/share/tuxpaint/stamps"])  # doctest: +SKIP
@@ -71,8 +71,8 @@ class Pictures:
         scale = float(np.sqrt(area / (picture.shape[0] * picture.shape[1])))
         size = tuple(max(3, 2 * round(side * scale / 2 - 0.5) + 1) for side in picture.shape[1::-1])
         part = cv2.resize(picture, size, interpolation=_interpolation(1 / scale))
-        if (most := int(part[:, :, 3].max())) < 255:  # thin lines fade when they are reduced
-            part[:, :, 3] = (part[:, :, 3].astype(np.uint16) * 255 // max(most, 1)).astype(np.uint8)
+        if (highest := int(part[:, :, 3].max())) < 255:  # thin lines fade when they are reduced
+            part[:, :, 3] = (part[:, :, 3].astype(np.uint16) * 255 // max(highest, 1)).astype(np.uint8)
         part = part[:, ::-1] if rng.random() < 0.5 else part
         return np.pad(part, ((2, 2), (2, 2), (0, 0)))
 

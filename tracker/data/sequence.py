@@ -1,4 +1,4 @@
-"""One target in one video, whatever data set it comes from."""
+"""One target in one video, of any data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Sequence:
     """One target in one video.
 
     Args:
-        name: tells the sequence from the others of its data set.
+        name: unique in the data set.
         frames: the image files from the first annotated frame on, or a function from the frame's number, 0-based, to an
             RGB uint8 image [H, W, 3]. Frames after the last box are not annotated.
         boxes: [N, 4], x, y, w, h in pixels, 0-based: (x, y) is the left top corner, so a box covers x to x + w, where
@@ -26,7 +26,7 @@ class Sequence:
             finite or has no area are always absent; None adds no others.
 
     Raises:
-        ValueError: when the shapes differ, or there are more boxes than frames.
+        ValueError: the shapes differ, or there are more boxes than frames.
 
     Example:
         >>> video = Sequence("a", [Path("1.jpg"), Path("2.jpg")], np.array([[4, 4, 9, 9], [0, 0, 0, 0]]))
@@ -59,7 +59,7 @@ class Sequence:
 
     @classmethod
     def from_video(cls, name: str, video: SyntheticVideo) -> Sequence:
-        """A synthetic video; frames in which a pillar hides more than half of the target count as absent."""
+        """A sequence of a synthetic video. Frames in which more than half of the target is hidden count as absent."""
         return cls(name, video.image, video.boxes, video.visible < 0.5)
 
     @property
@@ -86,6 +86,6 @@ class Sequence:
         """Frame `index` as RGB uint8 [H, W, 3].
 
         Raises:
-            ImageError: names the file that cannot be read.
+            ImageError: the file cannot be read; the message names it.
         """
         return self.frames(index) if callable(self.frames) else read_image(self.frames[index])

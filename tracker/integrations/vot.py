@@ -7,7 +7,7 @@ In the trackers.ini of a workspace::
     protocol = trax
     command = python -m tracker.integrations.vot --weights siamfc.pth
 
-Tried with version 0.7.3 of the toolkit; docs/evaluation.md tells more.
+Tested with version 0.7.3 of the toolkit; see docs/evaluation.md.
 
 Needs TraX's Python package: ``pip install vot-trax`` (or the extra ``toolkits``).
 """
