@@ -41,8 +41,9 @@ def open_dataset(
 
     Boxes of GOT-10k, OTB, LaSOT and plain folders are 1-based in the files, like those of `tracker track --results`,
     and become 0-based; the others are kept. In every layout a line holds a box, a polygon or the mark of an absent
-    target (`tracker.data.annotations.parse_region`). Frames in which the target is absent, out of view or fully occluded count
-    as absent. Without a split got10k reads `root` itself, lasot everything, trackingnet and imagenet-vid "train".
+    target (`tracker.data.annotations.parse_region`). Frames in which the target is absent, out of view or fully
+    occluded count as absent. Without a split got10k reads `root` itself, lasot everything, trackingnet and imagenet-
+    vid "train".
 
     Folders that hold neither ground truth nor images, such as `__MACOSX`, are left out with a note, and so are names in
     `list.txt` without a folder.
