@@ -10,6 +10,7 @@ Crops are RGB, 0 to 255. The template is an input of the search branch: one file
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
@@ -27,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tracker.config import TrackerConfig
 from tracker.installed import install_hint
 from tracker.io.draw import check_writable
-from tracker.io.files import Replacement
+from tracker.io.files import Replacement, naming
 from tracker.network.model import SiamFC
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -148,14 +149,17 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
         for file in files.values():
             stack.callback(file.discard)
         for branch, program in export_branches(model).items():
-            write(program, branch, files[branch].temporary)
+            with naming(paths[branch]):
+                write(program, branch, files[branch].temporary)
         for file in files.values():
             file.commit()
     return paths
 
 
 def _write_torch(program: ExportedProgram, branch: str, path: Path) -> None:
-    torch.export.save(program, path)
+    data = io.BytesIO()
+    torch.export.save(program, data)  # to a full disk torch would end the process
+    path.write_bytes(data.getbuffer())
 
 
 def _write_onnx(program: ExportedProgram, branch: str, path: Path) -> None:
