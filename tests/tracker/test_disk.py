@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path):
     living.temporary.write_text("whole too")
     living.commit()
     assert (tmp_path / "living.txt").read_text() == "whole too"
+
+
+def test_writers_in_one_folder_leave_each_other_alone(tmp_path):
+    """Each sweeps before it writes; the files of the others are locked, or made again."""
+
+    def write(name: str) -> None:
+        for count in range(40):
+            write_whole(tmp_path / name, bytes([count]) * 100)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, ["a", "b", "c", "c"]))
+    assert {path.name: path.read_bytes()[:1] for path in tmp_path.iterdir()} == dict.fromkeys("abc", bytes([39]))
 
 
 SLOW = (

@@ -184,7 +184,7 @@ def _locked(path: Path) -> int:
             lock(descriptor)
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
-        except FileNotFoundError:  # another process swept it between the two calls
+        except (FileNotFoundError, BlockingIOError):  # another process sweeps it between the two calls
             pass
         except BaseException:
             os.close(descriptor)
