@@ -23,7 +23,8 @@ from tracker.data.augment import collate
 from tracker.data.crops import read_crop
 from tracker.data.pairs import PairDataset
 from tracker.data.prepare import prepare_archive
-from tracker.data.sequence import ImageError, Sequence
+from tracker.data.sequence import Sequence
+from tracker.io.images import ImageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

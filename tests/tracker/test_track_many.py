@@ -112,7 +112,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, places):
 
     refused("--box must be given once per SOURCE, 3 times, or never, got 1", sources, "--box", "1,2,3,4")
     refused("--target must come with a single SOURCE, got 3", sources, "--target", 1)
-    refused("SOURCE: names must differ, because the outputs are named after them, got 'video0' twice",
+    refused("SOURCE: names must differ because the outputs are named after them, got 'video0' twice",
             [sources[0], sources[0]], "-o", tmp_path / "videos")  # fmt: skip
     (tmp_path / "file").write_text("")
     refused("--results must be a folder for several SOURCEs, got the file", sources, "--results", tmp_path / "file")
