@@ -1,7 +1,7 @@
-"""Which dimension of a parameter is its output channel, as the centralize ops are told it.
+"""Which dimension of a parameter is its output channel, as the centralize ops take it.
 
-One number for each tensor: 0 where it is dim 0, g > 0 where it is dim 1 (a transposed convolution of g groups), -1
-where the gradient is not to be centralized.
+One number for each tensor: 0 if it is dim 0, g > 0 if it is dim 1 (a transposed convolution of g groups), -1 if the
+gradient must not be centralized.
 """
 
 from __future__ import annotations
@@ -23,5 +23,13 @@ def transposed_groups(transposed: Transposed) -> dict[Tensor, int]:
 
 
 def channel_number(param: Tensor, conv_only: bool, transposed: Mapping[Tensor, int]) -> int:
-    """The number of `param`: parameters of one dimension (conv_only: of two) are not centralized."""
-    return -1 if param.dim() <= (2 if conv_only else 1) else transposed.get(param, 0)
+    """The number of `param`; -1 for parameters of one dimension (conv_only: of two), and of one weight per channel.
+
+    The mean of a single weight's gradient is that gradient: centralized, such a weight would never move. Examples are
+    `Linear(1, n)`, a depthwise 1x1 convolution, a layer scale [C, 1, 1] and the norms of `weight_norm`.
+    """
+    if param.dim() <= (2 if conv_only else 1):
+        return -1
+    groups = transposed.get(param, 0)
+    weights = param.numel() // max(1, param.shape[1] * groups if groups else param.shape[0])
+    return -1 if weights == 1 else groups

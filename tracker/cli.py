@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -65,11 +70,24 @@ for _function, _short in (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0, 1 for training that failed, 2 for bad usage or input (each with one line on stderr), 130 for Ctrl-C.
+    | code | meaning |
+    |---|---|
+    | 0 | success |
+    | 1 | training failed, or whoever read the output closed the pipe |
+    | 2 | bad usage, bad input or an output that cannot be written; one line on stderr says which |
+    | 130, 143, 129 | ended by Ctrl-C, SIGTERM, SIGHUP; what was done until then is kept |
     """
     # OpenCV and FFmpeg report every codec they try; the command reports what matters itself.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with _like_ctrl_c() as caught:
+        code = _run(arguments)
+    code = _flush(code)
+    return 128 + caught[0] if caught and code == INTERRUPTED else code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, prog_name="tracker", standalone_mode=False) or 0
     except Interrupted:
@@ -83,20 +101,62 @@ def main(arguments: list[str] | None = None) -> int:
         if message is None:
             raise
         return _report(message, 2)
-    if code == INTERRUPTED and not {"-q", "--quiet"} & set(sys.argv[1:] if arguments is None else arguments):
+    if code == INTERRUPTED and not {"-q", "--quiet"} & set(arguments):
         print("stopped", file=sys.stderr)
     return code
 
 
+@contextmanager
+def _like_ctrl_c() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does; yield the list of those that came.
+
+    A signal that is ignored, as nohup sets it, stays ignored.
+    """
+    caught: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        taken = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield caught
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _flush(code: int) -> int:
+    """Write what was printed; the exit code of a successful command tells whether it could be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at its end, and would complain again.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough
+            return code or 1
+        return code or _report(f"an output cannot be written: {error.strerror}", 2)
+    return code
+
+
 def _mistake(error: Exception) -> str | None:
-    """What the user did wrong, or None where the error is not the user's."""
+    """One line for the user, or None where the error is the program's own."""
     # Usage errors come from click or from typer's own copy of it, as typer's version has it.
     if hasattr(error, "format_message"):
         return error.format_message()
     # Imported here: whoever raised them has loaded them, and help comes without OpenCV.
     from tracker.io.draw import VideoError
+    from tracker.io.files import DISK_ERRORS
     from tracker.io.sources import SourceError
 
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return f"{error.filename or 'an output'} cannot be written: {error.strerror}"
     return str(error) if isinstance(error, (CommandError, SourceError, VideoError)) else None
 
 

@@ -189,6 +189,7 @@ def find_model(
     device: torch.device | str | None,
 ) -> tuple[SiamFC, torch.device | str | None]:
     """The model given, or the one of the weights, and the device to run it on."""
+    check_device(device)
     if (model is None) == (weights is None):
         got = "neither (from_pretrained() takes those of the package)" if model is None else "both"
         raise ValueError(f"one of model and weights must be given, got {got}")
@@ -201,9 +202,20 @@ def find_model(
     return model, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+<<<<<<< HEAD
 def device_of(dtype: torch.dtype | str | None) -> str | None:
     """Where a network of this type must run; None: anywhere."""
     return "cpu" if dtype in (torch.int8, "int8") else None
+=======
+def check_device(device: torch.device | str | None) -> None:
+    """Refuse a device that this machine or this torch does not have, in place of torch's AssertionError."""
+    try:
+        found = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {device!r}") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be one of this machine's {torch.cuda.device_count()} GPUs, got {str(device)!r}")
+>>>>>>> field
 
 
 def check_dtype(dtype: torch.dtype | str | None, backend: str = "fastops") -> None:

@@ -42,10 +42,12 @@ def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = 
     hooks, that is quantized, scripted, compiled or wrapped for parallel training is left alone.
 
     Parameters and buffers stay the same tensors under the same names in the same order, in the same mode, so
-    checkpoints and optimizers fit as before. Undo it by [`restore`][fastops.restore], which works on copies of the
-    model too. Fold batch norms, convert them to SyncBatchNorm, quantize, export and script before, or on the restored
-    model: such tools see a batch norm and an Identity, and would lose the Mish. Code that asks for classes
-    (`isinstance(layer, nn.Mish)`) finds other ones.
+    checkpoints and optimizers fit as before. Undo it by [`fastops.restore`][], which works on copies of the model too.
+
+    `torch.jit.trace`, `torch.fx` and `torch.export` keep the fused modules or ops; `torch.onnx` exports plain
+    operations of torch in their place. Fold batch norms, convert them to SyncBatchNorm, quantize and script before, or
+    on the restored model: such tools see a batch norm, and would lose the Mish. SyncBatchNorm and quantization are
+    refused with an error that says so. Code that asks for classes (`isinstance(layer, nn.Mish)`) finds others.
 
     Args:
         model: any module; already accelerated ones stay as they are.
@@ -74,11 +76,17 @@ def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = 
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
     before = None if example_inputs is None else _results(model, example_inputs)
+    known = vars(model).get("_left_alone", ())
     with torch.inference_mode(False), torch.enable_grad(), _same_random_numbers(model):
         left_alone = Fusion(model).left_alone
     if before is not None and (reason := _why_not_as(before, model, example_inputs)):
         swap.undo(model)
         left_alone = [LeftAlone("", type(model).__name__, reason)]
+    else:  # what an earlier call left alone and this one does not name, unless it is fused by now
+        changed = {name for name, *_ in swap.fused_modules(model)}
+        found = {(left.name, left.kind): left for left in left_alone}
+        kept = [found.pop((left.name, left.kind), left) for left in known if left.name not in changed]
+        left_alone = kept + list(found.values())
     vars(model)["_left_alone"] = tuple(left_alone)
     if verbose:
         print(f"accelerate: {acceleration_report(model)}")

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 
 class Slot(NamedTuple):
-    """A place in the model: the child `name` of `parent`. One module may sit in several."""
+    """The child `name` of `parent`. One module may be in several slots."""
 
     parent: nn.Module
     name: str
@@ -34,8 +34,8 @@ def first_line(error: Exception) -> str:
 
 
 def bare_copy(module: nn.Module, replaced: Mapping[int, object] | None = None) -> nn.Module:
-    """A deep copy without hooks, so that running it calls no code of others; `replaced` is what is not copied, by
-    id."""
+    """A deep copy without hooks, so that running it has no side effects. `replaced` maps ids to objects used as they
+    are."""
     memo = dict(replaced or {})
     for part in module.modules():
         memo |= {id(hooks): OrderedDict() for name, hooks in vars(part).items() if "_hooks" in name}
@@ -82,7 +82,7 @@ class _Tracer(fx.Tracer):
         self.leaves = leaves
 
     def path_of_module(self, mod: nn.Module) -> str:
-        return self.submodule_paths.get(mod, "")  # "": made while it ran, as a slice of an nn.Sequential is
+        return self.submodule_paths.get(mod, "")  # "": made in forward, such as a slice of an nn.Sequential
 
     def is_leaf_module(self, m: nn.Module, path: str) -> bool:
         return path in self.leaves or (path != "" and super().is_leaf_module(m, path))
@@ -113,8 +113,10 @@ def _without_memory(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _unshare(model: nn.Module) -> None:
-    """Give a module without parameters and children that sits in several slots a copy in each: the graph tells
-    modules apart, not slots, and activations are often shared."""
+    """Copy modules without parameters and children that are in several slots, one copy per slot.
+
+    The graph distinguishes modules, not slots, and activations are often shared.
+    """
     seen = set()
     for parent in list(model.modules()):
         for name, child in parent._modules.items():

@@ -42,7 +42,7 @@ def why_closed(module: nn.Module) -> str | None:
         return "it is compiled TorchScript"
     if hasattr(module, "_orig_mod"):
         return "accelerate the module before torch.compile"
-    if type(module).__module__.startswith(QUANTIZED) or getattr(module, "qconfig", None) is not None:
+    if type(module).__module__.startswith(QUANTIZED) or vars(module).get("qconfig") is not None:
         return "it is quantized, or prepared for it"
     return None
 
@@ -73,7 +73,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 class Fusion:
-    """Changes `model` as it is made; `left_alone` tells what it did not change."""
+    """Changes `model` when constructed; `left_alone` lists what it did not change."""
 
     def __init__(self, model: nn.Module) -> None:
         self.left_alone: list[LeftAlone] = []
@@ -145,7 +145,7 @@ class Fusion:
                 replace(pool, fused, was=f"Mish + {type(pool.module).__name__}")
                 replace(mish, nn.Identity())
         for mish, norm in self._pairs(self._is_mish, lambda module: isinstance(module, _BatchNorm)):
-            shared = slots_of[norm.module] > 1 and "the batch norm sits in several places"
+            shared = slots_of[norm.module] > 1 and "the batch norm is in several slots"
             if not self._reported(norm, mish, shared or self._why_not_norm(norm, mish)):
                 change_class(norm.module, NORMS[type(norm.module)][0], was=f"{type(norm.module).__name__} + Mish")
                 replace(mish, nn.Identity())
@@ -219,7 +219,7 @@ class Fusion:
         if not looks_like_mish(module) or swap_of(module):
             return False
         if module not in self._mish:
-            # In place or not is found out: some take the argument and do nothing with it.
+            # In place or not is tested: some modules ignore the argument.
             reasons = {inplace: self._why_not_mish(module, inplace) for inplace in (True, False)}
             self._mish[module] = next((inplace for inplace, reason in reasons.items() if reason is None), None)
             if all(reasons.values()):
@@ -227,7 +227,7 @@ class Fusion:
         return self._mish[module] is not None
 
     def _why_not_mish(self, module: nn.Module, inplace: bool) -> str | None:
-        return self._differ(module, lambda _: (bare_copy(module), Mish(inplace)), 3, [(9, 9)])
+        return self._differ(module, lambda _: (bare_copy(module), Mish(inplace)), 3, [(9, 9), (66, 40)])
 
     def _replace_mish(self) -> None:
         """Mish modules that are in no pair, one for one."""

@@ -1,4 +1,4 @@
-"""What [`fastops.accelerate`][] changed and what it left alone."""
+"""Report of [`fastops.accelerate`][]: changed and unchanged modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """A module that is fused now: its name in the model, what was there, what is."""
+    """A fused module: its name in the model, what it was, what it is now."""
 
     name: str
     was: str

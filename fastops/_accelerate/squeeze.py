@@ -12,9 +12,13 @@ from torch.nn.parameter import is_lazy
 from fastops._accelerate.calls import bare_copy, first_line
 from fastops._accelerate.check import Probe, difference
 from fastops._accelerate.swap import change_class, swap_of
+from fastops.nn._tracing import is_traced, leaf_call
 from fastops.ops.se import se_attention
 
 Path = tuple[str, ...]  # attribute names one below the other
+
+
+LARGE = (66, 40, 3)  # sides of the larger images that a block is tried on
 
 
 class Layout(NamedTuple):
@@ -36,6 +40,8 @@ class FusedSqueezeExcitation(nn.Module):
     _layout: Layout
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        if is_traced(x):
+            return leaf_call(self, x)
         *paths, dims = self._layout
         if args or kwargs or x.dim() != dims:
             return swap_of(self).original.forward(self, x, *args, **kwargs)
@@ -125,8 +131,9 @@ def _difference(original: nn.Module, layout: Layout, channels: int, probe: Probe
     fused = bare_copy(original)
     fuse(fused, layout)
     images = probe.images(channels, *_size(layout.dims))
+    large = probe.normal(1, channels, *LARGE[: layout.dims - 2])  # a block may pool otherwise beyond some size
     try:
-        return difference(original, fused, [images, 8 * images])  # large: ReLU6 is no ReLU
+        return difference(original, fused, [images, 8 * images, large])  # times 8: ReLU6 is not ReLU
     except Exception as error:
         return first_line(error)
 

@@ -20,7 +20,7 @@ class Swap:
     """What was here, kept by a fused module as its attribute `_swap`."""
 
     original: nn.Module | type[nn.Module]
-    was: str | None  # as the report names it; None for what fills the place of a module fused into another
+    was: str | None  # its name in the report; None for the Identity that replaces a module fused into another
     attributes: tuple[str, ...] = ()  # that the fused class needs and the original lacks
 
 
@@ -35,7 +35,7 @@ def change_class(module: nn.Module, fused: type[nn.Module], was: str, **attribut
 
 
 def replace(slot: Slot, fused: nn.Module, was: str | None = None) -> None:
-    """Put `fused` into the slot, in the mode of what is there."""
+    """Put `fused` into the slot, in the mode of the module there."""
     vars(fused)["_swap"] = Swap(slot.module, was)
     slot.parent._modules[slot.name] = fused.train(slot.module.training)
 
@@ -54,7 +54,7 @@ def undo(model: nn.Module) -> None:
 
 
 def fused_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Name and module of what is fused, and what was there; a module that sits in several slots comes once."""
+    """Names, fused modules and what they replaced; a module in several slots comes once."""
     for name, module in model.named_modules():
         if (swap := swap_of(module)) and swap.was is not None:
             yield name, module, swap.was

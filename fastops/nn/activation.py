@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastops.nn._tracing import is_traced, leaf_call
 from fastops.ops.mish import mish, mish_
 
 
@@ -27,6 +28,8 @@ class Mish(nn.Module):
         self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_traced(x):
+            return leaf_call(self, x)
         return mish_(x) if self.inplace else mish(x)
 
     def extra_repr(self) -> str:

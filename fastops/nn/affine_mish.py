@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastops.nn._tracing import is_traced, leaf_call
 from fastops.ops.affine_mish import affine_mish, batch_norm_mish
 
 
@@ -42,9 +43,26 @@ class AffineMish(nn.Module):
 
 
 class _BatchNormMish:
-    """The forward of torch's batch norm modules with [`fastops.batch_norm_mish`][] in the place of its function."""
+    """The forward of torch's batch norm modules with [`fastops.batch_norm_mish`][] in the place of its function.
+
+    Tools that convert models take the module for a batch norm and would drop its Mish. `qconfig` is what they all ask
+    for: `nn.SyncBatchNorm.convert_sync_batchnorm` and torch's quantization.
+    """
+
+    @property
+    def qconfig(self) -> None:
+        name = type(self).__name__
+        raise RuntimeError(
+            f"{name} must not be converted (to SyncBatchNorm, or for quantization): its Mish would be lost. "
+            "Convert the model before fastops.accelerate, or after fastops.restore"
+        )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name != "qconfig"]  # torch.jit looks at every name in it
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_traced(x):
+            return leaf_call(self, x)
         self._check_input_dim(x)
         momentum = 0.0 if self.momentum is None else self.momentum
         update = self.training and self.track_running_stats

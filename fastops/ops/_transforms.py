@@ -10,7 +10,8 @@ _DIFFERENTIATING = (TransformType.Grad, TransformType.Jvp)
 
 
 def in_transform() -> bool:
-    """Whether this runs in forward mode or under `torch.func.grad`, `vjp`, `jvp` and what is made of them.
+    """Whether this runs in forward mode, under `torch.func.grad`, `vjp`, `jvp` and what is made of them, or
+    while `torch.onnx` exports, which knows the operations of torch alone.
 
     Public functions hand over to [`fastops.reference`][] then. Left to torch, forward mode would take an op for a
     constant, without a word, and `torch.func.grad` raise an error about `setup_context`. `vmap` alone is no
@@ -18,14 +19,22 @@ def in_transform() -> bool:
     """
     if forward_ad._current_level >= 0:  # -1 outside; torch.func.jvp has a level, too
         return True
+    if exports_onnx():
+        return True
     if not torch._C._are_functorch_transforms_active():
         return False
     return _differentiates()
 
 
+def exports_onnx() -> bool:
+    """Whether ``torch.onnx`` is exporting, by either of its exporters."""
+    # The first two are cheap; both exporters trace.
+    return (torch.jit.is_tracing() or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
+
+
 def in_transform_or_vmap() -> bool:
     """As `in_transform`, and under `torch.vmap` too: for a `torch.autograd.Function`, which has no rule for it."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or exports_onnx()
 
 
 def _differentiates() -> bool:

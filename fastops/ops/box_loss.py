@@ -19,6 +19,7 @@ from fastops.ops._checks import (
 )
 from fastops.ops._register import reference_vjp, register_autocast, to_front
 from fastops.ops._transforms import in_transform
+from fastops.reference.box_loss import promoted
 
 _box_loss = torch.ops.fastops.box_loss.default
 _scale = torch.ops.fastops.box_loss_backward_scale.default
@@ -35,14 +36,15 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
 
     Args:
         pred: boxes [..., 4]; float32, float64, float16 or bfloat16 (half types compute in float32).
-        target: boxes of the shape, dtype and device of `pred`.
+        target: boxes on the device of `pred`. Dtypes promote and shapes broadcast, as in torchvision's losses: it may
+            hold float64 from NumPy, integers or a single box [1, 4].
         fmt: "xyxy" (first and last corner), "xywh" (first corner and sides) or "cxcywh" (centre and sides).
         reduction: "none" gives the losses [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
         eps: in the unit of the boxes, at least 1e-15. Sides below it, negative ones of inverted boxes among them, count
             as `eps` about the same centre; larger boxes are not touched by it.
 
     Returns:
-        The loss, in the dtype of `pred`.
+        The loss, in the dtype that `pred` and `target` promote to.
 
     Raises:
         RuntimeError: `iou_loss: <argument> must ...` for other shapes, dtypes, devices or options.
@@ -52,7 +54,7 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
     boxes up to 1e18: everything is computed from differences of coordinates, in sums without cancellation, so that the
     loss keeps its relative accuracy near equal boxes (where loss and gradient are 0) and for boxes of 1e-6 at 1e6.
     Where edges of the two boxes coincide the gradient is the mean of those on both sides; a side below `eps` has the
-    gradient of one of `eps`, so that a collapsed box may grow again.
+    gradient of one of `eps`, so that a collapsed box may grow again. Gradients in float16 saturate at 65504.
 
     Works under `torch.compile(fullgraph=True)`, `torch.autocast` (in float32) and `torch.vmap`; in forward mode
     and under `torch.func.grad` it runs as [`fastops.reference`][] does.
@@ -211,12 +213,12 @@ def focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8, reduction: st
 
     Args:
         pred: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
-        target: of the shape, dtype and device of `pred`.
+        target: on the device of `pred`. Dtypes promote and shapes broadcast.
         beta: between 1/e and 1; the larger, the less outliers count.
         reduction: "none" gives the losses in the shape of `pred`, "mean" (0 of no values) and "sum" a scalar.
 
     Returns:
-        The loss, in the dtype of `pred`.
+        The loss, in the dtype that `pred` and `target` promote to.
 
     Raises:
         RuntimeError: `focal_l1_loss: <argument> must ...` for other shapes, dtypes, devices or options.
@@ -236,6 +238,7 @@ def focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8, reduction: st
     """
     if in_transform():
         return reference.focal_l1_loss(pred, target, beta, reduction)
+    pred, target = promoted(pred, target, trailing=0)
     return _focal_l1(pred, target, beta, reduction)
 
 
@@ -380,9 +383,19 @@ class _BoxLoss(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = reference_vjp(_reference, (pred, target, *ctx.settings), grad)[:2]
         else:
-            scaled = iter(_scale(grad, divisor, saved))
+            # In half a gradient beyond 65504 becomes that number, not an infinity.
+            wide = grad.float() if grad.dtype == torch.float16 else grad
+            scaled = (_saturated(t, grad.dtype) for t in _scale(wide, divisor, saved))
             grads = [next(scaled) if wanted else None for wanted in ctx.needs_input_grad[:2]]
         return *grads, None, None, None, None, None, None
+
+
+def _saturated(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t`` in ``dtype``, finite wherever it is finite in its own."""
+    if t.dtype == dtype:
+        return t
+    limit = torch.finfo(dtype).max
+    return torch.where(t.isfinite(), t.clamp(-limit, limit), t).to(dtype)
 
 
 def _plain(pred, target, *settings) -> Tensor:
@@ -392,6 +405,7 @@ def _plain(pred, target, *settings) -> Tensor:
 def _loss(
     pred: Tensor, target: Tensor, kind: str, fmt: str, reduction: str, gamma: float, detach_weight: bool, eps: float
 ) -> Tensor:
+    pred, target = promoted(pred, target)
     if in_transform():
         return _reference(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)
     if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):

@@ -25,8 +25,9 @@ def centralize_gradients_(
     with $w_i$ the $M$ weights of output channel $i$.
 
     Args:
-        params: parameters, a parameter, or a module; their `.grad` is changed. Those without one, and those of one
-            dimension (biases, normalisation), are left alone. float32, float64, float16 or bfloat16 (half types compute
+        params: parameters, a parameter, or a module; their `.grad` is changed. Those without one, those of one
+            dimension (biases, normalisation) and those of a single weight per output channel, such as a layer scale
+            [C, 1, 1], are left alone. float32, float64, float16 or bfloat16 (half types compute
             in float32), of any layout, several dtypes and devices at once.
         conv_only: leave parameters of two dimensions (fully connected layers) alone too.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
@@ -37,7 +38,7 @@ def centralize_gradients_(
         RuntimeError: for sparse gradients; `centralize_: tensors[i] must have dtype ...` for any other dtype.
 
     For any optimizer: call it between `backward` and `step`, or register it once as a hook. Gradients scaled by a
-    `GradScaler` may be centralized before or after `unscale_`. A channel of a single weight has no gradient left.
+    `GradScaler` may be centralized before or after `unscale_`.
     [`fastops.optim.SGDGC`][] and [`fastops.optim.AdamWGC`][] centralize inside their step, which saves the pass;
     SGDGC does so after adding the weight decay.
 
@@ -61,9 +62,13 @@ def centralize_gradients_(
     batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[int]]] = {}
     for p in [params] if isinstance(params, Tensor) else params:
         grad = p.grad
-        if grad is None or (channels := channel_number(p, conv_only, groups)) < 0:
+        if grad is None:
             continue
-        check_dense("centralize_gradients_", grad)
+        channels = channel_number(p, conv_only, groups)
+        if channels >= 0 or getattr(p, "_fsdp_flattened", False):
+            check_dense("centralize_gradients_", p, grad)
+        if channels < 0:
+            continue
         tensors, numbers = batches.setdefault((grad.device, grad.dtype), ([], []))
         tensors.append(grad)
         numbers.append(channels)
@@ -73,7 +78,16 @@ def centralize_gradients_(
             torch.autograd.graph.increment_version(tensors)  # a graph that needs the old values must notice
 
 
-def check_dense(op: str, grad: Tensor) -> None:
+def check_dense(op: str, param: Tensor, grad: Tensor) -> None:
+    """Refuse gradients whose output channels this process does not have whole."""
+    # DTensor of fully_shard, and what FullyShardedDataParallel flattens to one dimension; known by name, because
+    # torch.distributed need not be built.
+    sharded = hasattr(grad, "placements") or getattr(param, "_fsdp_flattened", False)
+    check(
+        not sharded,
+        f"{op}: parameters must be whole tensors, got one that fully_shard or FullyShardedDataParallel has sharded "
+        "(use an optimizer of torch.optim for these)",
+    )
     check(
         grad.layout == torch.strided,
         f"{op}: gradients must be dense, got {grad.layout} of shape {list(grad.shape)}",

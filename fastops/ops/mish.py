@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastops import reference
-from fastops.ops._checks import check_floating
+from fastops.ops._checks import check, check_floating
 from fastops.ops._pointwise import register_pointwise
-from fastops.ops._transforms import in_transform
+from fastops.ops._transforms import exports_onnx, in_transform
 
 _mish = torch.ops.fastops.mish.default
 _mish_inplace = torch.ops.fastops.mish_.default
@@ -63,7 +63,8 @@ def mish_(x: Tensor) -> Tensor:
         `x` itself.
 
     Raises:
-        RuntimeError: `mish_: x must have dtype ...`; torch's own error for a leaf that requires grad.
+        RuntimeError: `mish_: x must have dtype ...`; for an expanded tensor, whose elements share memory; torch's own
+            error for a leaf that requires grad.
 
     Made for inference. Where gradients are recorded the input has to be kept for the backward, so a copy is made and
     nothing is saved over [`mish`][fastops.mish].
@@ -75,9 +76,15 @@ def mish_(x: Tensor) -> Tensor:
         >>> fastops.mish_(x) is x
         True
     """
+    if exports_onnx():
+        return torch.nn.functional.mish(x, inplace=True)  # both exporters know this in-place operation
     if in_transform():
         return reference.mish_(x)
-    if torch.is_grad_enabled() and x.requires_grad:
+    if not torch.jit.is_tracing() and not x.is_contiguous():
+        shared = any(side > 1 and stride == 0 for side, stride in zip(x.shape, x.stride(), strict=True))
+        check(not shared, f"mish_: x must have memory for each element (clone it first), got {list(x.shape)} expanded")
+    # Traced by torch.jit an op without a result would be dropped.
+    if torch.is_grad_enabled() and x.requires_grad or torch.jit.is_tracing():
         check_floating("mish_", "x", x)
         return x.copy_(_mish(x.clone()))
     _mish_inplace(x)

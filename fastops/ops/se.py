@@ -196,3 +196,15 @@ def _(info, in_dims, x, logits):
     x, logits = to_front(x, in_dims[0], info.batch_size), to_front(logits, in_dims[1], info.batch_size)
     y = _se_scale(x.flatten(0, 1), logits.flatten(0, 1))
     return y.unflatten(0, x.shape[:2]), 0
+
+
+@torch.library.register_vmap("fastops::se_attention")
+def _(info, in_dims, x, *weights):
+    if in_dims[0] is not None and all(dim is None for dim in in_dims[1:]):
+        x = x.movedim(in_dims[0], 0)
+        return _se_attention(x.flatten(0, 1), *weights).unflatten(0, x.shape[:2]), 0
+    # Weights of their own for each: as many calls as the mapped dimension is long.
+    inputs = zip((x, *weights), in_dims, strict=True)
+    mapped = [None if t is None else to_front(t, dim, info.batch_size) for t, dim in inputs]
+    calls = [_se_attention(*(None if t is None else t[i] for t in mapped)) for i in range(info.batch_size)]
+    return torch.stack(calls), 0

@@ -1,4 +1,4 @@
-"""What SGDGC and AdamWGC share: which parameters are centralized, and what a fused step is called with."""
+"""What SGDGC and AdamWGC share: which parameters are centralized, and the arguments of a fused step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from fastops._channels import Transposed, channel_number, transposed_groups
 from fastops.ops.centralize import check_dense
+
+_FALSE_WHERE_MISSING = ("maximize", "nesterov", "amsgrad")
 
 
 class CentralizedOptimizer(Optimizer):
@@ -43,12 +45,17 @@ class CentralizedOptimizer(Optimizer):
         self.defaults["transposed"].update(groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Groups loaded from an optimizer of torch.optim keep what only those of this one have."""
+        """Complete what a loaded group does not have.
+
+        Older versions of torch wrote states without `maximize`, `nesterov` or `amsgrad`: those are False, as torch's
+        own optimizers take them. What only this optimizer has, such as `centralize`, stays as it was.
+        """
         own = getattr(self, "param_groups", [])
         super().__setstate__(state)
-        for group, before in zip(self.param_groups, own, strict=False):
-            for name in ("centralize", "conv_only"):
-                group.setdefault(name, before[name])
+        for index, group in enumerate(self.param_groups):
+            before = own[index] if index < len(own) else self.defaults
+            for name in self.defaults.keys() - {"transposed"}:
+                group.setdefault(name, False if name in _FALSE_WHERE_MISSING else before.get(name, self.defaults[name]))
 
     def _with_gradients(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, int]]:
         """The parameters to update, each with its number of `fastops._channels`."""
@@ -56,7 +63,7 @@ class CentralizedOptimizer(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            check_dense(type(self).__name__, p.grad)
+            check_dense(type(self).__name__, p, p.grad)
             yield p, channel_number(p, group["conv_only"], transposed) if group["centralize"] else -1
 
     def _scalars(self, group: dict[str, Any], device: torch.device) -> dict[str, Any]:

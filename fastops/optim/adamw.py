@@ -34,6 +34,7 @@ class AdamWGC(CentralizedOptimizer):
         lr, betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`. `lr` may be a tensor of one
             element; it is read on the device.
         conv_only: centralize parameters of more than 2 dimensions only, not those of more than 1.
+            Parameters of a single weight per output channel are never centralized: they would not move.
         centralize: False makes a group plain AdamW.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
             mapping from each to its `groups`, or the module that has them. A module given as `params` is looked

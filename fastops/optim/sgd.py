@@ -34,6 +34,7 @@ class SGDGC(CentralizedOptimizer):
         lr, momentum, dampening, weight_decay, nesterov, maximize: as `torch.optim.SGD`. `lr` may be a tensor of one
             element; it is read on the device.
         conv_only: centralize parameters of more than 2 dimensions only (SGD_GCC), not those of more than 1 (SGD_GC).
+            Parameters of a single weight per output channel are never centralized: they would not move.
         centralize: False makes a group plain SGD.
         transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
             mapping from each to its `groups`, or the module that has them. A module given as `params` is looked

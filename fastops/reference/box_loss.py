@@ -9,8 +9,35 @@ import torch
 from ._common import opmath
 
 # The four distances between a first and a last edge of two intervals: (p2 - t1, t2 - p1), (p2 - p1, t2 - t1).
-# Their least is the overlap (negative: a gap), their greatest the cover. torch.minimum and torch.maximum share the
-# gradient of equal ones, so that all gradients are 0 where the boxes are the same.
+# Their minimum is the overlap (negative: a gap), their maximum the side of the enclosing box. torch.minimum and
+# torch.maximum share the gradient of equal ones, so that all gradients are 0 where the boxes are the same.
+
+
+def promoted(pred: torch.Tensor, target: torch.Tensor, trailing: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in one dtype and shape, by torch's rules of promotion and broadcasting.
+
+    Integers next to floating-point numbers take their dtype; two integers become the default dtype.
+
+    Args:
+        pred, target: of any dtype and shape.
+        trailing: number of last dimensions that must be equal as they are: 1 for boxes [..., 4].
+    """
+    numbers = not any(t.dtype == torch.bool or t.dtype.is_complex for t in (pred, target))
+    if numbers and (pred.dtype != target.dtype or not pred.dtype.is_floating_point):
+        dtype = torch.promote_types(pred.dtype, target.dtype)
+        dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
+        pred, target = pred.to(dtype), target.to(dtype)
+    if pred.shape != target.shape and _broadcasts(pred.shape, target.shape, trailing):
+        pred, target = torch.broadcast_tensors(pred, target)
+    return pred, target
+
+
+def _broadcasts(a: torch.Size, b: torch.Size, trailing: int) -> bool:
+    last = len(a) - trailing, len(b) - trailing
+    if min(last) < 0 or a[last[0] :] != b[last[1] :]:
+        return False
+    pairs = zip(reversed(a[: last[0]]), reversed(b[: last[1]]), strict=False)
+    return all(m == n or 1 in (m, n) for m, n in pairs)
 
 
 def _at_least(side: torch.Tensor, eps: float) -> torch.Tensor:
@@ -94,14 +121,14 @@ def iou_loss(
     """IoU loss: 1 - |A and B| / |A or B| (eq. 3).
 
     Args:
-        pred: boxes [..., 4], any floating dtype.
-        target: boxes of the same shape.
+        pred: boxes [..., 4], any dtype.
+        target: boxes of a dtype and shape that promote and broadcast with those of `pred`.
         fmt: "xyxy" (corners), "xywh" (first corner and sides) or "cxcywh" (centre and sides).
         reduction: "none" gives [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
         eps: sides below it count as eps.
 
     Returns:
-        The loss in the dtype of `pred`.
+        The loss in the dtype that both promote to.
 
     Source: Yu et al., "UnitBox: An Advanced Object Detection Network", ACM MM 2016.
 
@@ -111,6 +138,7 @@ def iou_loss(
         >>> reference.iou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.5000)
     """
+    pred, target = promoted(pred, target)
     return _reduced(_losses("iou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
@@ -129,6 +157,7 @@ def giou_loss(
         >>> reference.giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         tensor(1.3333)
     """
+    pred, target = promoted(pred, target)
     return _reduced(_losses("giou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
@@ -147,6 +176,7 @@ def diou_loss(
         >>> reference.diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         tensor(1.4000)
     """
+    pred, target = promoted(pred, target)
     return _reduced(_losses("diou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
@@ -165,6 +195,7 @@ def ciou_loss(
         >>> reference.ciou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.7629)
     """
+    pred, target = promoted(pred, target)
     return _reduced(_losses("ciou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
@@ -183,6 +214,7 @@ def eiou_loss(
         >>> reference.eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(1.2292)
     """
+    pred, target = promoted(pred, target)
     return _reduced(_losses("eiou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
 
 
@@ -204,7 +236,7 @@ def focal_eiou_loss(
         detach_weight: IoU^gamma is a constant of the gradient.
 
     Returns:
-        The loss in the dtype of `pred`.
+        The loss in the dtype that both promote to.
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
 
@@ -214,6 +246,7 @@ def focal_eiou_loss(
         >>> reference.focal_eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.7097)
     """
+    pred, target = promoted(pred, target)
     losses, iou = _losses("eiou", pred, target, fmt, eps)
     weights = _weights(iou.detach() if detach_weight else iou, gamma)
     return _reduced(weights * losses, weights, reduction, pred.dtype)
@@ -224,13 +257,13 @@ def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, r
     -alpha x^2 (2 ln(beta x) - 1) / 4 for x <= 1, -alpha ln(beta) x + alpha (2 ln(beta) + 1) / 4 beyond.
 
     Args:
-        pred: any shape and floating dtype.
-        target: of the same shape.
+        pred: any shape and dtype.
+        target: of a dtype and shape that promote and broadcast with those of `pred`.
         beta: between 1/e and 1; the larger, the less outliers count.
         reduction: "none", "mean" (0 of no values) or "sum".
 
     Returns:
-        The loss in the dtype of `pred`.
+        The loss in the dtype that both promote to.
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
 
@@ -240,6 +273,7 @@ def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, r
         >>> reference.focal_l1_loss(torch.tensor([0.0, 0.5, 2.0]), torch.zeros(3), reduction="none")
         tensor([0.0000, 0.3850, 1.2715])
     """
+    pred, target = promoted(pred, target, trailing=0)
     alpha, log_beta = math.e * beta, math.log(beta)
     x = (opmath(pred) - opmath(target)).abs()
     zero = x == 0

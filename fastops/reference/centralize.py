@@ -32,7 +32,8 @@ def centralize_gradients_(
     """Gradient centralization in place: grad -= mean of grad over all dimensions but the output channel.
 
     Args:
-        params: parameters, or a module; those without a gradient or of one dimension are left alone.
+        params: parameters, or a module; those without a gradient, of one dimension, or of one weight per
+            output channel are left alone.
         conv_only: leave parameters of two dimensions alone too.
         transposed: weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a mapping
             to their groups, or the module they are in. A module as `params` is looked through by itself.

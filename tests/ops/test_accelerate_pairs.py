@@ -244,7 +244,7 @@ def test_one_batch_norm_in_two_places_is_left_alone():
     model = nn.ModuleList([nn.Sequential(norm, nn.Mish()), nn.Sequential(norm, nn.ReLU())])
     accelerate(model, verbose=False)
     assert changes(model) == {MISH: 1}
-    assert reasons(model) == {"0.0": "the batch norm sits in several places"}
+    assert reasons(model) == {"0.0": "the batch norm is in several slots"}
 
 
 # ---- hooks, wrappers, other classes --------------------------------------------------------------------------

@@ -466,17 +466,88 @@ def test_focal_modules(device):
     assert repr(module) == "FocalL1Loss(beta=0.5, reduction='sum')"
 
 
+# ---- what torchvision's losses take --------------------------------------------------------------------------
+
+BOXES = torch.tensor([[1.0, 2.0, 9.0, 8.0], [0.0, 0.0, 4.0, 4.0], [3.0, 1.0, 7.0, 9.0]])
+OTHERS = {
+    "float64, as from NumPy": BOXES.double() + 1,
+    "integers": BOXES.long() + 1,
+    "bytes": (BOXES + 1).to(torch.uint8),
+    "half": BOXES.half() + 1,
+    "one box for all": BOXES[:1] + 1,
+    "one box without a dimension": BOXES[0] + 1,
+    "one box of integers": BOXES[:1].int() + 1,
+    "a dimension in front": (BOXES + 1).expand(2, 3, 4),
+}
+LOSSES = [*(f"{kind}_loss" for kind in KINDS), "focal_l1_loss"]
+
+
+@pytest.mark.parametrize("target", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("where", [fastops, fastops.reference], ids=["fastops", "reference"])
+def test_targets_are_promoted_and_broadcast(name, target, where):
+    loss, dtype = getattr(where, name), torch.promote_types(BOXES.dtype, target.dtype)
+    shape = torch.broadcast_shapes(BOXES.shape, target.shape)
+    pred = BOXES.clone().requires_grad_()
+    wide = BOXES.to(dtype).expand(shape).clone().requires_grad_()
+    expected = loss(wide, target.to(dtype).expand(shape).contiguous(), reduction="none")
+    for got in (loss(pred, target, reduction="none"), loss(target, pred, reduction="none")):
+        assert got.dtype == dtype and got.shape == expected.shape
+    torch.testing.assert_close(loss(pred, target, reduction="none"), expected)
+    loss(pred, target, reduction="sum").backward()
+    expected.sum().backward()
+    assert pred.grad.dtype == torch.float32
+    torch.testing.assert_close(pred.grad, wide.grad.sum_to_size(pred.shape).float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_two_integers_become_the_default_dtype(name):
+    loss = getattr(fastops, name)(BOXES.int(), BOXES.long() + 1)
+    torch.testing.assert_close(loss, getattr(fastops, name)(BOXES, BOXES + 1))
+
+
+@pytest.mark.parametrize("target", [BOXES.double() + 1, BOXES.int() + 1, BOXES[:1].half() + 1], ids=str)
+@pytest.mark.parametrize("name", ["ciou_loss", "focal_l1_loss"])
+def test_promotion_under_autocast_and_compile(name, target):
+    loss = getattr(fastops, name)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = loss(BOXES.bfloat16(), target)
+    torch.testing.assert_close(inside.float(), loss(BOXES.bfloat16().float(), target).float(), rtol=2e-2, atol=2e-2)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(BOXES, target), loss(BOXES, target))
+
+
+@pytest.mark.parametrize("kind", ["ciou", "diou", "eiou"])
+@pytest.mark.parametrize(
+    "boxes",
+    [([10.0, 10, 10, 10], [0.0, 0, 40, 10]), ([5.0, 5, 5, 5], [0.0, 0, 9, 30]), ([1.0, 1, 1, 3], [0.0, 0, 60, 4])],
+)
+def test_half_gradients_saturate(kind, boxes):
+    grads = []
+    for dtype in (torch.float16, torch.float32):
+        pred, target = (torch.tensor([box], dtype=dtype) for box in boxes)
+        pred.requires_grad_()
+        loss_of(kind, pred, target).backward()
+        grads.append(pred.grad)
+    expected = grads[1].clamp(-65504, 65504)
+    assert grads[0].isfinite().all()
+    torch.testing.assert_close(grads[0].float(), expected, rtol=2e-3, atol=1e-3)
+    pred = torch.tensor([boxes[0]], dtype=torch.float16, requires_grad=True)  # an infinity that comes in goes out
+    loss_of(kind, pred, torch.tensor([boxes[1]], dtype=torch.float16)).backward(torch.tensor(math.inf).half())
+    assert not pred.grad.isfinite().all()
+
+
 # ---- errors --------------------------------------------------------------------------------------------------
 
 FLOATING = "must have dtype float32, float64, float16 or bfloat16, got"
 x = torch.zeros(2, 4)
 ERRORS = {
-    "dtype": ((x.int(), x.int()), {}, f"pred {FLOATING} int32"),
+    "dtype": ((x.bool(), x.bool()), {}, f"pred {FLOATING} bool"),
     "shape": ((x[:, :3], x[:, :3]), {}, "pred must have shape [..., 4], got [2, 3]"),
     "no_dims": ((x[0, 0], x[0, 0]), {}, "pred must have shape [..., 4], got []"),
-    "target_dtype": ((x, x.double()), {}, "target must have the dtype of pred (float32), got float64"),
+    "target_dtype": ((x, x.bool()), {}, "target must have the dtype of pred (float32), got bool"),
     "target_device": ((x, x.to("meta")), {}, "target must be on the device of pred (cpu), got meta"),
-    "target_shape": ((x, x[:1]), {}, "target must have the shape of pred [2, 4], got [1, 4]"),
+    "target_shape": ((x, torch.zeros(3, 4)), {}, "target must have the shape of pred [2, 4], got [3, 4]"),
     "fmt": ((x, x), {"fmt": "yxyx"}, "fmt must be xyxy, xywh or cxcywh, got yxyx"),
     "eps": ((x, x), {"eps": 0.0}, "eps must be finite and at least 1e-15, got 0"),
     "eps_nan": ((x, x), {"eps": math.nan}, "eps must be finite and at least 1e-15, got nan"),
@@ -489,9 +560,9 @@ FOCAL_ERRORS = {
 }
 L1_ERRORS = {
     "dtype": ((x.bool(), x.bool()), {}, f"pred {FLOATING} bool"),
-    "target_dtype": ((x, x.half()), {}, "target must have the dtype of pred (float32), got float16"),
+    "target_dtype": ((x, x.bool()), {}, "target must have the dtype of pred (float32), got bool"),
     "target_device": ((x, x.to("meta")), {}, "target must be on the device of pred (cpu), got meta"),
-    "target_shape": ((x, x[0]), {}, "target must have the shape of pred [2, 4], got [4]"),
+    "target_shape": ((x, x[:, :3]), {}, "target must have the shape of pred [2, 4], got [2, 3]"),
     "beta_low": ((x, x), {"beta": 0.3}, "beta must be between 1/e and 1, got 0.3"),
     "beta_high": ((x, x), {"beta": 1.5}, "beta must be between 1/e and 1, got 1.5"),
     "reduction": ((x, x), {"reduction": "weighted"}, "reduction must be none, mean or sum, got weighted"),

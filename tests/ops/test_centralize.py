@@ -302,6 +302,23 @@ def test_nothing_to_do(device):
     assert bias.grad.all()
 
 
+@pytest.mark.parametrize(
+    "shape, groups", [((4, 1), 0), ((4, 1, 1), 0), ((6, 1, 1, 1), 0), ((1, 8, 1, 1), 1), ((4, 2, 1, 1), 4)], ids=str
+)
+def test_a_single_weight_per_channel_is_left_alone(shape, groups, device):
+    """Its mean is the gradient itself: Linear(1, n), a layer scale, the g of weight_norm, a depthwise 1x1."""
+    weight = torch.randn(shape, device=device, requires_grad=True)
+    for where in (fastops, reference):
+        weight.grad = torch.randn(shape, device=device)
+        before = weight.grad.clone()
+        where.centralize_gradients_([weight], transposed={weight: groups} if groups else ())
+        assert torch.equal(weight.grad, before)
+    wider = torch.randn(*shape, 2, device=device, requires_grad=True)
+    wider.grad = torch.randn_like(wider)
+    fastops.centralize_gradients_([wider], transposed={wider: groups} if groups else ())
+    assert wider.grad.sum(-1).abs().max() < 1e-6
+
+
 def test_as_a_hook_of_any_optimizer(device):
     module = with_gradients(nn.Conv2d(3, 4, 3), device)
     before = module.weight.detach().mean((1, 2, 3))

@@ -315,6 +315,32 @@ def test_step_counts_of_torch_are_made_ours(device):
 
 
 @each_optimizer
+@pytest.mark.parametrize("missing", ["maximize", "nesterov", "amsgrad", "all that torch completes"])
+def test_states_of_older_torch(optimizer, missing):
+    """torch.optim's own __setstate__ takes what is missing for False."""
+    theirs = {SGDGC: torch.optim.SGD, AdamWGC: torch.optim.AdamW}[optimizer]
+    params = parameters()
+    old = theirs(params, lr=0.1)
+    steps(old, params, 1)
+    state = copy.deepcopy(old.state_dict())
+    names = ("maximize", "nesterov", "amsgrad", "foreach", "differentiable", "fused", "capturable")
+    for group in state["param_groups"]:
+        for name in names if " " in missing else (missing,):
+            group.pop(name, None)
+    for values in state["state"].values():
+        if "step" in values:
+            values["step"] = int(values["step"])  # before 1.12 it was a number
+    ours, expected = optimizer(params, maximize=True, centralize=False), parameters()
+    ours.load_state_dict(state)
+    group = ours.param_groups[0]
+    assert group["maximize"] is False and group["centralize"] is False and group["lr"] == 0.1
+    reference = theirs(expected, lr=0.1)
+    steps(reference, expected, 2)
+    steps(ours, params, 1, first=1)
+    assert_equal(params, expected)
+
+
+@each_optimizer
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies_go_on_alike(optimizer, how, device):
     params = parameters(device=device)
@@ -531,6 +557,20 @@ def test_errors_of_sgd(options, message):
 def test_errors_of_adamw(options, message):
     with pytest.raises(ValueError, match=f"^AdamWGC: {message}$"):
         AdamWGC(parameters(), **options)
+
+
+@each_optimizer
+def test_weights_that_are_alone_in_their_channel_move(optimizer):
+    """Centralized, Linear(1, 1) would keep its weight for ever: here it learns y = 3 x + 1."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(1, 1)
+    steps = optimizer(layer, lr=0.1, weight_decay=0)
+    x = torch.linspace(-1, 1, 32)[:, None]
+    for _ in range(300):
+        steps.zero_grad()
+        (layer(x) - 3 * x - 1).square().mean().backward()
+        steps.step()
+    assert layer.weight.item() == pytest.approx(3, abs=0.05) and layer.bias.item() == pytest.approx(1, abs=0.05)
 
 
 @each_optimizer

@@ -8,7 +8,16 @@ import time
 from tracker.serve.jobs import Job
 from tracker.serve.limits import Limits
 
-LIMITS = Limits(upload_bytes=500_000, seconds=1.0, frames=30, pixels=200 * 200, compared_frames=4, jobs=2, videos=3)
+LIMITS = Limits(
+    upload_bytes=500_000,
+    seconds=1.0,
+    frames=30,
+    pixels=200 * 200,
+    compared_frames=4,
+    jobs=2,
+    videos=3,
+    videos_per_owner=2,
+)
 PATIENCE = 120.0  # seconds, on a machine that is busy with other things
 
 

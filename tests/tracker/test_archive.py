@@ -23,7 +23,8 @@ from tracker.data.augment import collate
 from tracker.data.crops import read_crop
 from tracker.data.pairs import PairDataset
 from tracker.data.prepare import prepare_archive
-from tracker.data.sequence import ImageError, Sequence
+from tracker.data.sequence import Sequence
+from tracker.io.images import ImageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -337,7 +338,7 @@ def test_command_stopped_by_ctrl_c_keeps_what_is_done(capsys, sequences, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(ArchiveWriter, "add", stop_at_the_fifth)
         code, out, err = run(capsys, *arguments)
-    assert (code, out) == (130, "") and f"stopped; the same command goes on with {tmp_path / 'a'}.part" in err
+    assert (code, out) == (130, "") and f"stopped; the same command continues with {tmp_path / 'a'}.part" in err
     assert len(record_ends(tmp_path / "a.part")) == 6
     assert run(capsys, *arguments)[0] == 0 and len(CropArchive(tmp_path / "a")) == 13
 

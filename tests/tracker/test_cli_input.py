@@ -79,7 +79,7 @@ BAD = [
     ((*PREPARE, "otb:nowhere"), "--dataset otb:nowhere: root must be an existing folder, got nowhere"),
     ((*PREPARE, "got10k:otb:train"), "--dataset got10k:otb:train: otb/train must be an existing folder"),
     ((*PREPARE, "vot:otb"), "--dataset vot:otb: otb/Synthetic/groundtruth.txt: No such file or directory"),
-    ((*PREPARE, "lasot:otb"), "--dataset lasot:otb: otb/Synthetic/img/groundtruth.txt: No such file or directory"),
+    ((*PREPARE, "lasot:otb"), "--dataset lasot:otb: root must hold lasot sequences, got none in otb"),
     ((*PREPARE, "trackingnet:otb"), "root must hold trackingnet sequences, got none in otb"),
     ((*PREPARE, "imagenet-vid:otb"), "root must hold imagenet-vid sequences, got none in otb"),
     ((*PREPARE, "folder:texts"), "root must hold folder sequences, got none in texts"),
@@ -95,7 +95,7 @@ BAD = [
     # weights
     ((*EXPORT, "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     ((*EXPORT, "--weights", "texts"), NO_WEIGHTS + ".texts"),
-    ((*EXPORT, "--weights", "text"), "error: --weights: path must end in .pth, .pt or .safetensors, got text"),
+    ((*EXPORT, "--weights", "text"), "error: --weights: path must be a file of plain weights, got text"),
     ((*EXPORT, "--weights", "box.safetensors"), "error: model must have the score-map head, got head 'box'"),
     (("bench", "--weights", "nowhere.pth"), NO_WEIGHTS + ".nowhere.pth"),
     (("bench", "--activation", "relu"), "--activation must come with --weights"),

@@ -154,6 +154,7 @@ def test_comparison_of_several_results(capsys, tmp_path):
         capsys, "otb", "--root", root, "--results", tmp_path / "far", "--compare", tmp_path / "near", "-o", out
     )
     assert (code, err) == (0, "")
+    assert "fps" not in printed  # nothing was tracked here
     assert re.search(r"far .*\n.*near ", printed) and "far by attribute" in printed and "Car4" in printed
     rows = list(csv.DictReader((out / "overall.csv").read_text().splitlines()))
     assert [row["tracker"] for row in rows] == ["far", "near"]
@@ -279,7 +280,7 @@ def test_ctrl_c_while_workers_start(tmp_path, weights, count):
     root, out = many(tmp_path / "data", 4), tmp_path / "out"
     arguments = ["folder", "--root", root, "--weights", weights, "--output", out, "--backend", "eager", "--json"]
     err = interrupt(arguments, seen)
-    assert f"stopped; the same command goes on with {out / 'data' / 'net'}" in err and "Traceback" not in err
+    assert f"stopped; the same command continues with {out / 'data' / 'net'}" in err and "Traceback" not in err
     assert not list(out.rglob("S*.txt"))
 
 
@@ -313,7 +314,7 @@ def test_ctrl_c_leaves_whole_files_and_the_command_goes_on(capsys, tmp_path, wei
     arguments = ["folder", "--root", root, "--weights", weights, "--output", out, "--backend", "eager", "--json"]
     results = out / "data" / "net"
     err = interrupt(arguments, lambda child: list(results.glob("S*.txt")))
-    assert f"stopped; the same command goes on with {results}" in err and "Traceback" not in err
+    assert f"stopped; the same command continues with {results}" in err and "Traceback" not in err
     done = sorted(path.name for path in results.glob("*.txt"))
     assert 0 < len(done) < count
     assert all(is_whole("folder", results, Path(name).stem, FRAMES) for name in done)
@@ -358,3 +359,99 @@ def test_mistakes_are_one_line(capsys, tmp_path, weights):
     (out / "OTB/net/times/Car4_time.txt").write_text("soon\n")
     with pytest.raises(ValueError, match="Car4_time.txt: file must hold seconds per frame"):
         read_fps("otb", out / "OTB/net", "Car4")
+
+
+# ---- what is wrong with real data sets -----------------------------------------------------------------------
+
+
+def test_skip_bad_leaves_out_what_is_wrong_and_lists_it(capsys, tmp_path, weights):
+    root, out = otb(tmp_path / "OTB", 4, names=("Car4", "Deer", "Dog", "Girl")), tmp_path / "out"
+    (root / "Deer" / "img" / "00000003.jpg").write_bytes(IMAGES[2][:200])
+    (root / "Dog" / "groundtruth_rect.txt").write_text("")
+    (root / "__MACOSX").mkdir()
+    arguments = ("otb", "--root", root, "--weights", weights, "--output", out, "--json")
+    assert_one_line(run(capsys, *arguments), "Dog/groundtruth_rect.txt:1: file must hold at least one box")
+    for _ in range(2):  # the second run reads why from the first one's files
+        code, printed, err = run(capsys, *arguments, "--skip-bad")
+        result = json.loads(printed)
+        assert code == 0 and list(result["trackers"][0]["sequences"]) == ["Car4", "Girl"]
+        assert len(result["skipped"]) == 3 and "00000003.jpg: image must be a whole JPEG" in result["skipped"][2]
+        assert err.startswith("tracker: note: skipped 3: ") and err.count("\n") == 1
+    assert run(capsys, *arguments, "--skip-bad", "--quiet")[2] == ""
+    # Whole again: tracked, and no longer left out.
+    (root / "Deer" / "img" / "00000003.jpg").write_bytes(IMAGES[2])
+    write_rows(root / "Dog" / "groundtruth_rect.txt", one_based(TRUTH[:4]))
+    code, printed, _ = run(capsys, *arguments)
+    assert code == 0 and list(json.loads(printed)["trackers"][0]["sequences"]) == ["Car4", "Deer", "Dog", "Girl"]
+    assert not list(out.rglob("*.skipped"))
+
+
+def test_skip_bad_scores_the_results_that_are_there(capsys, tmp_path):
+    root, results = otb(tmp_path / "OTB", 4, names=("Car4", "Deer", "Dog")), tmp_path / "net"
+    write_rows(results / "Car4.txt", one_based(TRUTH[:4]))
+    (results / "Deer.txt").write_text("1,2,3\n")
+    arguments = ("otb", "--root", root, "--results", results, "--json")
+    assert_one_line(run(capsys, *arguments), "Deer.txt:1: line must be four finite numbers")
+    code, printed, err = run(capsys, *arguments, "--skip-bad")
+    assert code == 0 and list(json.loads(printed)["trackers"][0]["sequences"]) == ["Car4"] and "skipped 2" in err
+    (results / "Car4.txt").unlink()
+    assert_one_line(run(capsys, *arguments, "--skip-bad", "--quiet"), "--root must hold a sequence that can be scored")
+
+
+@pytest.mark.parametrize("line", ["nan,nan,nan,nan", "-1,-1,-1,-1", "5,5,-3,9", "0,0,0,0", ""])
+@pytest.mark.parametrize("layout", ["otb", "folder", "got10k"])
+def test_absent_frames_count_nowhere(capsys, tmp_path, layout, line, weights):
+    """Boxes far off in those frames change no score; the tracker goes through them."""
+    root = MAKE[layout](tmp_path / "data")
+    split = ("--split", "val") if layout == "got10k" else ()
+    truth = next(root.rglob("groundtruth*.txt"))
+    for path in root.rglob("cover.label"):
+        path.unlink()
+    rows = truth.read_text().splitlines()
+    truth.write_text("\n".join([*rows[:3], line, line, *rows[5:]]) + "\n")
+    names = [sequence.name for sequence in open_dataset(layout, root, "val" if split else None)]
+    for shift in (0, 70):
+        boxes = one_based(TRUTH).copy()
+        boxes[3:5] += (shift, shift, 0, 0)
+        for name in names:
+            repeated = f"{name}/{name}_001" if layout == "got10k" else name
+            write_rows(tmp_path / f"by{shift}" / f"{repeated}.txt", boxes)
+    results = (tmp_path / "by0", tmp_path / "by70")
+    arguments = (layout, "--root", root, *split, "--json")
+    code, printed, _ = run(capsys, *arguments, "--results", results[0], "--compare", results[1])
+    one, two = json.loads(printed)["trackers"]
+    first = truth.parent.name
+    assert code == 0 and one["sequences"][first] == two["sequences"][first]
+    code, printed, _ = run(capsys, *arguments, "--weights", weights, "-o", tmp_path / "out")
+    assert code == 0 and 0 < json.loads(printed)["trackers"][0]["overall"][SCORE[layout]] <= 1
+
+
+@pytest.mark.parametrize("line", ["nan,nan,nan,nan", "0,0,0,0", "-1,-1,-1,-1"])
+@pytest.mark.parametrize("start", [0, 2])
+def test_track_goes_through_absent_frames(capsys, tmp_path, weights, line, start):
+    root = otb(tmp_path / "OTB", 8, names=("Car4",))
+    truth = root / "Car4" / "groundtruth_rect.txt"
+    rows = truth.read_text().splitlines()
+    absent = [*range(start), 5]
+    truth.write_text("\n".join(line if index in absent else row for index, row in enumerate(rows)) + "\n")
+    output, results = tmp_path / "a.avi", tmp_path / "Car4.txt"
+    code, printed, err = commands.run(
+        capsys, "track", root / "Car4", "--weights", weights, "-o", output, "--results", results, "--json"
+    )
+    summary = json.loads(printed)
+    assert (code, err) == (0, "") and summary["frames"] == 8 and 0.1 < summary["mean_overlap"] <= 1
+    boxes = read_boxes(results)
+    assert boxes[: start + 1] == pytest.approx(np.repeat(one_based(TRUTH[start : start + 1]), start + 1, 0), abs=0.01)
+    code, printed, _ = run(capsys, "otb", "--root", root, "--results", tmp_path, "--json")
+    assert code == 0 and json.loads(printed)["trackers"][0]["sequences"]["Car4"]["frames"] == 8 - len(absent)
+
+
+def test_vot_frames_without_the_target_are_neither_failures_nor_starts(tmp_path):
+    root = MAKE["vot"](tmp_path / "data")
+    rows = (root / "ball" / "groundtruth.txt").read_text().splitlines()
+    for index in (0, 6, 8):
+        rows[index] = "nan,nan,nan,nan"
+    (root / "ball" / "groundtruth.txt").write_text("\n".join(rows) + "\n")
+    ball = open_dataset("vot", root)[1]
+    codes = [row[0] if len(row) == 1 else "box" for row in runner.track_supervised(Straying(), ball)[0]]
+    assert codes[:8] == [0, 1, "box", "box", "box", "box", "box", 2]  # 6 frames behind the start at 1

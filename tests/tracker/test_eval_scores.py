@@ -15,7 +15,7 @@ from tracker.data.otb import load_sequence
 from tracker.eval.metrics import iou
 from tracker.eval.polygons import polygon_overlap
 from tracker.eval.protocols import score
-from tracker.eval.results import claim_folder, read_regions, result_path, write_regions
+from tracker.eval.results import claim_folder, find_results, read_regions, result_path, write_regions
 from tracker.eval.vot import eao_curve
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # the toolkit imports pyplot
@@ -368,3 +368,24 @@ def test_a_folder_takes_results_of_one_setting(tmp_path):
     (tmp_path / "other" / "Deer.txt").touch()
     with pytest.raises(ValueError, match="other must hold results of this command, got results without settings.json"):
         claim_folder(tmp_path / "other", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("Jogging.1", "Jogging-1"), ("Jogging.1", "jogging_1"), ("Human4", "Human4-2")]
+)
+def test_results_of_targets_named_otherwise(tmp_path, name, file):
+    write_rows(tmp_path / f"{file}.txt", one_based(TRUTH))
+    write_rows(tmp_path / "Jogging-10.txt", one_based(TRUTH))
+    assert find_results("otb", tmp_path, name) == [tmp_path / f"{file}.txt"]
+    with pytest.raises(FileNotFoundError, match="Jogging.2.txt: result of Jogging.2 must be an existing file"):
+        find_results("otb", tmp_path, "Jogging.2")
+
+
+def test_a_tracker_that_reports_no_target_misses(tmp_path):
+    root = MAKE["got10k"](tmp_path / "data")
+    sequences = open_made("got10k", root)
+    for sequence in sequences:
+        boxes = one_based(TRUTH).copy()
+        boxes[12] = np.nan
+        write_rows(result_path("got10k", tmp_path / "net", sequence.name), boxes)
+    assert 0.9 < score("got10k", sequences, tmp_path / "net").overall["ao"] < 1

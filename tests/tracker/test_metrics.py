@@ -120,7 +120,8 @@ def sequence(tmp_path):
 @pytest.mark.parametrize("text", ["10,20,3,4\n1,1,5,6\n", "10\t20\t3\t4\r\n1\t1\t5\t6", "10 20 3 4\n 1, 1, 5, 6 \n\n"])
 def test_sequence_boxes_become_zero_based(sequence, text):
     folder = sequence(gt=text)
-    loaded = load_sequence(folder)
+    with pytest.warns(UserWarning, match="2 boxes for 3 images"):
+        loaded = load_sequence(folder)
     assert loaded.name == folder.name
     assert [p.name for p in loaded.frames] == ["0001.jpg", "0002.jpg", "0003.jpg"]
     assert loaded.boxes.tolist() == [[9, 19, 3, 4], [0, 0, 5, 6]]  # two boxes for three frames: allowed
@@ -138,11 +139,9 @@ def test_sequence_with_several_targets(sequence):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,2,3,4\n1,2,3\n", r"groundtruth_rect.txt:2: line must be four finite numbers x, y, w, h, got '1,2,3'"),
-        ("1,2,3,4\n\n1,2,3,4\n", r"groundtruth_rect.txt:2: line must be four finite numbers .* got ''"),
+        ("1,2,3,4\n1,2,3\n", r"groundtruth_rect.txt:2: line must be four finite numbers x, y, w, h, .* got '1,2,3'"),
         ("1,2,x,4\n", r"groundtruth_rect.txt:1: line must be four finite numbers .* got '1,2,x,4'"),
         ("1,2,nan,4\n", r"groundtruth_rect.txt:1: line must be four finite numbers .* got '1,2,nan,4'"),
-        ("1,2,-3,4\n", r"groundtruth_rect.txt:1: width and height must not be negative, got '1,2,-3,4'"),
         ("", r"groundtruth_rect.txt:1: file must hold at least one box, got none"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.paths import WEIGHTS
+from tests.support.paths import ROOT, WEIGHTS
 from tracker.network.checkpoint import load_model, load_state, save_state
 from tracker.network.model import OPS, EagerNetwork, SiamFC, grouped_xcorr, scaled_channels
 
@@ -223,9 +225,121 @@ def test_files_that_are_not_weights(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="path must hold a dictionary of tensors, got .*list.pth"):
         load_state(tmp_path / "list.pth")
-    (tmp_path / "net.onnx").touch()
-    with pytest.raises(ValueError, match="path must end in .pth, .pt or .safetensors, got .*net.onnx"):
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x07pytorch" * 99)
+    with pytest.raises(ValueError, match="path must be a file of plain weights, got .*net.onnx"):
         load_state(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a git-lfs pointer in place"),
+        (b"\n <!DOCTYPE html><html><body>Google Drive - Virus scan warning", "a web page in place of the file"),
+        (b"<html><head><title>403</title>", "a web page in place of the file"),
+        (b"", "an empty file"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
+def test_what_came_in_place_of_weights_is_named(tmp_path, start, what, suffix):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(start)
+    with pytest.raises(ValueError, match=f"path must be a file of plain weights, got .*{suffix}, {what}"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.99])
+def test_a_truncated_file_is_called_so(tmp_path, part):
+    path = tmp_path / "net.pth"
+    torch.save(SiamFC(**SMALL).state_dict(), path)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(ValueError, match="got .*net.pth, a truncated or damaged one"):
+        load_model(path)
+    path = tmp_path / "net.safetensors"
+    save_state(SiamFC(**SMALL), path)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(ValueError, match="path must be a safetensors file, got .*, a damaged one"):
+        load_model(path)
+
+
+def _plain(state):
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+KEPT_AS = {
+    "as it is": lambda state: state,
+    "without num_batches_tracked": _plain,
+    "model_state_dict": lambda state: {"epoch": 3, "model_state_dict": state, "optimizer": {"state": {}}},
+    "state_dict": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}, "best": 0.5},
+    "lightning": lambda state: {
+        "pytorch-lightning_version": "2.0",
+        "state_dict": {f"model.{key}": value for key, value in state.items()},
+        "hyper_parameters": {"lr": 0.01},
+    },
+    "compiled": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+    "another name": lambda state: {"epoch": torch.tensor(3), "siamfc": state, "optimizer": {"state": {}}},
+    "nested": lambda state: {"model": {"state_dict": _plain(state)}},
+    "numbers beside": lambda state: {**state, "epoch": 7, "note": "best"},
+    "float64": lambda state: {k: v.double() if v.is_floating_point() else v for k, v in state.items()},
+    "float16": lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".ckpt", ".bin", "", ".safetensors"])
+@pytest.mark.parametrize("kept", list(KEPT_AS))
+def test_checkpoints_as_people_have_them(tmp_path, kept, suffix):
+    model = SiamFC("relu", width=0.25, ops="reference")
+    path = tmp_path / f"net{suffix}"
+    torch.save(KEPT_AS[kept](model.state_dict()), path)
+    loaded = load_model(path, ops="reference")
+    for key, value in model.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[key].double(), value.double(), atol=1e-3), key
+    assert all(value.dtype == torch.float32 for value in loaded.parameters())
+
+
+def test_files_of_torch_before_zip_and_safetensors_by_their_content(tmp_path):
+    model = SiamFC(**SMALL)
+    torch.save(model.state_dict(), tmp_path / "old.tar", _use_new_zipfile_serialization=False)
+    save_state(model, tmp_path / "net.safetensors")
+    (tmp_path / "net.safetensors").rename(tmp_path / "model.bin")
+    for name in ("old.tar", "model.bin"):
+        assert load_state(tmp_path / name).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64])
+def test_integer_convolutions_are_refused(tmp_path, dtype):
+    state = SiamFC(**SMALL).state_dict()
+    state["backbone.conv2.0.weight"] = state["backbone.conv2.0.weight"].to(dtype)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=f"weights must be floating-point, got {dtype} for backbone.conv2.0.weight"):
+        load_model(tmp_path / "net.pth", ops="reference")
+
+
+def test_the_message_names_what_was_found_and_the_nearest_network(tmp_path):
+    state = SiamFC(**SMALL).state_dict()
+    torch.save({"generator": {"a": torch.zeros(1)}, "critic": {"b": torch.zeros(1)}}, tmp_path / "gan.pth")
+    with pytest.raises(ValueError, match="a dict with the keys critic, generator"):
+        load_model(tmp_path / "gan.pth")
+    torch.save(state | {"head.bias": torch.zeros(1)}, tmp_path / "net.pth")
+    with pytest.raises(
+        ValueError, match=r"unexpected head.bias in .*; the nearest network is SiamFC\(activation='relu'"
+    ):
+        load_model(tmp_path / "net.pth", ops="reference")
+    with pytest.raises(FileNotFoundError, match="got siamfc .the package has the weights siamfc-relu, siamfc-mish-se"):
+        load_model("siamfc")
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path):
+    """The library's own order of the metadata is another one in each process."""
+    program = (
+        "import sys, torch\nfrom tracker import SiamFC\nfrom tracker.network.checkpoint import save_state\n"
+        "torch.manual_seed(0)\nsave_state(SiamFC('relu', width=0.125, ops='reference'), sys.argv[1])\n"
+    )
+    for name in "abc":
+        path = str(tmp_path / f"{name}.safetensors")
+        subprocess.run([sys.executable, "-c", program, path], check=True, cwd=ROOT)
+    one, two, three = (path.read_bytes() for path in sorted(tmp_path.iterdir()))
+    assert one == two == three
+    assert load_model(tmp_path / "a.safetensors", ops="reference").activation == "relu"
 
 
 def test_keys_that_do_not_match_are_named(tmp_path):

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from tracker.data.augment import collate
 from tracker.data.crops import crop_side, crop_target, read_crop, usable_frames
 from tracker.data.pairs import PairDataset, choose_frames
-from tracker.data.sequence import ImageError, Sequence, decode_image, read_image, read_reduced
+from tracker.data.sequence import Sequence
 from tracker.data.synthetic import SyntheticVideo
+from tracker.io.images import ImageError, decode_image, read_image, read_reduced
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -194,7 +194,7 @@ def test_damaged_and_endless_videos_keep_what_was_tracked(tmp_path, worker, weig
     job = make_track(worker, tmp_path, clip[: len(clip) // 2])
     worker.track(job)
     count = len(read_boxes(job.boxes))
-    assert 1 < count < 10 and job.note.startswith(f"the video could not be read beyond frame {count - 1}")
+    assert 1 < count < 10 and job.note.startswith(f"the video could not be read beyond frame {count}")
     with open_source(job.result) as frames:
         assert sum(1 for _ in frames) == count
 
@@ -497,7 +497,7 @@ def test_a_failure_shows_no_traceback(app, monkeypatch, clip):
 
     monkeypatch.setattr("tracker.serve.app.check_video", broken)
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
-        assert_refused(client.post("/api/videos", content=clip), 500, "the terminal of the server tells why")
+        assert_refused(client.post("/api/videos", content=clip), 500, "see the terminal of the server")
 
 
 # --- the command
@@ -525,3 +525,41 @@ def test_mistakes_of_the_command_are_one_line(capsys, monkeypatch, tmp_path, wei
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, error = run(capsys)
     assert code == 2 and "uvicorn must be installed: pip install" in error
+
+
+# ---- a page that is loaded again -----------------------------------------------------------------------------
+
+
+def test_a_page_that_is_loaded_again_finds_its_run(client, clip, monkeypatch, worker):
+    assert client.get("/api/session").json() == {"video": None, "run": None, "comparing": None}
+    slow = Slow()
+    monkeypatch.setattr(worker, "track", slow)
+    video = upload(client, clip)
+    assert client.get("/api/session").json()["run"] is None
+    job = start(client, video)
+    until(lambda: slow.ran)
+    session = client.get("/api/session").json()
+    assert session["video"]["id"] == video and session["run"] == {"id": job, "box": BOX}
+    upload(client, clip)  # in a second tab: the page shows the run that is under way, and its Cancel
+    assert client.get("/api/session").json()["run"]["id"] == job
+    assert client.delete(f"/api/jobs/{job}").status_code == 204
+    assert wait(client, job)["state"] == "cancelled"
+    assert client.get("/api/session").json()["run"] is None
+    client.cookies.clear()
+    assert client.get("/api/session").json()["video"] is None
+
+
+def test_a_page_asks_for_the_state_of_its_job(client, clip, monkeypatch, worker):
+    slow = Slow()
+    monkeypatch.setattr(worker, "track", slow)
+    job = start(client, upload(client, clip))
+    until(lambda: slow.ran)
+    slow.ran[0].watched = before = time.monotonic() - 100
+    client.get(f"/api/jobs/{job}")
+    assert slow.ran[0].watched > before
+    slow.go_on.set()
+
+
+def test_the_connection_of_an_upload_that_is_refused_closes(client):
+    answer = client.post("/api/videos", content=bytes(LIMITS.upload_bytes + 1))
+    assert answer.status_code == 413 and answer.headers["connection"] == "close"

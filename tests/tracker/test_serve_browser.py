@@ -206,3 +206,33 @@ def test_mistakes_are_told(page, folder):
     api.expect(page.locator("#error")).to_contain_text("The file must have at most 0.5 MB", timeout=PATIENCE)
     page.locator("#error button").click()
     api.expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_reload_finds_the_run_again(page):
+    page.locator("#sample").click()
+    shows(page, "draw")
+    box = box_shown(page)
+    page.locator("#track").click()
+    shows(page, "run")
+    page.reload()
+    shows(page, re.compile("run|done"))
+    api.expect(page.locator("#error")).to_be_hidden()
+    api.expect(page.locator("#about-video")).to_contain_text("Sample")
+    shows(page, "done")
+    assert box_shown(page) == box and page.locator("#count").inner_text() != "–"
+    page.reload()  # what was tracked is still there
+    shows(page, "done")
+    page.locator("#again").click()
+    shows(page, "empty")
+
+
+def test_cancel_after_a_reload(page):
+    page.locator("#sample").click()
+    shows(page, "draw")
+    page.locator("#track").click()
+    shows(page, "run")
+    page.reload()
+    shows(page, "run")
+    api.expect(page.locator("#cancel")).to_be_visible()
+    page.locator("#cancel").click()
+    shows(page, re.compile("draw|done"))

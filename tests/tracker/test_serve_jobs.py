@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +13,8 @@ import pytest
 
 from tests.support.serve_jobs import LIMITS, Slow, until
 from tracker.serve.jobs import KEPT, Job, Jobs
-from tracker.serve.limits import Refused
-from tracker.serve.store import Store, Video
+from tracker.serve.limits import Facts, Refused
+from tracker.serve.store import PREFIX, Store, Video, own_folder
 
 BOX = (60.0, 40.0, 30.0, 20.0)
 
@@ -85,7 +89,7 @@ def test_a_job_that_fails_tells_its_user_no_paths(jobs, tmp_path, caplog):
     jobs.submit(failed)
     jobs.submit(other)
     until(lambda: other.state == "failed")
-    assert failed.state == "failed" and failed.error == "this run failed: the terminal of the server tells why"
+    assert failed.state == "failed" and failed.error == "this run failed: see the terminal of the server"
     assert other.error == "response must be finite"
     assert str(tmp_path) in caplog.text
 
@@ -140,3 +144,69 @@ def test_a_forgotten_video_is_found_by_nobody_while_its_job_ends(tmp_path):
     store.drop(video)
     assert not jobs.needs(video) and not video.folder.exists() and not store.forget(video)
     jobs.close()
+
+
+def test_a_job_that_nobody_watches_ends(tmp_path):
+    jobs = Jobs(replace(LIMITS, unwatched_seconds=0.2))
+    try:
+        slow = Slow()
+        watched, unwatched, waiting = queue = [make_job(owner, slow, tmp_path) for owner in "abc"]
+        for job in queue:
+            jobs.submit(job)
+            until(lambda: slow.ran)
+        for _ in range(50):
+            watched.watched = time.monotonic()
+            time.sleep(0.01)
+        assert watched.state == "running"  # the others are past their time meanwhile, and never begin
+        until(lambda: all(job.state == "cancelled" for job in queue))
+        assert slow.ran == [watched] and not unwatched.done and not waiting.done
+    finally:
+        jobs.close()
+
+
+def test_each_browser_has_places_of_its_own(tmp_path):
+    """Many uploads of one browser leave the video of another alone."""
+    store = Store(tmp_path, LIMITS, in_use=lambda video: False, removed=lambda video: None)
+    facts = Facts((4, 4), 30.0, 1, np.zeros((4, 4, 3), np.uint8))
+
+    def add(owner: str) -> Video:
+        video = store.add(owner)
+        video.facts = facts
+        return video
+
+    mine = add("me")
+    for _ in range(20):
+        last = add("flood")
+    assert store.get("me", mine.id) is mine and store.newest("flood") is last
+    assert len(list(tmp_path.iterdir())) <= LIMITS.videos
+    others = [add(name) for name in "xyz"]  # all places are taken: whoever has most gives way
+    assert store.newest("z") is others[2] and len(list(tmp_path.iterdir())) == LIMITS.videos
+
+
+def test_a_video_in_use_never_goes(tmp_path):
+    used = set()
+    limits = replace(LIMITS, videos=3, videos_per_owner=2)
+    store = Store(tmp_path, limits, in_use=lambda video: video.id in used, removed=lambda video: None)
+    for owner in ("a", "a", "b"):
+        video = store.add(owner)
+        video.facts = Facts((4, 4), 30.0, 1, np.zeros((4, 4, 3), np.uint8))
+        used.add(video.id)
+    for owner in ("a", "c"):
+        with pytest.raises(Refused, match="too many videos are being tracked"):
+            store.add(owner)
+
+
+def test_folders_of_killed_servers_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old = time.time() - 3600
+    left, fresh, link = (tmp_path / f"{PREFIX}{name}" for name in ("left", "fresh", "link"))
+    (left / "inside").mkdir(parents=True)
+    fresh.mkdir()
+    (tmp_path / "precious").mkdir()
+    link.symlink_to(tmp_path / "precious")
+    os.utime(left, (old, old))
+    with own_folder() as living:
+        os.utime(living, (old, old))
+        with own_folder() as other:
+            assert living.is_dir() and other.is_dir() and fresh.is_dir() and not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {fresh.name, link.name, "precious"}

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
+import time
 import types
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from tracker import SiamFC, Tracker
+from tracker.data.sequence import Sequence
+from tracker.data.synthetic import SyntheticVideo
 from tracker.io import sources
 from tracker.io.draw import VideoWriter
+from tracker.io.images import ImageError, read_image
 from tracker.io.sources import Source, SourceError, open_source
 
 
@@ -189,7 +196,7 @@ def test_live_sources_give_the_newest_frame(monkeypatch, address, frame_count, l
     drained = threading.Event()
 
     class Capture:
-        def __init__(self, _):
+        def __init__(self, *_):
             self.index = -1
 
         def isOpened(self):
@@ -264,7 +271,7 @@ def stub_capture(monkeypatch, seconds_per_frame: float) -> None:
     """A video of 30 frames whose header says 100 frames, 25 per second: 4 seconds."""
 
     class Capture:
-        def __init__(self, _):
+        def __init__(self, *_):
             self.frames = 0
 
         def isOpened(self):
@@ -342,3 +349,118 @@ def test_size_change_and_wrong_frames(tmp_path):
     for channels in (1, 3):
         with pytest.raises(SourceError, match=rf"must be frames .*, got a single image \[48, 64, {channels}\]"):
             open_source(np.zeros((48, 64, channels), np.uint8))
+
+
+# ---- sources as other programs have them ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, "text"])
+def test_paths_of_images(tmp_path, monkeypatch, kind):
+    images = frames_of(5)
+    folder = write_images(tmp_path / "run", images)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = [folder / f"{index}.png" for index in range(5)]
+    source = [f"~/run/{path.name}" for path in paths] if kind == "text" else kind(paths)
+    assert_frames(open_source(source), images)
+    with pytest.raises(SourceError, match="nope.png' must be an image that can be decoded: image must be a readable"):
+        list(open_source([*paths, "nope.png"]))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA"])
+def test_pil_images(mode):
+    pil = pytest.importorskip("PIL.Image")
+    images = [pil.fromarray(image).convert(mode) for image in frames_of(3)]
+    assert_frames(open_source(images), [np.asarray(image.convert("RGB")) for image in images])
+    with pytest.raises(SourceError, match="must be frames, got a single PIL image 64x48"):
+        open_source(images[0])
+
+
+def test_a_tracker_takes_pil_images():
+    pil = pytest.importorskip("PIL.Image")
+    video = SyntheticVideo(0, 3, (160, 120), occlusions=0)
+    boxes = []
+    for convert in (lambda image: image, pil.fromarray):
+        for backend in ("fastops", "eager"):
+            tracker = Tracker(SiamFC(width=0.125), backend=backend)
+            torch.manual_seed(0)
+            tracker.init(convert(video.image(0)), video.boxes[0])
+            boxes.append(tracker.update(convert(video.image(1))).box.shape)
+    assert set(boxes) == {(4,)}
+
+
+def test_an_open_capture(tmp_path):
+    images = frames_of(6)
+    capture = cv2.VideoCapture(str(write_video(tmp_path / "a.avi", images)))
+    capture.read()
+    with open_source(capture) as source:
+        assert source.fps == 25 and len(list(source)) == 5  # from its next frame on
+    assert capture.isOpened()  # it is not ours to close
+    capture.release()
+    with pytest.raises(SourceError, match="must be an open cv2.VideoCapture, got one that is closed"):
+        open_source(capture)
+
+
+@pytest.mark.parametrize("name", ["run [1]", "a[b]c", "100%03d", "seq{1,2}", "*"])
+def test_folders_of_odd_names(tmp_path, name):
+    images = frames_of(3)
+    folder = write_images(tmp_path / name, images)
+    assert_frames(open_source(folder), images)
+    assert_frames(open_source(str(folder / "*.png")), images)
+    assert_frames(open_source(write_video(folder / "v.avi", images)), images, tolerance=4)
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images = frames_of(3)
+    write_images(tmp_path / "run", images)
+    for source in ("~/run", "~/run/*.png", "~/run/0.png"):
+        assert next(open_source(source)).shape == (48, 64, 3)
+    assert sources.is_path("~/run/0.png")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_images_of_more_bits_are_scaled(tmp_path, bits, suffix):
+    levels = np.linspace(0, (1 << bits) - 1, 48 * 64).reshape(48, 64, 1).repeat(3, 2)
+    image = levels.round().astype(np.uint8 if bits == 8 else np.uint16)
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), image)
+    got = next(open_source(path))
+    assert np.array_equal(got, (image >> (bits - 8)).astype(np.uint8)) and np.array_equal(got, read_image(path))
+
+
+@pytest.mark.parametrize("largest", [1.0, 255.0])
+def test_floating_point_images(tmp_path, largest):
+    image = np.linspace(0, largest, 48 * 64, dtype=np.float32).reshape(48, 64)
+    cv2.imwrite(str(tmp_path / "a.tiff"), image)
+    assert next(open_source(tmp_path / "a.tiff")).max() == 255
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_every_reader_refuses_a_jpeg_cut_in_half(tmp_path, part):
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    data = cv2.imencode(".jpg", image)[1].tobytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data[: int(part * len(data))])
+    for source in (path, tmp_path, [path]):
+        with pytest.raises(
+            SourceError, match="a.jpg' must be an image that can be decoded: image must be a whole JPEG"
+        ):
+            open_source(source)
+    with pytest.raises(ImageError, match="a.jpg: image must be a whole JPEG, got a truncated one"):
+        Sequence("a", [path], np.array([[1, 1, 9, 9]])).image(0)
+
+
+@pytest.mark.parametrize("protocol", ["rtsp", "http", "tcp"])
+def test_a_stream_that_does_not_answer(monkeypatch, protocol):
+    monkeypatch.setattr(sources, "STREAM_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{protocol}://127.0.0.1:{server.getsockname()[1]}/a"
+        began = time.monotonic()
+        with pytest.raises(
+            SourceError, match=f"stream '{address}' must be reachable and send a video, got no answer in"
+        ):
+            open_source(address)
+        assert time.monotonic() - began < 8
+    with pytest.raises(SourceError, match=f"stream '{address}' must be reachable and send a video, got no video"):
+        open_source(address)  # nobody listens any more

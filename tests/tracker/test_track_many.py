@@ -85,7 +85,7 @@ def test_what_is_known_to_fail_is_told_before_the_first_is_tracked(capsys, monke
     )
     frames = str(next(Path(a).rglob("*.png")).parent)
     code, _, err = run(capsys, [a, frames], weights, *results)
-    assert code == 2 and err.startswith(f"tracker: error: --box must be given for {frames!r}: it tells no target")
+    assert code == 2 and err.startswith(f"tracker: error: --box must be given for {frames!r}: it has no ground truth")
     code, _, err = run(capsys, [a, c], weights, "--output", tmp_path / "all.mp4")
     assert code == 2 and "--output must be a folder for several SOURCEs" in err and "the name of a file" in err
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +112,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, places):
 
     refused("--box must be given once per SOURCE, 3 times, or never, got 1", sources, "--box", "1,2,3,4")
     refused("--target must come with a single SOURCE, got 3", sources, "--target", 1)
-    refused("SOURCE: names must differ, for the outputs are called after them, got 'video0' twice",
+    refused("SOURCE: names must differ because the outputs are named after them, got 'video0' twice",
             [sources[0], sources[0]], "-o", tmp_path / "videos")  # fmt: skip
     (tmp_path / "file").write_text("")
     refused("--results must be a folder for several SOURCEs, got the file", sources, "--results", tmp_path / "file")

@@ -403,3 +403,18 @@ def test_bad_config(values, message):
 def test_config_from_dict_takes_every_field():
     config = TrackerConfig(scale_num=5, lost_frames=9)
     assert TrackerConfig.from_dict({f.name: getattr(config, f.name) for f in fields(config)}) == config
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "toaster", "cuda:x"])
+def test_devices_that_are_not_there(device):
+    what = "one of this machine's . GPUs" if device == "cuda:99" else "cpu, cuda or cuda:N"
+    with pytest.raises(ValueError, match=f"device must be {what}, got '{device}'"):
+        Tracker.from_pretrained(device=device)
+    with pytest.raises(ValueError, match=f"device must be {what}"):
+        Tracker(SiamFC(width=0.125), device=device, backend="eager")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu():
+    with pytest.raises(ValueError, match="device must be one of this machine's 0 GPUs, got 'cuda'"):
+        Tracker.from_pretrained(device="cuda")

@@ -120,7 +120,7 @@ def test_a_finished_run_has_nothing_to_go_on_with(whole, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--output must be a new folder, got '.*' with a run (--resume goes on)"),
+        ([], "--output must be a new folder, got '.*' with a run (--resume continues)"),
         (["--resume", "--set", "lr=1"], "--resume must come without --config, --set and --overfit"),
         (["--resume", "--overfit"], "--resume must come without --config, --set and --overfit"),
     ],
@@ -203,3 +203,28 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     other.model.attention = torch.nn.Identity()
     with pytest.raises(ValueError, match="must be of this network and optimizer, got .*attention.w1"):
         other.load(path)
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(0.0, [9]), (1e-9, [7, 8, 9]), (600.0, [9])])
+def test_checkpoints_by_time(tmp_path, minutes, steps):
+    more = ("--set", "checkpoint_every=500", "--set", f"checkpoint_minutes={minutes}", "--set", "keep=3")
+    assert cli.main([*ARGUMENTS, *more, "--set", "validation.every=0", "--output", str(tmp_path)]) == 0
+    names = [path.name for path in Checkpoints(tmp_path / "checkpoints").paths()]
+    assert names == [f"step-{step:09d}.safetensors" for step in steps]
+
+
+def test_a_run_without_a_checkpoint_starts_anew_and_says_so(tmp_path, capsys):
+    """As after a kill before the first checkpoint: what it had written is kept."""
+    more = ("--set", "validation.every=0", "--output", str(tmp_path))
+    loud = [word for word in ARGUMENTS if word != "--quiet"]
+    assert cli.main([*ARGUMENTS, *more]) == 0
+    before = (tmp_path / "metrics.jsonl").read_text()
+    for number in (1, 2):
+        for path in (tmp_path / "checkpoints").iterdir():
+            path.unlink()
+        capsys.readouterr()
+        assert cli.main([loud[0], "--resume", "--output", str(tmp_path)]) == 0
+        message = "has no checkpoint: the run starts anew, its metrics are kept as metrics-N.jsonl"
+        assert message in " ".join(capsys.readouterr().err.split())
+        assert (tmp_path / "metrics-1.jsonl").read_text() == before
+        assert (tmp_path / f"metrics-{number}.jsonl").is_file() and len(read_metrics(tmp_path / "metrics.jsonl")) == 9

@@ -1,1 +1,1 @@
-"""Commands of `tracker` with a file of their own."""
+"""The commands of `tracker`, one file each."""

@@ -29,13 +29,13 @@ SIZE = (640, 480)
 
 def bench(
     source: Annotated[
-        str | None, typer.Option(help="Video file, image folder or OTB sequence folder, in place of a synthetic video.")
+        str | None, typer.Option(help="Video file, image folder or OTB sequence folder. A synthetic video by default.")
     ] = None,
     box: Box = None,
     frames: Annotated[
         int,
         typer.Option(
-            "--max-frames", "--frames", min=2, help="Stop after this many frames, the first of which is not timed."
+            "--max-frames", "--frames", min=2, help="Stop after this many frames. The first one is not timed."
         ),
     ] = 50,
     weights: Weights = None,
@@ -45,11 +45,11 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the frames per second of this machine: the tracker in stock PyTorch against the one of fused ops.
+    """Measure the frames per second of this machine: the tracker in stock PyTorch against the one with fused ops.
 
-    Both track the same frames, taking turns, so that whatever else the machine does slows both. Times are of the
-    tracker alone: decoding is left out. --dtype is that of the fused tracker; stock PyTorch runs in float32. Without
-    --weights the two networks of the package are measured, ReLU and Mish + SE, and what the latter costs.
+    Both trackers take turns on the same frames, so other load slows both. Times cover the tracker only, not decoding.
+    --dtype applies to the fused tracker; stock PyTorch runs in float32. Without --weights the command measures both
+    networks of the package, ReLU and Mish + SE.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def bench(
       tracker bench --source video.mp4 --box 120,80,64,48 --frames 200
       tracker bench --json > bench.json
     """
-    # Imported here: the other commands, and the completion of the shell, start without them.
+    # Imported here so that other commands and shell completion start quickly.
     import torch
     from rich.console import Console
 
@@ -108,7 +108,7 @@ def bench(
 
 
 def _networks(weights: Path | None, activation: str | None) -> dict[str, SiamFC]:
-    """What is measured, by name."""
+    """The networks to measure, by name."""
     from tracker.network.checkpoint import load_model
     from tracker.network.pretrained import PRETRAINED, find_weights
 

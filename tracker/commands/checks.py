@@ -1,4 +1,4 @@
-"""What the commands check before they start: one line for every mistake."""
+"""Checks before a command starts: every mistake is one line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from tracker.network.pretrained import PRETRAINED, find_weights
 
-# NumPy, OpenCV and torch are imported where they are needed: help and the shell's completion come without them.
+# NumPy, OpenCV and torch are imported where they are used, so that help and shell completion start quickly.
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from tracker.data.sequence import Sequence
 
-INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
+INTERRUPTED = 130  # the exit code that a shell reports after Ctrl-C
 
 
 class CommandError(Exception):
@@ -27,22 +27,22 @@ class CommandError(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C ended a command, which has told what is kept."""
+    """Ctrl-C ended a command, which has already said what it kept."""
 
 
 @contextmanager
 def input_errors(what: str = "") -> Iterator[None]:
-    """Turn what opening and checking an input may raise into one line; other errors keep their traceback.
+    """Turn the errors of opening and checking an input into one line; other errors keep their traceback.
 
     Args:
-        what: what the line begins with, where the message of the error does not tell which argument is meant.
+        what: start of the line, if the error does not name the argument.
     """
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
         message = str(error)
-        if isinstance(error, OSError) and error.filename is not None:  # without Python's [Errno 2]
-            message = f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.strerror is not None:  # without Python's [Errno 2]
+            message = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
         raise CommandError(f"{what}{message}") from error
 
 
@@ -50,12 +50,16 @@ def parse_box(text: str) -> np.ndarray:
     """Return x, y, w, h of a --box."""
     import numpy as np
 
+    from tracker.data.annotations import LARGEST
+
     try:
         box = np.array([float(part) for part in text.split(",")])
     except ValueError:
         box = np.empty(0)
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
         raise CommandError(f"--box must be four numbers x,y,w,h with w and h above 0, got {text!r}")
+    if max(abs(box)) > LARGEST:
+        raise CommandError(f"--box must have numbers up to {LARGEST:,.0f} pixels, got {text!r}")
     return box
 
 
@@ -72,13 +76,13 @@ def parse_dtype(name: str, backend: str) -> torch.dtype | str:
 
 
 def check_weights(path: Path | None) -> Path:
-    """Return the file of the --weights: what was given, or those of the package."""
+    """Return the file of --weights: the given one, or one of the package."""
     found = find_weights(path)
     if not found.is_file():
         raise CommandError(f"--weights must be an existing file, {' or '.join(PRETRAINED)}, got {str(path)!r}")
     from tracker.network.checkpoint import load_state
 
-    with input_errors("--weights: "):  # read here, where the option is known, and once more where they are used
+    with input_errors("--weights: "):  # read here, where the option is known, and again where they are used
         load_state(found)
     return found
 
@@ -98,7 +102,7 @@ def check_device(name: str | None) -> None:
 
 
 def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
-    """Refuse outputs that cannot be written, or would replace an input or each other."""
+    """Refuse outputs that cannot be written, or that would replace an input or each other."""
     from tracker.io.draw import check_writable
     from tracker.io.files import is_stream
 
@@ -123,7 +127,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
 
 
 def make_folder(path: Path, option: str) -> None:
-    """Make the folder for results where it is missing; refuse one that files cannot be written to."""
+    """Make the folder for results if it is missing; refuse one that cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,7 +144,7 @@ def make_folder(path: Path, option: str) -> None:
 
 
 def is_sequence(source: str) -> bool:
-    """Whether `source` is the folder of an OTB sequence; its files are not read."""
+    """Whether `source` is the folder of an OTB sequence. Its files are not read."""
     from tracker.data.otb import list_targets
 
     try:
@@ -149,19 +153,25 @@ def is_sequence(source: str) -> bool:
         return False
 
 
-def find_sequence(source: str, target: int | None) -> Sequence | None:
-    """The OTB sequence where `source` is the folder of one, else None."""
+def find_sequence(source: str, target: int | None, quiet: bool = True) -> Sequence | None:
+    """Load the OTB sequence in the folder `source`, or return None; notes about it are printed unless `quiet`."""
+    from tracker.commands.output import print_note
+    from tracker.data.annotations import Problems
     from tracker.data.otb import load_sequence
 
     if not is_sequence(source):
         if target is not None:
             raise CommandError(f"--target must be left out: {source!r} is no OTB sequence folder")
         return None
-    return load_sequence(source, target or 1)
+    problems = Problems()
+    sequence = load_sequence(source, target or 1, problems=problems)
+    for line in () if quiet else problems.lines:
+        print_note(line)
+    return sequence
 
 
 def has_display() -> bool:
-    """Whether there is one for windows: without it some GUI builds of OpenCV end the whole process."""
+    """Whether a display exists: without one, some builds of OpenCV abort the process."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 

@@ -14,20 +14,20 @@ from tracker.commands.output import print_json
 
 def demo(
     output: Annotated[
-        Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results; made where it is missing.")
+        Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results, made if missing.")
     ] = Path("demo"),
     frames: Annotated[
-        int | None, typer.Option(min=2, help="Length of the video in frames: 300, of --quick 90, by default.")
+        int | None, typer.Option(min=2, help="Length of the video in frames; 300 by default, 90 with --quick.")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of the video in seconds of 30 frames.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the video.")] = 0,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Length in seconds, at 30 frames per second.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the video.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A short video, and a few frames to compare.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a synthetic video, track it with the weights of the package, and compare with reference PyTorch.
 
-    Needs no download. Writes video.mp4, tracked.mp4 and boxes.txt, and overlap.png where matplotlib is.
+    Needs no download. Writes video.mp4, tracked.mp4 and boxes.txt, and overlap.png if matplotlib is installed.
 
     \b
     Examples:
@@ -35,7 +35,7 @@ def demo(
       tracker demo --output results --seconds 5 --seed 3
       tracker demo --quick --json > demo.json
     """
-    # Imported here: the other commands start without them.
+    # Imported here so that other commands start quickly.
     from rich.console import Console
 
     from tracker.commands.run_demo import FPS, run_demo

@@ -1,4 +1,4 @@
-"""`tracker eval`: a benchmark's sequences tracked and scored by its own protocol, or results scored as they are."""
+"""`tracker eval`: track the sequences of a benchmark and score the results by its protocol."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import typer
 
 from tracker.commands.checks import CommandError, Interrupted, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
-from tracker.commands.output import print_json, progress_bar
+from tracker.commands.output import print_json, print_note, progress_bar
 from tracker.installed import install_hint
 
 if TYPE_CHECKING:
+    from tracker.data.sequence import Sequence
     from tracker.distributed import World
     from tracker.eval.runner import Build, Job
 
+SHOWN_LINES = 10  # of what was left out
 BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
 
 
 def evaluate(
     benchmark: Annotated[str, typer.Argument(**choices("|".join(BENCHMARKS)), help="Layout and protocol.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set, as its authors have it.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set, in the layout of its authors.")],
     split: Annotated[str | None, typer.Option(help="got10k: val or test; lasot: test. All of ROOT by default.")] = None,
     weights: Weights = None,
     activation: Activation = None,
@@ -31,27 +33,31 @@ def evaluate(
     backend: Annotated[
         str, typer.Option(**choices("fastops|eager"), help="fastops (fused) or eager (plain PyTorch).")
     ] = "fastops",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the sequences, and the cores, out.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; they divide the sequences and the cores.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help="Results go to OUTPUT/<data set>/<name>, 'results' by default. With --results: folder of the report.",
+            help="Results go to OUTPUT/<data set>/<name>; 'results' by default. With --results: folder of the report.",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the tracker in results and tables; the weights' by default.")
+        str | None, typer.Option(help="Name of the tracker in results and tables; that of the weights by default.")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Score the result files in this folder, of any tracker, and track nothing.")
+        Path | None, typer.Option(help="Score the result files of any tracker in this folder, without tracking.")
     ] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Folder of results for the same tables and plots; may be repeated.")
+        list[Path] | None, typer.Option(help="Folder of further results for the same tables and plots. Repeatable.")
     ] = None,
     eao_interval: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="vot: lengths that the expected average overlap is averaged over.")
+        str, typer.Option(metavar="LOW,HIGH", help="vot: range of lengths for the expected average overlap.")
     ] = "100,356",
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out what is malformed, missing or unreadable, and list it."),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,10 +69,13 @@ def evaluate(
     vot                  supervised: accuracy, robustness, EAO, with a new start 5 frames after each failure
 
     Result files are laid out as those of the got10k toolkit. Each is written when its sequence is done: after Ctrl-C
-    the same command goes on behind them. A folder takes results of one network and setting only (settings.json). Beside
-    them are report.json, overall.csv, sequences.csv, attributes.csv where the data set tells attributes, and the plots
-    (pip install matplotlib). torchrun, or RANK and WORLD_SIZE, share the sequences out over machines that
-    have a common OUTPUT.
+    the same command continues with the next one. A folder takes results of one network and setting only
+    (settings.json). The same folder gets report.json, overall.csv, sequences.csv, attributes.csv if the data set has
+    attributes, and the plots (pip install matplotlib). torchrun, or RANK and WORLD_SIZE, divide the sequences among
+    machines that share OUTPUT.
+
+    Frames without the target do not count (in LaSOT they count as misses, as its authors have it). Stray folders, and
+    names in list.txt without a folder, are left out with a note.
 
     \b
     Examples:
@@ -76,10 +85,10 @@ def evaluate(
       tracker eval lasot --root LaSOT --split test --results mine --compare theirs --compare others --output report
       torchrun --nproc-per-node 8 -m tracker eval got10k --root got10k --split test
     """
-    # Imported here: the other commands, and the completion of the shell, start without them.
+    # Imported here so that other commands and shell completion start quickly.
     from rich.console import Console
 
-    from tracker.data.datasets import open_dataset
+    from tracker.data.datasets import open_dataset, summary
     from tracker.distributed import World
     from tracker.eval.protocols import score
     from tracker.eval.report import print_scores, write_report
@@ -89,17 +98,18 @@ def evaluate(
     if benchmark not in BENCHMARKS:
         raise CommandError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark!r}")
     options = {"interval": _parse_interval(eao_interval)} if benchmark == "vot" else {}
+    skipped: list[str] = []
     with input_errors():
         world = World.of_environment()
         try:
-            sequences = open_dataset(benchmark, root, split)
+            sequences = open_dataset(benchmark, root, split, skip_bad=skip_bad, skipped=skipped)
         except FileNotFoundError as error:
             if error.filename is None:
                 raise
             hint = f"{error.filename} is missing"
             raise CommandError(f"--root must be laid out as {benchmark}, got {root}: {hint}") from error
     withheld = any(is_withheld(benchmark, sequence) for sequence in sequences)
-    report = output
+    report, tracked = output, results is None
     if results is None:
         check_device(device)
         build = Build(
@@ -108,11 +118,21 @@ def evaluate(
         name = name or build.weights.stem
         dataset = root.resolve().name if benchmark == "folder" else DATASETS[benchmark]
         report = results = (output or Path("results")) / dataset / name
-        _track(Job(benchmark, sequences, results), root, build, workers, world, quiet)
+        job = Job(benchmark, sequences, results, skip_bad)
+        _track(job, root, build, workers, world, quiet)
+        skipped += [reason for sequence in sequences if (reason := job.why_skipped(sequence)) is not None]
+        sequences = [sequence for sequence in sequences if job.why_skipped(sequence) is None]
     elif withheld:
         raise CommandError("--results cannot be scored: the ground truth of this split is withheld by its authors")
     if not world.is_first:
         return
+    if skip_bad and not withheld:
+        folders = [results, *(compare or ())]
+        sequences = [sequence for sequence in sequences if _has_results(benchmark, sequence, folders, skipped)]
+    if skipped and not quiet:
+        print_note(summary(skipped, SHOWN_LINES))
+    if not sequences:
+        raise CommandError(f"--root must hold a sequence that can be scored, got {summary(skipped)}")
     if withheld:
         if as_json:
             print_json({"benchmark": benchmark, "trackers": [], "results": results, "withheld": True})
@@ -124,9 +144,10 @@ def evaluate(
         scores += [score(benchmark, sequences, folder, **options) for folder in compare or ()]
         files = write_report(report, scores) if report is not None else []
     if as_json:
-        print_json({"benchmark": benchmark, "trackers": [one.as_dict() for one in scores], "files": files})
+        trackers = [one.as_dict() for one in scores]
+        print_json({"benchmark": benchmark, "trackers": trackers, "files": files, "skipped": skipped})
     elif not quiet:
-        print_scores(Console(width=None if sys.stdout.isatty() else 160), scores)
+        print_scores(Console(width=None if sys.stdout.isatty() else 160), scores, fps=tracked)
         if any(one.overall.get("eao", 0) is None for one in scores):
             print(f"no EAO: no run is longer than {options['interval'][0]} frames, where --eao-interval begins")
         if files and not any(path.suffix == ".png" for path in files):
@@ -158,12 +179,29 @@ def _track(job: Job, root: Path, build: Build, workers: int, world: World, quiet
         raise CommandError(f"--workers must fit into the memory, got {workers}, of which one was ended") from error
     except KeyboardInterrupt:
         if not quiet:
-            print(f"stopped; the same command goes on with {job.folder}", file=sys.stderr)
+            print(f"stopped; the same command continues with {job.folder}", file=sys.stderr)
         raise Interrupted from None
 
 
+def _has_results(benchmark: str, sequence: Sequence, folders: list[Path], skipped: list[str]) -> bool:
+    """Whether all trackers have whole results of a sequence; if not, the reason is noted."""
+    from tracker.eval.results import find_results, read_regions, read_result
+
+    read = read_regions if benchmark == "vot" else read_result
+    try:
+        for folder in folders:
+            for path in find_results(benchmark, folder, sequence.name):
+                read(path, len(sequence))
+        if sequence.absent.all():
+            raise ValueError(f"{sequence.name} must have a frame with a target, got none")
+    except (ValueError, OSError) as error:
+        skipped.append(str(error))
+        return False
+    return True
+
+
 def _device_of(world: World) -> str | None:
-    """A GPU of its own for each process of a machine."""
+    """One GPU for each process of a machine."""
     import torch
 
     return f"cuda:{world.local_rank}" if world.size > 1 and torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""`tracker prepare`: data sets become one file of crops."""
+"""`tracker prepare`: cut the crops of data sets into one file."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ import typer
 
 from tracker.commands.checks import Interrupted, input_errors
 from tracker.commands.options import Json, Quiet
-from tracker.commands.output import print_json, progress_bar
+from tracker.commands.output import counted, print_json, progress_bar
 
-MOST_LINES = 20  # of what was skipped, on the terminal
+SHOWN_LINES = 20  # of what was skipped
 
 
 def prepare(
-    dataset: Annotated[
-        list[str], typer.Option(metavar="LAYOUT:ROOT[:SPLIT]", help="What to take; may be given more than once.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The archive; FILE.part until it is whole.")],
+    dataset: Annotated[list[str], typer.Option(metavar="LAYOUT:ROOT[:SPLIT]", help="Data set to cut. Repeatable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The archive; called FILE.part until it is complete.")],
     crop_size: Annotated[
-        int, typer.Option(min=255, help="Sides of the crops; beyond 255 they leave room to shift and stretch.")
+        int, typer.Option(min=255, help="Side of the crops. What exceeds 255 is the margin for shifts and stretches.")
     ] = 287,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of the JPEGs.")] = 90,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th frame only.")] = 1,
-    min_side: Annotated[float, typer.Option(min=1, help="Leave out targets with a shorter side, in pixels.")] = 8.0,
+    min_side: Annotated[float, typer.Option(min=1, help="Leave out targets with a side below this, in pixels.")] = 8.0,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one per CPU by default.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out what is malformed, missing or unreadable, and list it.")
@@ -36,15 +34,15 @@ def prepare(
 ) -> None:
     """Cut the crops of data sets once, into one file that training reads.
 
-    Layouts are got10k, otb, vot, lasot, trackingnet, imagenet-vid and folder, as their authors have them. Killed at any
-    time, the same command goes on behind the last whole crop; on a whole archive it compares the checksums.
+    The layouts are got10k, otb, vot, lasot, trackingnet, imagenet-vid and folder. After an interruption the same
+    command continues after the last complete crop. If the archive is complete, it compares the checksums.
 
     \b
     Examples:
       tracker prepare --dataset got10k:/data/got10k:train --output got10k.crops
       tracker prepare --dataset otb:/data/OTB --dataset lasot:/data/LaSOT:train --output all.crops --every 5 --skip-bad
     """
-    # Imported here: the other commands start without them.
+    # Imported here so that other commands start quickly.
     from tracker.data.datasets import open_place
     from tracker.data.prepare import prepare_archive
     from tracker.io.draw import check_writable
@@ -72,7 +70,7 @@ def prepare(
                 )
         except KeyboardInterrupt:
             if not quiet:
-                print(f"stopped; the same command goes on with {output}.part", file=sys.stderr)
+                print(f"stopped; the same command continues with {output}.part", file=sys.stderr)
             raise Interrupted from None
     skipped += made.skipped
     size = output.stat().st_size
@@ -81,8 +79,8 @@ def prepare(
         print_json({"output": output, **numbers, "skipped": skipped})
     if as_json or quiet:
         return
-    for line in skipped[:MOST_LINES]:
+    for line in skipped[:SHOWN_LINES]:
         print(f"skipped {line}")
-    if len(skipped) > MOST_LINES:
-        print(f"skipped {len(skipped) - MOST_LINES} more")
-    print(f"{output}: {made.crops} crops of {len(sequences)} sequences, {size / 1e6:.1f} MB")
+    if len(skipped) > SHOWN_LINES:
+        print(f"skipped {len(skipped) - SHOWN_LINES} more")
+    print(f"{output}: {counted(made.crops, 'crop')} of {counted(len(sequences), 'sequence')}, {size / 1e6:.1f} MB")

@@ -1,4 +1,4 @@
-"""The demonstration: a synthetic video with known boxes, tracked by the packaged weights, and what the ops gain."""
+"""The demonstration: track a synthetic video with the packaged weights and compare with stock PyTorch."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run_demo(output_dir: Path, *, frames: int | None, seed: int, quick: bool, co
 def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarray:
     """Track `video` from its first box and return the boxes [N, 4].
 
-    The frames go to video.mp4 in `folder` as they are, and to tracked.mp4 annotated.
+    Writes the frames to video.mp4 in `folder`, and the annotated ones to tracked.mp4.
     """
     tracker = Tracker(model)
     boxes = []
@@ -104,7 +104,7 @@ def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarra
 
 
 def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
-    """Plot overlap over time with the hidden spans shaded; False, and no file, where matplotlib is missing."""
+    """Plot overlap over time with the hidden spans shaded; False, and no file, if matplotlib is not installed."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""`tracker serve`: the page, on this machine."""
+"""`tracker serve`: the web page, on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker.commands.checks import CommandError, check_device, check_weights, h
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.installed import install_hint
 
-SHUTDOWN_SECONDS = 2  # for answers on their way when the server ends
+SHUTDOWN_SECONDS = 2  # for pending answers when the server ends
 
 
 def serve(
@@ -24,21 +24,23 @@ def serve(
     device: Device = None,
     dtype: Dtype = "float32",
     host: Annotated[
-        str, typer.Option(help="Address to listen at. Beyond 127.0.0.1 all who reach this machine may use the page.")
+        str,
+        typer.Option(help="Address to listen on. Beyond 127.0.0.1, everyone who reaches this machine can use it."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 7860,
     open_page: Annotated[
-        bool | None, typer.Option("--open/--no-open", help="Open the page in a browser; done where a display is.")
+        bool | None,
+        typer.Option("--open/--no-open", help="Open the page in a browser; default: if a display exists."),
     ] = None,
-    max_upload: Annotated[float, typer.Option(min=0.001, help="Largest file taken, in megabytes.")] = 200,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest video taken, in seconds.")] = 120,
-    max_frames: Annotated[int, typer.Option(min=1, help="Longest video taken, in frames.")] = 7200,
+    max_upload: Annotated[float, typer.Option(min=0.001, help="Largest accepted file, in megabytes.")] = 200,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest accepted video, in seconds.")] = 120,
+    max_frames: Annotated[int, typer.Option(min=1, help="Longest accepted video, in frames.")] = 7200,
 ) -> None:
     """Open a page to track in the browser: choose a video, draw a box, watch, download.
 
-    Needs pip install starlette uvicorn. The page loads nothing from elsewhere and tells nothing to anyone. Videos
-    lie in a temporary folder that goes with the server; each browser gets to see its own alone. One video is tracked at
-    a time, others wait for their turn. Ctrl-C ends the server.
+    Needs pip install starlette uvicorn. The page loads nothing from other hosts and sends nothing to them. Videos are
+    kept in a temporary folder until the server ends; a browser sees only its own. One video is tracked at a time, the
+    others wait. A run ends when no page has asked for it for three minutes. Ctrl-C ends the server.
 
     \b
     Examples:
@@ -51,7 +53,7 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise CommandError(f"{error.name} must be installed: {install_hint('serve')}") from None
-    # Imported here: the other commands start without them.
+    # Imported here so that other commands start quickly.
     from tracker.serve.app import create_app
     from tracker.serve.limits import Limits
     from tracker.serve.work import Worker
@@ -75,12 +77,12 @@ def serve(
         )  # fmt: skip
         print(f"{address}   (Ctrl-C ends it)", flush=True)
         if not local:
-            print("tracker: this page may be used by all who reach this machine", file=sys.stderr)
+            print("tracker: everyone who can reach this machine can use this page", file=sys.stderr)
         if has_display() if open_page is None else open_page:
-            webbrowser.open(address)  # the socket listens already: the page waits for the server
+            webbrowser.open(address)  # the socket is already open, so the browser waits for the server
         try:
             server.run(sockets=[listening])
-        except KeyboardInterrupt:  # how a server is meant to end
+        except KeyboardInterrupt:  # the normal end of a server
             pass
 
 
@@ -91,7 +93,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise CommandError(f"--host must be an address of this machine, got {host!r} ({error.strerror})") from None
     try:
-        if os.name == "posix":  # elsewhere it would let two servers share the port
+        if os.name == "posix":  # on other systems two servers could share the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen()

@@ -28,7 +28,7 @@ from tracker.commands.checks import (
     pick_box,
 )
 from tracker.commands.options import Activation, Device, Dtype, Json, Quiet, Weights, choices
-from tracker.commands.output import print_error, print_json, progress_bar
+from tracker.commands.output import counted, print_error, print_json, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tracker.tracker import Tracker
 
-SAME_TARGET = 0.5  # a --box that overlaps the true box more than this (IoU) marks the same target
+SAME_TARGET = 0.5  # IoU above which a --box marks the same target as the true box
 
 
 def track(
@@ -61,20 +61,18 @@ def track(
             "-o",
             "--output",
             readable=False,
-            help="Annotated video, .mp4, .avi or .webm; of several SOURCEs the folder of theirs.",
+            help="Annotated video, .mp4, .avi or .webm; a folder for several SOURCEs.",
         ),
     ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
             readable=False,  # it is written
-            help="Boxes file as OTB has it: x,y,w,h per line, 1-based (one more than --box counts); of several SOURCEs "
-            "the folder of theirs. /dev/stdout prints them: alone with --quiet.",
+            help="Boxes file in OTB's format: x,y,w,h per line, 1-based (--box is 0-based). A folder for several "
+            "SOURCEs. /dev/stdout prints the boxes; add --quiet to print nothing else.",
         ),
     ] = None,
-    target: Annotated[
-        int | None, typer.Option(min=1, help="Which target of an OTB sequence folder, 1 is the first.")
-    ] = None,
+    target: Annotated[int | None, typer.Option(min=1, help="Target of an OTB sequence folder; 1 is the first.")] = None,
     weights: Weights = None,
     activation: Activation = None,
     device: Device = None,
@@ -88,14 +86,14 @@ def track(
 ) -> None:
     """Track a target through each SOURCE.
 
-    --box may be left out for an OTB sequence folder and where a display can be used to pick the target. In an OTB
-    sequence folder the first ground-truth box of the --target starts the tracker, in the frame it belongs to, and the
-    mean overlap is printed; a --box there starts in the same frame, and the overlap is printed if it marks that target.
-    Frames are decoded ahead, and drawn and written behind, in threads of their own; a camera gives its newest frame, so
-    slow tracking misses frames and does not lag behind. Ctrl-C ends the run and keeps what was tracked.
+    --box is optional for an OTB sequence folder, and if a display can show a window to pick the target in. In an OTB
+    sequence folder the tracker starts with the first ground-truth box of the --target, in the frame of that box. A
+    --box starts in the same frame. The mean overlap is printed if the box marks that target; frames without the target
+    do not count. Threads decode frames ahead and write results behind. A camera gives its newest frame: slow tracking
+    skips frames and does not lag behind. Ctrl-C, SIGTERM and SIGHUP end the run and keep what was tracked.
 
-    Several SOURCEs are tracked one after the other, once all of them are there and have a target; one that cannot be
-    read is reported and the others go on. Processes started by torchrun share them.
+    Several SOURCEs are tracked one after the other. All must exist and have a target; one that cannot be read is
+    reported, and the others continue. Processes started by torchrun divide them.
 
     \b
     Examples:
@@ -106,7 +104,7 @@ def track(
       tracker track "frames/*.png" --box 10,20,30,40 --json --quiet
       torchrun --nproc-per-node 4 -m tracker track OTB/* --results boxes/
     """
-    # Imported here: the other commands, and the completion of the shell, start without them.
+    # Imported here so that other commands and shell completion start quickly.
     from tracker.distributed import World
     from tracker.io.draw import VideoError
     from tracker.io.sources import SourceError
@@ -119,21 +117,23 @@ def track(
     with input_errors():
         world = World.of_environment()
 
-    @cache  # when the first source is known to be good, and then for all of them
+    @cache  # made once the first source is known to be good
     def make_tracker() -> Tracker:
-        place = device or (str(world.device()) if world.size > 1 else None)
-        return Tracker.from_pretrained(found, device=place, dtype=number_type, backend=backend, activation=activation)
+        chosen = device or (str(world.device()) if world.size > 1 else None)
+        return Tracker.from_pretrained(found, device=chosen, dtype=number_type, backend=backend, activation=activation)
 
     def run(job: Job) -> None:
         summary, stopped = _track_one(job, make_tracker, found, quiet, max_frames)
         if isinstance(stopped, KeyboardInterrupt) and not quiet:
-            print(f"stopped after {summary['frames']} frames, which are kept", file=sys.stderr)
+            kept = "which is kept" if summary["frames"] == 1 else "which are kept"
+            print(f"stopped after {counted(summary['frames'], 'frame')}, {kept}", file=sys.stderr)
         if as_json:
             print_json(summary)
         elif not quiet:
             _print_summary(summary, len(jobs) > 1)
         if isinstance(stopped, SourceError):
-            raise CommandError(f"{stopped} (the {summary['frames']} frames before it are kept)")
+            kept = "frame before it is" if summary["frames"] == 1 else f"{summary['frames']} frames before it are"
+            raise CommandError(f"{stopped} (the {kept} kept)")
         if stopped is not None:
             raise Interrupted
 
@@ -154,7 +154,7 @@ def track(
 
 @dataclass(frozen=True)
 class Job:
-    """One source, the box given for it, and the files that its tracking is written to."""
+    """One source, its box, and its output files."""
 
     source: str
     start: np.ndarray | None
@@ -166,7 +166,7 @@ class Job:
 def _jobs(
     sources: list[str], boxes: list[str], output: Path | None, results: Path | None, target: int | None
 ) -> list[Job]:
-    """What there is to do; the outputs of several sources are files of their names, in folders."""
+    """One job per source. The outputs of several sources are named after them, in folders."""
     if boxes and len(boxes) != len(sources):
         raise CommandError(f"--box must be given once per SOURCE, {len(sources)} times, or never, got {len(boxes)}")
     starts = [parse_box(text) for text in boxes] or [None] * len(sources)
@@ -181,7 +181,7 @@ def _jobs(
     ]
     if (output or results) and len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise CommandError(f"SOURCE: names must differ, for the outputs are called after them, got {twice!r} twice")
+        raise CommandError(f"SOURCE: names must differ because the outputs are named after them, got {twice!r} twice")
     for option, folder in (("--output", output), ("--results", results)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise CommandError(f"{option} must be a folder for several SOURCEs, got the file {str(folder)!r}")
@@ -199,7 +199,7 @@ def _jobs(
 
 
 def _check_source(source: str, start: np.ndarray | None) -> None:
-    """Refuse what is known to fail before the first of several sources is tracked."""
+    """Refuse a source that is sure to fail, before the first of several is tracked."""
     from tracker.io.sources import is_path
 
     if not is_path(source):
@@ -207,13 +207,13 @@ def _check_source(source: str, start: np.ndarray | None) -> None:
     if not Path(source).exists():
         raise CommandError(f"SOURCE must be an existing file or folder, a pattern or a camera, got {source!r}")
     if start is None and not has_display() and not is_sequence(source):
-        raise CommandError(f"--box must be given for {source!r}: it tells no target, and there is no display")
+        raise CommandError(f"--box must be given for {source!r}: it has no ground truth, and there is no display")
 
 
 def _track_one(
     job: Job, make_tracker: Callable[[], Tracker], weights: Path, quiet: bool, max_frames: int | None
 ) -> tuple[dict[str, Any], BaseException | None]:
-    """Track one source to its end, or to what stopped it; its outputs are written in either case."""
+    """Track one source until it ends or something stops it; write its outputs in either case."""
     import numpy as np
 
     from tracker.data.otb import list_targets
@@ -226,39 +226,51 @@ def _track_one(
     source, start, output, results = job.source, job.start, job.output, job.results
     with ExitStack() as stack:
         with input_errors():
-            sequence = find_sequence(source, job.target)
+            sequence = find_sequence(source, job.target, quiet)
             inputs = [Path(source), weights, *(list_targets(source) if sequence else ())]
             check_outputs({"--output": output, "--results": results}, inputs)
             if output is not None and output.suffix.lower() not in CODECS:
                 raise CommandError(f"--output must end in .mp4, .avi or .webm, got {str(output)!r}")
             frames = stack.enter_context(open_images(sequence.frames, source) if sequence else open_source(source))
-            truth = sequence.boxes if sequence else np.empty((0, 4))
+            truth = sequence.seen_boxes if sequence else np.empty((0, 4))
+            run = Run(start=sequence.start if sequence else 0)
             tracker = make_tracker()
             first = next(frames)
             if start is None:
-                start = truth[0] if len(truth) else pick_box(first)
-            elif len(truth) and iou(start, truth[0]) <= SAME_TARGET:
+                start = truth[run.start] if sequence else pick_box(first)
+            elif sequence and iou(start, truth[run.start]) <= SAME_TARGET:
                 truth = truth[:0]
-            tracker.init(first, start)
-            video = stack.enter_context(VideoWriter(output, frames.size, frames.fps)) if output else None
+            tracker.init(sequence.image(run.start) if run.start else first, start)
+            video = VideoWriter(output, frames.size, frames.fps) if output else None
+            if video is not None:
+                stack.callback(video.abort)
         count = min((n for n in (frames.frame_count, max_frames) if n is not None), default=None)
         progress = stack.enter_context(progress_bar(quiet))
         task = progress.add_task("tracking", total=count)
-        run = Run()
-        writing = (
-            WriteBehind(lambda image, **labels: video.write(annotate(image, **labels))) if video else nullcontext()
-        )
         began = time.perf_counter()
-        # Ctrl-C stops the tracking, but not the writing of what was tracked; a second one stops that too.
+
+        def record(image: np.ndarray | None, **labels: Any) -> None:
+            if image is not None:
+                video.write(annotate(image, **labels))
+            else:  # closed in this thread because signals interrupt the main thread only
+                run.total = time.perf_counter() - began
+                video.close()
+
+        # Ctrl-C stops the tracking. What was tracked is still written; a second Ctrl-C stops that too.
         try:
-            with run.may_stop(), writing as write, run.may_stop():
-                for image in islice(chain([first], frames), max_frames):
-                    run.step(tracker, image, start)
-                    if write is not None:
-                        write(image, **run.labels(truth))
-                    progress.advance(task)
-        finally:  # a video that cannot be written, on a full disk, takes no boxes with it
-            run.total = time.perf_counter() - began
+            with run.may_stop(), WriteBehind(record) if video else nullcontext() as write:
+                with run.may_stop():
+                    for image in islice(chain([first], frames), max_frames):
+                        run.step(tracker, image, start)
+                        if write is not None:
+                            write(image, **run.labels(truth))
+                        progress.advance(task)
+                if write is not None:
+                    write(None)
+        finally:  # the boxes are written even if the video cannot be
+            run.total = run.total or time.perf_counter() - began
+            if video is not None:
+                video.abort()  # no effect on a finished video; frees the disk space of an unfinished one
             if results is not None and run.boxes:
                 with input_errors("--results: "):
                     write_boxes(results, run.boxes)

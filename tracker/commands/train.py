@@ -14,7 +14,7 @@ import typer
 
 from tracker.commands.checks import CommandError, Interrupted, check_device, input_errors, make_folder
 from tracker.commands.options import Device, Json, Quiet
-from tracker.commands.output import print_json
+from tracker.commands.output import print_json, print_note
 
 if TYPE_CHECKING:
     import torch
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from tracker.training.teacher import Teacher
 
 OVERFIT_STEPS = 200
-LOW_LOSS = 0.1  # what a batch known by heart is below; it starts near ln 2 = .69
+LOW_LOSS = 0.1  # a memorised batch is below this; the loss starts near ln 2 = .69
 
 
 def train(
-    config: Annotated[Path | None, typer.Option(help="Settings, a TOML file; the defaults where left out.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; defaults where missing.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting. Repeatable."),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run; made where it is missing.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run, made if missing.")] = Path(
         "runs/train"
     ),
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the run in --output; start it if there is none."),
+        typer.Option("--resume", help="Continue the run in --output; start one if there is none."),
     ] = False,
     overfit: Annotated[
-        bool, typer.Option("--overfit", help="Learn one batch by heart; fails where the loss does not get low.")
+        bool, typer.Option("--overfit", help="Memorise one batch; fails if the loss stays high.")
     ] = False,
     device: Device = None,
     as_json: Json = False,
@@ -54,13 +54,14 @@ def train(
     The folder of the run:
       train.toml              all settings
       metrics.jsonl           a line per step and per validation
-      tensorboard/            the same for TensorBoard, where it is installed: pip install tensorboard
-      checkpoints/            the newest states; --resume goes on from the last one, to the bit on a CPU
+      tensorboard/            the same for TensorBoard, if it is installed: pip install tensorboard
+      checkpoints/            the newest states, every 500 steps and every 10 minutes; --resume continues from the
+                              last one, bit for bit on a CPU
       best.safetensors        the weights of the best validation
       model.safetensors       the weights at the end
 
-    Ctrl-C ends the run after the step at hand, with a checkpoint. More than one process, on one machine or many, are
-    started by torchrun; the batch size is that of all of them together, and all must see the folder of the run.
+    Ctrl-C ends the run after the current step and writes a checkpoint. torchrun starts several processes, on one
+    machine or many; they divide the batch, and all must see the folder of the run.
 
     \b
     Examples:
@@ -70,7 +71,7 @@ def train(
       tracker train --output runs/small --resume
       torchrun --nproc-per-node 8 -m tracker train --config train.toml --set batch_size=64
     """
-    # Imported here: the other commands start without what only training needs.
+    # Imported here so that other commands start quickly.
     import torch
 
     from tracker.distributed import join
@@ -85,7 +86,7 @@ def train(
                 f"--resume must come without --config, --set and --overfit: {str(saved)!r} has the run's settings"
             )
         if not resumed and saved.exists():
-            raise CommandError(f"--output must be a new folder, got {str(output)!r} with a run (--resume goes on)")
+            raise CommandError(f"--output must be a new folder, got {str(output)!r} with a run (--resume continues)")
         chosen = load_config(saved if resumed else config, settings or ())
         if overfit:
             chosen = dataclasses.replace(chosen, overfit=True, steps=chosen.steps or OVERFIT_STEPS)
@@ -99,7 +100,7 @@ def train(
 
 
 def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, *, quiet: bool, as_json: bool) -> None:
-    """Train, or go on training, in `folder`, and leave the weights there."""
+    """Train, or continue training, in `folder`, and write the weights there."""
     from rich.console import Console
 
     from tracker.data.augment import check_room
@@ -123,7 +124,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
         model = _make_model(config.model, config.seed).to(device)
         teacher = _make_teacher(config, device)
         steps = config.total_steps(len(pairs))
-        world.wait()  # until all have looked whether there is a run in the folder
+        world.wait()  # until all have checked for a run in the folder
         if world.is_first:
             make_folder(folder, "--output")
             write_whole(folder / "train.toml", to_toml(config).encode())
@@ -135,16 +136,18 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
     with ExitStack() as stack:
         log = None
         if world.is_first:
+            if not (done or quiet) and (folder / "metrics.jsonl").exists():
+                print_note(f"{folder} has no checkpoint: the run starts anew, its metrics are kept as metrics-N.jsonl")
             log = stack.enter_context(TrainLog(folder, steps=steps, done=done, quiet=quiet))
             log.say(f"{folder}: {steps} steps of {config.batch_size} pairs, {len(pairs)} pairs per epoch, on {device}")
         signals = stack.enter_context(Signals())
-        stack.enter_context(input_errors())  # a checkpoint of another network, a picture that cannot be read
+        stack.enter_context(input_errors())  # such as a checkpoint of another network or a picture that cannot be read
         losses = train_model(
             model, config, pairs=pairs, validation=validation, teacher=teacher, world=world, folder=folder, log=log,
             stop=signals.caught,
         )  # fmt: skip
     if done + len(losses) < steps:
-        console.print(f"stopped after step {done + len(losses)}; --resume goes on", soft_wrap=True)
+        console.print(f"stopped after step {done + len(losses)}; --resume continues", soft_wrap=True)
         if as_json and world.is_first:
             print_json(_summary(folder, steps))
         raise Interrupted
@@ -158,7 +161,7 @@ def _run(config: TrainConfig, folder: Path, device: torch.device, world: World, 
 
 
 def _summary(folder: Path, steps: int) -> dict[str, Any]:
-    """How far the run in `folder` is, and what it has: null for what it has not."""
+    """Progress and files of the run in `folder`; None for a file that does not exist."""
     from tracker.training.log import read_metrics
 
     records = read_metrics(folder / "metrics.jsonl")
@@ -187,7 +190,7 @@ def _make_model(config: ModelConfig, seed: int) -> SiamFC:
         try:
             with input_errors("model.weights: "):
                 state = load_state(find_weights(config.weights))
-            # A head or an attention that the checkpoint has nothing of starts afresh.
+            # A head or an attention without weights in the checkpoint keeps its initial ones.
             absent = {key for key in model.state_dict() if key not in state}
             parts = {part for part in ("attention.", "box_head.") if not any(key.startswith(part) for key in state)}
             fresh = {key for key in absent if key.startswith(tuple(parts))}
@@ -212,7 +215,11 @@ def _make_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
 
 
 class Signals:
-    """While its block runs, Ctrl-C and SIGTERM are noted, not obeyed; a second Ctrl-C is."""
+    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end the training after the step at hand.
+
+    A second Ctrl-C ends it at once.
+    A signal that is ignored, as nohup sets it, stays ignored.
+    """
 
     def __init__(self) -> None:
         self._caught = False
@@ -222,10 +229,12 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._caught = True
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        signal.signal(signal.SIGINT, self._before.get(signal.SIGINT, signal.SIG_IGN))
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *exception: object) -> None:

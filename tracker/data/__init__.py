@@ -1,1 +1,1 @@
-"""Where frames and boxes come from."""
+"""Data sets, crops and training pairs."""

@@ -1,4 +1,4 @@
-"""Annotation files of data sets: lines of boxes, polygons and flags, each mistake reported with file and line."""
+"""Annotation files of data sets: lines of boxes, polygons and flags. Every mistake is reported with file and line."""
 
 from __future__ import annotations
 
@@ -9,62 +9,81 @@ from pathlib import Path
 import numpy as np
 
 _SEPARATOR = re.compile(r"[,;\s]+")
-_NOWHERE = [np.nan] * 4
+_ABSENT = [np.nan] * 4
+LARGEST = 1e7  # pixels; a larger coordinate is a mistake
 
 
 class Problems:
-    """What is wrong with a data set: raised at once, or collected in `lines` and left out where `skip` is set."""
+    """Mistakes and oddities found in a data set.
+
+    Args:
+        skip: leave out wrong items and note them, instead of raising an error.
+
+    Attributes:
+        lines: a message for each item that was left out.
+    """
 
     def __init__(self, skip: bool = False) -> None:
         self.skip, self.lines = skip, []
 
     def add(self, error: Exception) -> None:
-        """Raise `error`, or note its message."""
+        """Raise `error`, or note its message if `skip` is set."""
         if not self.skip:
             raise error
-        self.lines.append(str(error))
+        self.note(str(error))
 
-
-def parse_box(line: str) -> list[float]:
-    """x, y, w, h of a line; commas, semicolons, tabs or blanks separate them."""
-    box = parse_numbers(line)
-    if len(box) != 4 or not np.isfinite(box).all():
-        raise ValueError(f"line must be four finite numbers x, y, w, h, got {line!r}")
-    if min(box[2:]) < 0:
-        raise ValueError(f"width and height must not be negative, got {line!r}")
-    return box
-
-
-def parse_box_or_absent(line: str) -> list[float]:
-    """As `parse_box`; four times nan, or a negative size (GOT-10k writes -1 four times), tells an absent target."""
-    box = parse_numbers(line)
-    if len(box) == 4 and (np.isnan(box).all() or (np.isfinite(box).all() and min(box[2:]) < 0)):
-        return _NOWHERE
-    return parse_box(line)
+    def note(self, line: str) -> None:
+        """Note something that is not an error, such as a stray folder or frames without a box."""
+        self.lines.append(line)
 
 
 def parse_region(line: str) -> list[float]:
-    """A box, or the smallest and largest coordinates of a polygon x1, y1, x2, y2, ... as VOT's toolkit has it."""
-    numbers = parse_numbers(line)
+    """The box x, y, w, h of a line in any layout, or four NaN if the line marks the target as absent.
+
+    | line | meaning |
+    |---|---|
+    | four numbers | a box x, y, w, h |
+    | six or more, an even count | a polygon x1, y1, x2, y2, ...; its smallest and largest coordinates are the box |
+    | nothing, or NaN only | absent |
+    | four numbers with a negative width or height | absent; GOT-10k writes -1 four times |
+
+    A width or height of 0 is kept; `Sequence` counts it as absent too. Commas, semicolons, tabs or blanks
+    separate the numbers.
+
+    Raises:
+        ValueError: the line is anything else, or a coordinate exceeds 10 million pixels.
+
+    Example:
+        >>> parse_region("0,0, 4,1, 2,6"), parse_region("NaN,NaN,NaN,NaN")
+        ([0.0, 0.0, 4.0, 6.0], [nan, nan, nan, nan])
+    """
     if line.startswith("m"):
         raise ValueError(f"line must be a box or a polygon, got a mask: {line[:40]!r}")
-    if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
-        if len(numbers) == 4:
-            return parse_box_or_absent(line)
-        raise ValueError(f"line must be x, y, w, h or at least three corners x, y of a polygon, got {line!r}")
-    corners = np.reshape(numbers, (-1, 2))
-    low = corners.min(0)
-    return [*low, *(corners.max(0) - low)]
+    numbers = parse_numbers(line)
+    if not _fields(line) or (numbers and np.isnan(numbers).all()):
+        return _ABSENT
+    polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
+    if not (polygon or len(numbers) == 4) or not np.isfinite(numbers).all():
+        raise ValueError(
+            f"line must be four finite numbers x, y, w, h, or three or more corners x, y of a polygon, got {line!r}"
+        )
+    if max(map(abs, numbers)) > LARGEST:
+        raise ValueError(f"line must have coordinates up to {LARGEST:,.0f} pixels, got {line!r}")
+    if polygon:
+        corners = np.reshape(numbers, (-1, 2))
+        low = corners.min(0)
+        return [*low.tolist(), *(corners.max(0) - low).tolist()]
+    return _ABSENT if min(numbers[2:]) < 0 else numbers
 
 
 def read_rows(path: Path, parse: Callable[[str], list[float]], problems: Problems | None = None) -> np.ndarray:
-    """The boxes of a file, float64 [N, 4], one per line; a malformed line that is skipped becomes four times nan.
+    """The boxes of a file, float64 [N, 4], one per line; a malformed line that is skipped becomes four NaN.
 
-    Empty lines at the end are no lines.
+    Empty lines at the end do not count.
 
     Raises:
-        ValueError: names the file and line that is malformed, or the file that is no text or holds nothing.
-        OSError: when the file cannot be read.
+        ValueError: a line is malformed, or the file is empty or not text; the message names file and line.
+        OSError: the file cannot be read.
     """
     problems = problems or Problems()
     rows = []
@@ -73,7 +92,7 @@ def read_rows(path: Path, parse: Callable[[str], list[float]], problems: Problem
             rows.append(parse(line.strip()))
         except ValueError as error:
             problems.add(ValueError(f"{path}:{number}: {error}"))
-            rows.append(_NOWHERE)
+            rows.append(_ABSENT)
     if not rows:
         raise ValueError(f"{path}:1: file must hold at least one box, got none")
     return np.array(rows, np.float64)
@@ -83,8 +102,8 @@ def read_flags(path: Path, count: int) -> np.ndarray:
     """`count` flags 0 or 1, bool [count], on one line or many.
 
     Raises:
-        ValueError: names the file and line that holds something else, or the file with another number of flags.
-        OSError: when the file cannot be read.
+        ValueError: the file holds something else or another number of flags; the message names file and line.
+        OSError: the file cannot be read.
     """
     flags = []
     for number, line in enumerate(_lines(path), start=1):
@@ -98,7 +117,7 @@ def read_flags(path: Path, count: int) -> np.ndarray:
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a list of sequences that are not empty.
+    """The non-empty lines of a list of sequences.
 
     Raises:
         ValueError, OSError: as `read_flags`.
@@ -118,7 +137,7 @@ def _fields(line: str) -> list[str]:
 
 
 def parse_numbers(line: str) -> list[float]:
-    """The numbers of a line, whatever separates them; none where one of its fields is no number."""
+    """The numbers of a line; none if one of its fields is not a number."""
     try:
         return [float(field) for field in _fields(line)]
     except ValueError:

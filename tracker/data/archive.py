@@ -1,12 +1,12 @@
-"""Archives of crops: one file of JPEGs with checksums and an index, written once and read in training.
+"""Archives of crops: one file of JPEGs with checksums and an index, written once, read in training.
 
     header   magic, length and checksum of a JSON text, the text: settings and names of the sequences
     records  one per frame, in the order of sequences and frames: `RECORD` and a JPEG, or why there is none
     index    `ENTRY` of every record
     footer   `FOOTER`: where the index begins, its entries and checksum, magic
 
-The file grows as FILE.part, records at its end; what a killed writer left is read up to the last whole record and
-continued there. The index is written last, and only a whole file is renamed to FILE. Numbers are little-endian.
+The writer appends records to FILE.part. After a kill it reads FILE.part up to the last complete record and continues
+there. The index is written last; only a complete file is renamed to FILE. Numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tracker.data.sequence import decode_image
+from tracker.io.files import naming, synchronize
+from tracker.io.images import decode_image
 
 MAGIC, END = b"FOCROPS1", b"FOCROPSE"
 HEADER = struct.Struct("<8sII")  # magic, bytes of JSON, their crc32
@@ -35,25 +36,25 @@ _NO_BOX = np.zeros(4, np.float32)
 
 
 class ArchiveError(ValueError):
-    """A file that is no archive, not a whole one or a damaged one; the message starts with its path."""
+    """A file that is not an archive, incomplete or damaged; the message starts with its path."""
 
 
 class ArchiveWriter:
-    """Writes `path`, or goes on with what a killed writer of the same `header` left in `path`.part.
+    """Writes `path`, or continues the file `path`.part that a killed writer of the same `header` left.
 
-    A context manager: leaving it without `finish` keeps the part.
+    A context manager. Leaving it without `finish` keeps the part.
 
     Args:
-        path: the archive; must not exist.
-        header: what the file says about itself, a JSON object with the "names" of the sequences. It must tell apart
-            runs that may not continue each other.
+        path: the archive, which must not exist.
+        header: a JSON object that describes the file, with the "names" of the sequences. It must differ between runs
+            that may not continue each other.
 
     Attributes:
-        done: number of records, those that were there already included.
-        skipped: the messages of those that are no crops.
+        done: number of records, including earlier ones.
+        skipped: the messages of the records that are not crops.
 
     Raises:
-        ArchiveError: when the part is of another header or no part, or another process writes it.
+        ArchiveError: the part has another header or is another file, or another process writes it.
     """
 
     def __init__(self, path: str | PathLike[str], header: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ class ArchiveWriter:
                     f"{self.part}: part must be of the same sequences and settings, got that of another run "
                     "(remove it to start over)"
                 )
-            if found != head:  # new, or killed within the header
+            if found != head:  # a new file, or the writer was killed while it wrote the header
                 self._file.seek(0)
                 self._file.write(head)
             self.done, self.skipped, self._index = 0, [], bytearray()
@@ -79,7 +80,7 @@ class ArchiveWriter:
             raise
 
     def _resume(self, offset: int) -> int:
-        """Note the whole records from `offset` on, and cut off what follows the last one."""
+        """Note the complete records from `offset` on, and truncate the file after the last one."""
         self._file.seek(offset)
         while True:
             record = self._file.read(RECORD.itemsize)
@@ -106,51 +107,54 @@ class ArchiveWriter:
         self._append(CROP, sequence, frame, box, jpeg)
 
     def skip(self, sequence: int, frame: int, message: str) -> None:
-        """Append the note that a frame has no crop, and why."""
+        """Append the reason why a frame has no crop."""
         self._append(SKIP, sequence, frame, _NO_BOX, message.encode())
 
     def _append(self, mark: bytes, sequence: int, frame: int, box: np.ndarray, payload: bytes) -> None:
         record = np.array((mark, sequence, frame, box, len(payload), 0), RECORD)
         record["crc"] = _checksum(record[()], payload)
-        self._file.write(record.tobytes() + payload)
+        with naming(self.part):
+            self._file.write(record.tobytes() + payload)
         self._note(self._offset, record[()], payload)
         self._offset += RECORD.itemsize + len(payload)
 
     def finish(self) -> None:
         """Write the index and give the file its name."""
-        self._file.write(self._index)
-        self._file.write(FOOTER.pack(self._offset, self.done, zlib.crc32(self._index), END))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.replace(self.part, self.path)
-        self._file.close()
-        _sync_folder(self.path.parent)
+        with naming(self.part):
+            self._file.write(self._index)
+            self._file.write(FOOTER.pack(self._offset, self.done, zlib.crc32(self._index), END))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            os.replace(self.part, self.path)
+            self._file.close()
+        synchronize(self.path.parent)
 
     def __enter__(self) -> ArchiveWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with naming(self.part):
+            self._file.close()
 
 
 class CropArchive:
-    """The crops of an archive, read one by one; opening it reads the index alone.
+    """The crops of an archive, read one by one. Opening it reads only the index.
 
-    May be pickled and used by many processes and threads.
+    It can be pickled, and used by many processes and threads.
 
     Args:
         path: a file that `tracker prepare` wrote.
 
     Attributes:
-        header: what the file says about itself.
-        skipped: why each frame that has no crop has none.
+        header: the description in the file.
+        skipped: the reason for each frame without a crop.
         sequences: for each sequence with crops, its name and the span [start, stop) of its crops.
-        frames: the frame's number of each crop, ascending within a sequence.
+        frames: the frame number of each crop, ascending within a sequence.
         boxes: float32 [N, 4], x, y, w, h in each crop.
 
     Raises:
-        ArchiveError: when the file is no archive, not whole or damaged.
-        OSError: when it cannot be read.
+        ArchiveError: the file is not an archive, incomplete or damaged.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -191,20 +195,20 @@ class CropArchive:
         """Crop `number` as RGB uint8 [P, P, 3].
 
         Raises:
-            ArchiveError: when the record does not match its checksum.
+            ArchiveError: the record does not match its checksum.
         """
         try:
             return decode_image(self._payload(self._index[number], f"crop {number}"))
         except ArchiveError:
             raise
-        except ValueError as error:  # written so: the checksum matches
+        except ValueError as error:  # the checksum matches, so the file was written like this
             raise self._error(f"crop {number}: {error}") from error
 
     def verify(self) -> None:
         """Read every record and compare it with its checksum.
 
         Raises:
-            ArchiveError: names the first that is damaged.
+            ArchiveError: a record is damaged; the message names the first one.
         """
         for number, entry in enumerate(self._index):
             self._payload(entry, f"crop {number}")
@@ -259,12 +263,3 @@ def _lock(file: BinaryIO, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise ArchiveError(f"{path}: part must not be in use, got another process that writes it") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,14 +19,14 @@ from tracker.geometry import EXEMPLAR, INSTANCE
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BLUR = (0.5, 1.2)  # standard deviation in pixels
 _TAPS = 5
-_DRAWS = 23  # random numbers per pair; always all of them, so that a step turned off changes no other
+_DRAWS = 23  # random numbers per pair; all are always drawn, so that turning a step off does not change the others
 
 
 class Batch(NamedTuple):
     """What the network trains on: RGB, 0 to 255, channels_last.
 
-    `box` is the target's in the instance crop, x1, y1, x2, y2 in pixels: pixel i covers i to i + 1, so the
-    crop's centre is 127.5.
+    `box` is the target's box in the instance crop, x1, y1, x2, y2 in pixels. Pixel i covers i to i + 1, so the centre
+    of the crop is 127.5.
     """
 
     exemplar: Tensor  # [N, 3, 127, 127]
@@ -36,22 +36,22 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What `augment` does to a pair; 0 turns a step off, `AugmentConfig.none()` all of them.
+    """Settings of `augment`. 0 turns a step off, `AugmentConfig.none()` turns off all of them.
 
     Args:
         stretch: the instance crop's scale is drawn from 1 - stretch to 1 + stretch.
-        shift: largest displacement of the instance crop along each axis, in its pixels; less where the stretch leaves
-            less room. The labels of a score map allow no more than half the network's stride, 4 px.
-        exemplar_stretch, exemplar_shift: the same of the exemplar crop.
-        blur: probability of a Gaussian blur of 0.5 to 1.2 px, of either crop by itself.
-        grey: probability that a pair becomes grey, both crops together.
-        brightness: gain from 1 - brightness to 1 + brightness, of either crop by itself, as the following.
+        shift: largest displacement of the instance crop along each axis, in its pixels; less if the stretch leaves a
+            smaller margin. The labels of a score map allow no more than half the network's stride, 4 px.
+        exemplar_stretch, exemplar_shift: the same for the exemplar crop.
+        blur: probability of a Gaussian blur of 0.5 to 1.2 px, independent for each crop.
+        grey: probability that both crops of a pair become grey.
+        brightness: gain from 1 - brightness to 1 + brightness, independent for each crop, like the following.
         contrast: factor on the distance from the crop's mean, likewise.
         saturation: factor on the distance from grey, likewise.
         colour: gain of each channel, likewise.
 
     Raises:
-        ValueError: when a value is out of its range; the message names the field.
+        ValueError: a value is out of its range; the message names the field.
     """
 
     stretch: float = 0.05
@@ -72,14 +72,14 @@ class AugmentConfig:
 
     @classmethod
     def none(cls) -> AugmentConfig:
-        """The centred crops as they are."""
+        """Settings that leave the centred crops unchanged."""
         return cls(**{field.name: 0.0 for field in fields(cls)})
 
 
 def collate(pairs: Items[Pair]) -> Pair:
     """Stack pairs into one of tensors: uint8 [N, P, P, 3] twice and float32 [N, 4] twice.
 
-    The `collate_fn` of a `DataLoader`, whose `pin_memory` knows the result.
+    Use it as `collate_fn` of a `DataLoader`; `pin_memory` works on the result.
     """
     return Pair(*(torch.from_numpy(np.stack(field)) for field in zip(*pairs, strict=True)))
 
@@ -95,22 +95,22 @@ def augment(
     part: slice = slice(None),
     of: int | None = None,
 ) -> Batch:
-    """Cut what the network sees out of collated pairs and vary it, on `device`.
+    """Cut the crops of the network out of collated pairs and vary them, on `device`.
 
-    The random numbers are drawn on the CPU, so the batch is the same on every device and nothing waits for a GPU.
-    Regions are whole pixels of the pair's crops and lie inside them: nothing is padded, and the box is exact.
+    The random numbers are drawn on the CPU: the batch is the same on every device, and nothing waits for a GPU. Regions
+    are whole pixels inside the crops of the pair: nothing is padded, and the box is exact.
 
     Args:
-        pairs: what `collate` gives, anywhere; P must be at least 255.
-        generator: on the CPU; decides everything random.
+        pairs: the result of `collate`, on any device; P must be at least 255.
+        generator: source of all random numbers, on the CPU.
         config: defaults to `AugmentConfig()`.
         device: of the batch.
         dtype: of the crops; the box is float32.
-        part, of: the pairs are this part of a batch of `of` pairs, whose other parts other processes have: each pair
-            is varied as it is where one process has them all.
+        part, of: the pairs are this part of a batch of `of` pairs that several processes divide. Each pair is varied as
+            if one process had all of them.
 
     Raises:
-        ValueError: when the pairs' crops have no room for the stretch or the shift, or the generator is not on the CPU.
+        ValueError: the crops are too small for the stretch or the shift, or the generator is not on the CPU.
 
     Example:
         >>> from tracker.data.pairs import PairDataset
@@ -174,21 +174,21 @@ def _view(
 
 
 def check_room(config: AugmentConfig, crop: int) -> None:
-    """Refuse settings that pairs of crops of side `crop` have no room for, before any is cut.
+    """Refuse settings for which crops of side `crop` are too small, before any is cut.
 
     Raises:
-        ValueError: names the stretch or the shift, and the room that there is.
+        ValueError: names the stretch or the shift, and its limit.
     """
     _check_room(crop, EXEMPLAR, "exemplar_", config.exemplar_stretch, config.exemplar_shift)
     _check_room(crop, INSTANCE, "", config.stretch, config.shift)
 
 
 def _check_room(crop: int, size: int, prefix: str, stretch: float, shift: float) -> None:
-    largest, room = round(size * (1 + stretch)), (crop - size) / 2
+    largest, margin = round(size * (1 + stretch)), (crop - size) / 2
     if largest > crop:
         raise ValueError(f"{prefix}stretch must keep {size} px within crops of {crop} px, got {stretch}")
-    if shift > room:
-        raise ValueError(f"{prefix}shift must be at most {room:g} px in crops of {crop} px, got {shift}")
+    if shift > margin:
+        raise ValueError(f"{prefix}shift must be at most {margin:g} px in crops of {crop} px, got {shift}")
 
 
 def _regions(crop: int, size: int, prefix: str, stretch: float, shift: float, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ def _colours(config: AugmentConfig, grey: Tensor, draws: Tensor) -> tuple[Tensor
 def _recolour(crops: Tensor, images: Tensor, gains: Tensor, greyness: Tensor, contrast: Tensor) -> Tensor:
     """y = gains x, y += greyness (grey(y) - y), y = mean + contrast (y - mean), within 0 and 255, in one expression.
 
-    The mean is the grey level of every 64th pixel of the image, which stays what it is when y goes to grey.
+    The mean is the grey level of every 64th pixel of the image, which does not change when y becomes grey.
     """
     weights = gains * gains.new_tensor(LUMA)  # [N, 3]: grey(y) of x
     mean = (images[:, ::8, ::8].float().mean((1, 2)) * weights).sum(1, keepdim=True)  # [N, 1]

@@ -1,4 +1,4 @@
-"""Training crops: the square around a target that holds SiamFC's search region and room for augmentation."""
+"""Training crops: the square around a target, with SiamFC's search region and a margin for augmentation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 import torch
 
 import fastops
-from tracker.data.sequence import Sequence, read_reduced
+from tracker.data.sequence import Sequence
 from tracker.geometry import EXEMPLAR, region_side
+from tracker.io.images import read_reduced
 
 #: Side of a crop. It has the scale of the instance crop, which leaves (287 - 255) / 2 = 16 px to shift it.
 CROP_SIZE = 287
-#: Targets with a shorter side than this, in pixels of the frame, show nothing to learn from.
+#: Smallest usable side of a target, in pixels of the frame.
 MIN_SIDE = 8.0
 
 
 def usable_frames(sequence: Sequence, min_side: float = MIN_SIDE) -> np.ndarray:
-    """Numbers of the frames to train on, ascending: the target is there and its sides are at least `min_side`."""
+    """Numbers of the frames to train on, ascending: the target is present and its sides are at least `min_side`."""
     with np.errstate(invalid="ignore"):
         large = sequence.boxes[:, 2:].min(axis=1, initial=math.inf) >= min_side
     return np.flatnonzero(large & ~sequence.absent)
@@ -36,8 +37,8 @@ def crop_side(box: np.ndarray, size: int = CROP_SIZE) -> float:
 def crop_target(image: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Cut the square around a target, filled with the image's mean colour beyond its edges.
 
-    The square's side and corner are whole pixels of the image, so the target's centre lies within half a pixel of them
-    from the crop's centre; the box returned is exact.
+    The side and corner of the square are whole pixels of the image. So the target's centre is within half a pixel of
+    the crop's centre; the returned box is exact.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -64,7 +65,7 @@ def read_crop(sequence: Sequence, index: int, size: int = CROP_SIZE) -> tuple[np
     """`crop_target` of frame `index`; a JPEG is read at the fraction of its size that the crop needs.
 
     Raises:
-        ImageError: names the file that cannot be read.
+        ImageError: the file cannot be read; the message names it.
     """
     box = sequence.boxes[index]
     if callable(sequence.frames):
@@ -76,5 +77,5 @@ def read_crop(sequence: Sequence, index: int, size: int = CROP_SIZE) -> tuple[np
 
 
 def _ops():
-    """The compiled op, or the same in plain PyTorch where the library is missing."""
+    """The compiled op, or its reference implementation if the library is missing."""
     return fastops if fastops.load_error is None else fastops.reference

@@ -1,4 +1,4 @@
-"""Data sets in the folder layouts of their authors, read as sequences."""
+"""Read data sets in the layouts of their authors as sequences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tracker.data import imagenet_vid
-from tracker.data.annotations import Problems, parse_box_or_absent, parse_region, read_flags, read_names, read_rows
-from tracker.data.otb import list_targets, load_target
+from tracker.data.annotations import Problems, parse_region, read_flags, read_names, read_rows
+from tracker.data.otb import list_targets, load_sequence
 from tracker.data.sequence import Sequence
 from tracker.io.sources import images_in, natural_key
 
@@ -27,35 +27,38 @@ def open_dataset(
     skip_bad: bool = False,
     skipped: list[str] | None = None,
 ) -> list[Sequence]:
-    """Read the annotations of a data set; the images stay where they are and are only listed.
+    """Read the annotations of a data set. Its images are only listed.
 
-    ============  ================================================================================ =====================
-    layout        folders and files                                                                split
-    ============  ================================================================================ =====================
-    got10k        <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt                   train, val, test
-    otb           <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ...
-    vot           <name>/*.jpg or color/*.jpg, groundtruth.txt (boxes or polygons); list.txt
-    lasot         <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt   train, test
-    trackingnet   TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt                                   train, TRAIN_0, test
-    imagenet-vid  Data/VID/<split>/.../*.JPEG, Annotations/VID/<split>/.../*.xml                   train, val
-    folder        <name>/*.jpg or img/*.jpg, groundtruth.txt
-    ============  ================================================================================ =====================
+    | layout | folders and files | split |
+    |---|---|---|
+    | got10k | <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt | train, val, test |
+    | otb | <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ... | |
+    | vot | <name>/*.jpg or color/*.jpg, groundtruth.txt (boxes or polygons); list.txt | |
+    | lasot | <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt | train, test |
+    | trackingnet | TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt | train, TRAIN_0, test |
+    | imagenet-vid | Data/VID/<split>/.../*.JPEG, Annotations/VID/<split>/.../*.xml | train, val |
+    | folder | <name>/*.jpg or img/*.jpg, groundtruth.txt | |
 
-    Boxes of GOT-10k, OTB, LaSOT and plain folders are 1-based in the files (those that `tracker track --results` writes
-    too) and become 0-based; the others stay as they are. Frames whose target is absent, out of view or fully occluded
-    count as absent. Without a split got10k takes `root` itself, lasot everything, trackingnet and imagenet-vid "train".
+    Boxes of GOT-10k, OTB, LaSOT and plain folders are 1-based in the files, like those of `tracker track --results`,
+    and become 0-based; the others are kept. In every layout a line holds a box, a polygon or the mark of an absent
+    target (`tracker.data.annotations.parse_region`). Frames in which the target is absent, out of view or fully
+    occluded count as absent. Without a split got10k reads `root` itself, lasot everything, trackingnet and imagenet-
+    vid "train".
+
+    Folders that hold neither ground truth nor images, such as `__MACOSX`, are left out with a note, and so are names in
+    `list.txt` without a folder.
 
     Args:
         layout: one of the above.
         root: the folder that holds the data set.
-        split: the part of it; only those above are there.
-        skip_bad: leave out what is wrong: a frame where its line is malformed, else the sequence.
-        skipped: gets a line for each that was left out; None: a warning sums them up.
+        split: a part of the data set, as above.
+        skip_bad: leave out what is wrong: a frame if its line is malformed, else the sequence.
+        skipped: gets a line for everything that was left out; None: a warning sums them up.
 
     Raises:
-        ValueError: when the layout or split is unknown, there are no sequences, or an annotation is wrong; the message
-            names file and line.
-        FileNotFoundError: when a folder or file is missing.
+        ValueError: the layout or split is unknown, there are no sequences, or an annotation is wrong; the message names
+            file and line.
+        FileNotFoundError: a folder or file is missing.
 
     Example:
         >>> open_dataset("got10k", "/data/got10k", "val")[0].name  # doctest: +SKIP
@@ -71,9 +74,9 @@ def open_dataset(
         known = f"one of {', '.join(splits)}" if splits else "left out"
         raise ValueError(f"split of {layout} must be {known}, got {split!r}")
     problems, sequences = Problems(skip_bad), []
-    for place in find(root, split):
+    for location in find(root, split, problems):
         try:
-            sequences += load(place, problems)
+            sequences += load(location, problems)
         except (OSError, ValueError) as error:
             problems.add(error)
     if not sequences:
@@ -91,7 +94,7 @@ def open_place(place: str, *, skip_bad: bool = False, skipped: list[str] | None 
     """`open_dataset` of "layout:root" or "layout:root:split".
 
     Raises:
-        ValueError: when the place is of another form, and as `open_dataset`.
+        ValueError: the text has another form, and as `open_dataset`.
 
     Example:
         >>> open_place("lasot:/data/LaSOT:train")  # doctest: +SKIP
@@ -130,13 +133,18 @@ def open_places(places: Iterable[str], only: Collection[str] = (), frames: int |
     ]
 
 
-def summary(lines: list[str], most: int = 3) -> str:
-    """One line for what was left out: how much of it, and the first few."""
-    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
-    return f"skipped {len(lines)}: {'; '.join(lines[:most])}{more}"
+def summary(lines: list[str], limit: int = 3) -> str:
+    """One line for what was left out: how much of it, and the first few.
+
+    Example:
+        >>> summary(["a", "b"])
+        'skipped 2: a; b'
+    """
+    more = f"; and {len(lines) - limit} more" if len(lines) > limit else ""
+    return f"skipped {len(lines)}: {'; '.join(lines[:limit])}{more}"
 
 
-# ---- the layouts: where the sequences are, and how one is read -----------------------------------------------
+# ---- layouts: finding sequences and reading one --------------------------------------------------------------
 
 
 def _folders(root: Path) -> list[Path]:
@@ -145,9 +153,34 @@ def _folders(root: Path) -> list[Path]:
     return sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
 
 
-def _listed(root: Path) -> list[Path]:
+def _sequence_folders(root: Path, problems: Problems, images: str | None = None) -> list[Path]:
+    """The folders in `root` that hold ground truth or images (in `images`, None: in the folder itself)."""
+    found = []
+    for folder in _folders(root):
+        inner = [folder / name for name in (images,) if name] or [folder, folder / "img", folder / "color"]
+        if any(folder.glob("groundtruth*.txt")) or any(path.is_dir() and images_in(path) for path in inner):
+            found.append(folder)
+        else:
+            problems.note(f"{folder}: folder left out, it holds neither ground truth nor images")
+    return found
+
+
+def _named(names: Path, folder_of: Callable[[str], Path], problems: Problems) -> list[Path]:
+    """The folders of a list of sequences, without those that are not there."""
+    found = []
+    for name in read_names(names):
+        if folder_of(name).is_dir():
+            found.append(folder_of(name))
+        else:
+            problems.note(f"{names}: {name} left out, there is no such folder")
+    return found
+
+
+def _listed(root: Path, problems: Problems) -> list[Path]:
     names = root / "list.txt"
-    return [root / name for name in read_names(names)] if names.is_file() else _folders(root)
+    if names.is_file():
+        return _named(names, lambda name: root / name, problems)
+    return _sequence_folders(root, problems)
 
 
 def _frames(*folders: Path) -> list[Path]:
@@ -167,22 +200,22 @@ def _one_based(boxes: np.ndarray) -> np.ndarray:
     return boxes - (1, 1, 0, 0)
 
 
-def _find_got10k(root: Path, split: str | None) -> list[Path]:
-    return _listed(root / split if split else root)
+def _find_got10k(root: Path, split: str | None, problems: Problems) -> list[Path]:
+    return _listed(root / split if split else root, problems)
 
 
 def _load_got10k(folder: Path, problems: Problems) -> list[Sequence]:
     path = folder / "groundtruth.txt"
-    boxes, frames = read_rows(path, parse_box_or_absent, problems), _frames(folder)
-    _one_per_frame(path, boxes, frames, 1)  # the test split tells the first box alone
+    boxes, frames = read_rows(path, parse_region, problems), _frames(folder)
+    _one_per_frame(path, boxes, frames, 1)  # the test split has the first box only
     label = folder / "absence.label"
     absent = read_flags(label, len(frames))[: len(boxes)] if label.is_file() else None
     return [Sequence(folder.name, frames, _one_based(boxes), absent)]
 
 
-def _find_otb(root: Path, split: str | None) -> list[Path]:
+def _find_otb(root: Path, split: str | None, problems: Problems) -> list[Path]:
     _no_sequence(root, "img")
-    return _folders(root)
+    return _sequence_folders(root, problems, "img")
 
 
 def _no_sequence(root: Path, part: str) -> None:
@@ -191,12 +224,12 @@ def _no_sequence(root: Path, part: str) -> None:
 
 
 def _load_otb(folder: Path, problems: Problems) -> list[Sequence]:
-    return [load_target(folder, target + 1, problems) for target in range(len(list_targets(folder)))]
+    return [load_sequence(folder, target + 1, None, problems) for target in range(len(list_targets(folder)))]
 
 
-def _find_vot(root: Path, split: str | None) -> list[Path]:
+def _find_vot(root: Path, split: str | None, problems: Problems) -> list[Path]:
     _no_sequence(root, "groundtruth.txt")
-    return _listed(root)
+    return _listed(root, problems)
 
 
 def _load_vot(folder: Path, problems: Problems) -> list[Sequence]:
@@ -206,41 +239,41 @@ def _load_vot(folder: Path, problems: Problems) -> list[Sequence]:
     return [Sequence(folder.name, frames, boxes)]
 
 
-def _find_lasot(root: Path, split: str | None) -> list[Path]:
+def _find_lasot(root: Path, split: str | None, problems: Problems) -> list[Path]:
     folders = [entry for entry in _folders(root) if (entry / "groundtruth.txt").is_file()]  # without the classes
     if not folders:
-        folders = list(chain.from_iterable(_folders(entry) for entry in _folders(root)))
+        folders = list(chain.from_iterable(_sequence_folders(entry, problems, "img") for entry in _folders(root)))
     if split is None:
         return folders
-    names = read_names(root / f"{split}ing_set.txt")
     known = {folder.name: folder for folder in folders}
-    return [known.get(name, root / name) for name in names]
+    return _named(root / f"{split}ing_set.txt", lambda name: known.get(name, root / name), problems)
 
 
 def _load_lasot(folder: Path, problems: Problems) -> list[Sequence]:
     path = folder / "groundtruth.txt"
-    boxes, frames = read_rows(path, parse_box_or_absent, problems), _frames(folder / "img")
+    boxes, frames = read_rows(path, parse_region, problems), _frames(folder / "img")
     _one_per_frame(path, boxes, frames)
     hidden, outside = (read_flags(folder / f"{name}.txt", len(boxes)) for name in ("full_occlusion", "out_of_view"))
     return [Sequence(folder.name, frames, _one_based(boxes), hidden | outside)]
 
 
-def _find_trackingnet(root: Path, split: str | None) -> Iterator[Path]:
+def _find_trackingnet(root: Path, split: str | None, problems: Problems) -> Iterator[Path]:
     if split in (None, "train"):
         parts = [part for part in _folders(root) if part.name.startswith("TRAIN_")]
     else:
         parts = [root / ("TEST" if split == "test" else split)]
-    return chain.from_iterable(sorted((part / "anno").glob("*.txt"), key=natural_key) for part in parts)
+    # The pattern leaves out the dot files that some systems leave beside each file.
+    return chain.from_iterable(sorted((part / "anno").glob("[!.]*.txt"), key=natural_key) for part in parts)
 
 
 def _load_trackingnet(path: Path, problems: Problems) -> list[Sequence]:
-    boxes = read_rows(path, parse_box_or_absent, problems)
+    boxes = read_rows(path, parse_region, problems)
     frames = _frames(path.parents[1] / "frames" / path.stem)
-    _one_per_frame(path, boxes, frames, 1)  # the test split tells the first box alone
+    _one_per_frame(path, boxes, frames, 1)  # the test split has the first box only
     return [Sequence(path.stem, frames, boxes)]
 
 
-def _find_imagenet_vid(root: Path, split: str | None) -> Iterator[Path]:
+def _find_imagenet_vid(root: Path, split: str | None, problems: Problems) -> Iterator[Path]:
     return imagenet_vid.video_folders(root, split or "train")
 
 
@@ -249,13 +282,13 @@ def _load_imagenet_vid(folder: Path, problems: Problems) -> list[Sequence]:
     return imagenet_vid.load_video(root, folder, problems)
 
 
-def _find_folder(root: Path, split: str | None) -> list[Path]:
-    return [root] if (root / "groundtruth.txt").is_file() else _folders(root)
+def _find_folder(root: Path, split: str | None, problems: Problems) -> list[Path]:
+    return [root] if (root / "groundtruth.txt").is_file() else _sequence_folders(root, problems)
 
 
 def _load_folder(folder: Path, problems: Problems) -> list[Sequence]:
     path = folder / "groundtruth.txt"
-    boxes, frames = read_rows(path, parse_box_or_absent, problems), _frames(folder, folder / "img")
+    boxes, frames = read_rows(path, parse_region, problems), _frames(folder, folder / "img")
     if len(boxes) > len(frames):
         raise ValueError(
             f"{path}:{len(frames) + 1}: file must hold at most one box per frame ({len(frames)}), got {len(boxes)}"
@@ -264,9 +297,9 @@ def _load_folder(folder: Path, problems: Problems) -> list[Sequence]:
 
 
 class Layout(NamedTuple):
-    """How a data set is read: its places under a root, the sequences at a place, and the splits it has."""
+    """How to read a layout: find the locations of sequences under a root, load those at a location; its splits."""
 
-    find: Callable[[Path, str | None], Iterator[Path] | list[Path]]
+    find: Callable[[Path, str | None, Problems], Iterator[Path] | list[Path]]
     load: Callable[[Path, Problems], list[Sequence]]
     splits: tuple[str, ...] = ()
 

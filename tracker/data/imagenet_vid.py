@@ -26,28 +26,28 @@ def load_video(root: Path, folder: Path, problems: Problems) -> list[Sequence]:
     """One sequence per track of the video whose annotations are in `folder`, from its first to its last frame.
 
     Raises:
-        ValueError: names the XML file and line that is malformed, or that has no image.
-        FileNotFoundError: when there are no images.
+        ValueError: an XML file is malformed or has no image; the message names file and line.
+        FileNotFoundError: there are no images.
     """
-    annotations = sorted(folder.glob("*.xml"), key=natural_key)
+    annotations = sorted(folder.glob("[!.]*.xml"), key=natural_key)
     if not annotations:
         raise FileNotFoundError(f"{folder}: folder must hold XML files, got none")
     images = root / "Data" / folder.relative_to(root / "Annotations")
     frames = images_in(images)
     if not frames:
         raise FileNotFoundError(f"{images}: folder must hold image files, got none")
-    place = {path.stem: index for index, path in enumerate(frames)}
+    numbers = {path.stem: index for index, path in enumerate(frames)}
     tracks: dict[str, np.ndarray] = {}
     for path in annotations:
         try:
             boxes = read_objects(path)
-            if path.stem not in place:
+            if path.stem not in numbers:
                 raise ValueError(f"{path}:1: file must have an image of its name in {images}, got none")
         except ValueError as error:
             problems.add(error)
             continue
         for track, box in boxes.items():
-            tracks.setdefault(track, np.full((len(frames), 4), np.nan))[place[path.stem]] = box
+            tracks.setdefault(track, np.full((len(frames), 4), np.nan))[numbers[path.stem]] = box
     sequences = []
     for track in sorted(tracks, key=lambda name: natural_key(Path(name))):
         seen = np.flatnonzero(~np.isnan(tracks[track][:, 0]))
@@ -60,7 +60,7 @@ def read_objects(path: Path) -> dict[str, list[float]]:
     """The boxes x, y, w, h of one frame by track id; corners are 0-based as they stand.
 
     Raises:
-        ValueError: names the file and line that is malformed.
+        ValueError: the file is malformed; the message names file and line.
     """
     objects: dict[str, list[float]] = {}
     current: dict[str, str] = {}
@@ -104,4 +104,6 @@ def read_objects(path: Path) -> dict[str, list[float]]:
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
+    return sorted(
+        (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=natural_key
+    )

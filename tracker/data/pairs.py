@@ -17,15 +17,16 @@ from torch.utils.data import Dataset, get_worker_info
 from tracker.data.archive import CropArchive
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, crop_target, read_crop, usable_frames
 from tracker.data.pictures import Pictures
-from tracker.data.sequence import ImageError, Sequence
+from tracker.data.sequence import Sequence
 from tracker.data.stills import still_pair
 from tracker.data.synthetic import SyntheticVideo
+from tracker.io.images import ImageError
 
 MAX_GAP = 100
 
 
 class Pair(NamedTuple):
-    """Two crops centred on one target, RGB, with room around the region that the network sees (`tracker.data.crops`).
+    """Two crops centred on one target, RGB, with a margin around what the network sees (`tracker.data.crops`).
 
     Boxes are x, y, w, h in pixels of the crop, 0-based: pixel i covers i to i + 1. A collated batch has the same fields
     as tensors with N in front.
@@ -38,7 +39,7 @@ class Pair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """Where pairs come from: `pair` is a function of the index and of what it draws from `rng`, nothing else."""
+    """A source of pairs. `pair` depends on the index and on the numbers from `rng` only."""
 
     def __len__(self) -> int: ...
 
@@ -102,7 +103,7 @@ class PairDataset(Dataset):
             max_gap: the two frames are less than this apart. They differ, where the sequence has two such frames.
             min_side: a frame is used where the target is there and its sides are at least this, in pixels.
             crop_size: P.
-            skip_bad: take other frames in place of those that cannot be read, with a warning for each.
+            skip_bad: replace frames that cannot be read by others, with a warning for each.
 
         Raises:
             ValueError: when an argument is out of its range or no sequence has a usable frame.

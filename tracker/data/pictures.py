@@ -1,4 +1,4 @@
-"""Pictures that synthetic videos are made of: scenes for what is behind, cut-outs for what moves."""
+"""Pictures for synthetic videos: scenes for backgrounds, cut-outs for moving objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tracker.io.images import to_uint8
 from tracker.io.sources import IMAGE_SUFFIXES, natural_key
 
 SCENE_SIDE, CUTOUT_SIDE = 1024, 256  # longer sides, in pixels, that pictures are reduced to when they are read
@@ -31,7 +32,7 @@ class Pictures:
         cutouts: RGBA uint8 [H, W, 4].
 
     Raises:
-        ValueError: when a place holds no picture, or one cannot be decoded; the message names it.
+        ValueError: one of the places holds no picture, or one cannot be decoded; the message names it.
 
     Example:
         >>> pictures = Pictures(["photos/", "/usr/share/tuxpaint/stamps"])  # doctest: +SKIP
@@ -70,8 +71,8 @@ class Pictures:
         scale = float(np.sqrt(area / (picture.shape[0] * picture.shape[1])))
         size = tuple(max(3, 2 * round(side * scale / 2 - 0.5) + 1) for side in picture.shape[1::-1])
         part = cv2.resize(picture, size, interpolation=_interpolation(1 / scale))
-        if (most := int(part[:, :, 3].max())) < 255:  # thin lines fade when they are reduced
-            part[:, :, 3] = (part[:, :, 3].astype(np.uint16) * 255 // max(most, 1)).astype(np.uint8)
+        if (highest := int(part[:, :, 3].max())) < 255:  # thin lines fade when they are reduced
+            part[:, :, 3] = (part[:, :, 3].astype(np.uint16) * 255 // max(highest, 1)).astype(np.uint8)
         part = part[:, ::-1] if rng.random() < 0.5 else part
         return np.pad(part, ((2, 2), (2, 2), (0, 0)))
 
@@ -98,7 +99,7 @@ def _read(path: Path) -> np.ndarray:
     flags = cv2.IMREAD_REDUCED_COLOR_2 if path.stat().st_size > 2**20 and _is_jpeg(path) else cv2.IMREAD_UNCHANGED
     picture = cv2.imread(str(path), flags)
     if picture is not None and picture.dtype == np.uint16:
-        picture = (picture >> 8).astype(np.uint8)
+        picture = to_uint8(picture)
     if picture is None or picture.dtype != np.uint8:
         raise ValueError(f"a picture must be an image of 8 or 16 bits that can be decoded, got {str(path)!r}")
     if picture.ndim == 2:

@@ -19,7 +19,8 @@ import torch
 
 from tracker.data.archive import ArchiveError, ArchiveWriter, CropArchive, header_bytes
 from tracker.data.crops import CROP_SIZE, MIN_SIDE, read_crop, usable_frames
-from tracker.data.sequence import ImageError, Sequence
+from tracker.data.sequence import Sequence
+from tracker.io.images import ImageError
 
 T, R = TypeVar("T"), TypeVar("R")
 

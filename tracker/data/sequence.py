@@ -1,28 +1,15 @@
-"""One target in one video, whatever data set it comes from, and how its frames are read."""
+"""One target in one video, of any data set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tracker.data.synthetic import SyntheticVideo
-
-JPEG = b"\xff\xd8"  # how such a file starts
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
-
-
-class ImageError(ValueError):
-    """An image file that is missing, empty, truncated or of no known format; the message starts with its path."""
+from tracker.io.images import read_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +17,16 @@ class Sequence:
     """One target in one video.
 
     Args:
-        name: tells the sequence from the others of its data set.
+        name: unique in the data set.
         frames: the image files from the first annotated frame on, or a function from the frame's number, 0-based, to an
             RGB uint8 image [H, W, 3]. Frames after the last box are not annotated.
         boxes: [N, 4], x, y, w, h in pixels, 0-based: (x, y) is the left top corner, so a box covers x to x + w, where
             pixel i covers i to i + 1. Becomes float64.
-        absent: bool [N], frames in which the target cannot be seen or its box is not to be used; None: none but those
-            that the boxes tell, which always count. A box that is not finite or has no area tells it.
+        absent: bool [N], frames in which the target cannot be seen or its box must not be used. Frames whose box is not
+            finite or has no area are always absent; None adds no others.
 
     Raises:
-        ValueError: when the shapes differ, or there are more boxes than frames.
+        ValueError: the shapes differ, or there are more boxes than frames.
 
     Example:
         >>> video = Sequence("a", [Path("1.jpg"), Path("2.jpg")], np.array([[4, 4, 9, 9], [0, 0, 0, 0]]))
@@ -72,8 +59,24 @@ class Sequence:
 
     @classmethod
     def from_video(cls, name: str, video: SyntheticVideo) -> Sequence:
-        """A synthetic video; frames in which a pillar hides more than half of the target count as absent."""
+        """A sequence of a synthetic video. Frames in which more than half of the target is hidden count as absent."""
         return cls(name, video.image, video.boxes, video.visible < 0.5)
+
+    @property
+    def seen_boxes(self) -> np.ndarray:
+        """The boxes, float64 [N, 4], with NaN in the frames where the target is absent."""
+        return np.where(self.absent[:, None], np.nan, self.boxes)
+
+    @property
+    def start(self) -> int:
+        """The first frame with the target.
+
+        Raises:
+            ValueError: the target is absent in all frames.
+        """
+        if self.absent.all():
+            raise ValueError(f"{self.name} must have a frame with a target, got none")
+        return int(np.argmin(self.absent))
 
     def __len__(self) -> int:
         """Number of annotated frames."""
@@ -83,46 +86,6 @@ class Sequence:
         """Frame `index` as RGB uint8 [H, W, 3].
 
         Raises:
-            ImageError: names the file that cannot be read.
+            ImageError: the file cannot be read; the message names it.
         """
         return self.frames(index) if callable(self.frames) else read_image(self.frames[index])
-
-
-def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """Read an image file as RGB uint8 [H, W, 3].
-
-    Raises:
-        ImageError: when the file is missing, or cannot be decoded whole (OpenCV fills a truncated JPEG with grey).
-    """
-    return read_reduced(path, 1)[0]
-
-
-def read_reduced(path: str | PathLike[str], reduce: int) -> tuple[np.ndarray, int]:
-    """Read a JPEG at 1/`reduce` of its sides (1, 2, 4 or 8), other formats in full; return the image and its reduction.
-
-    A reduced JPEG never exists in full size, which is faster (1280 x 720: 4.1 ms in full, 0.9 ms at a half). Pixel i of
-    it covers the pixels reduce i to reduce (i + 1) of the whole one.
-
-    Raises:
-        ImageError: as `read_image`.
-    """
-    try:
-        data = Path(path).read_bytes()
-        if not data.startswith(JPEG):
-            reduce = 1
-        return decode_image(data, reduce), reduce
-    except OSError as error:
-        raise ImageError(f"{path}: image must be a readable file, got {error.strerror or error}") from error
-    except ValueError as error:
-        raise ImageError(f"{path}: {error}") from error
-
-
-def decode_image(data: bytes, reduce: int = 1) -> np.ndarray:
-    """Decode the bytes of an image file; ValueError where they are damaged."""
-    # Neither marker can be part of the coded pixels, so a whole JPEG has an end after the start of its last scan.
-    if data.startswith(JPEG) and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-        raise ValueError("image must be a whole JPEG, got a truncated one")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce]) if data else None
-    if image is None:
-        raise ValueError(f"image must be of a format that OpenCV decodes, got {len(data)} bytes that are not")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)

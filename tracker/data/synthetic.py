@@ -18,7 +18,7 @@ class SyntheticVideo:
     """A deterministic video of a moving, scaling, slightly rotating, sometimes hidden target.
 
     The target and everything around it are drawn from one family of random textures, so nothing but its own look
-    tells the target from the rest; given `pictures`, most of them are cut from those. `frame(i)` depends on the
+    distinguishes the target from the rest; given `pictures`, most of them are cut from those. `frame(i)` depends on the
     arguments and `i` alone: any order, any subset.
 
     Args:
@@ -152,9 +152,9 @@ class _Object:
                 extent = half[0] * cos + half[1] * abs(sin), half[0] * abs(sin) + half[1] * cos
             high = np.stack(extent, axis=1) * self._scale[:, None]
             low = -high
-        room = np.maximum((np.array(size) - 1) / 2 - np.maximum(high, -low).max(axis=0), 0)
-        path = _smooth_path(rng, frames, 2, speed * side / np.maximum(room, 1))
-        self._center = (np.array(size) - 1) / 2 + room * path
+        margin = np.maximum((np.array(size) - 1) / 2 - np.maximum(high, -low).max(axis=0), 0)
+        path = _smooth_path(rng, frames, 2, speed * side / np.maximum(margin, 1))
+        self._center = (np.array(size) - 1) / 2 + margin * path
         # Pixel i covers [i - 1/2, i + 1/2]; a box x, w covers the pixels x .. x + w - 1.
         self.boxes = np.hstack([self._center + low + 0.5, high - low])
 
@@ -199,8 +199,8 @@ class _Pillar:
         start = box[0] + (box[2] - self._width) / 2
         drift = boxes[min(middle + 1, len(boxes) - 1), 0] - boxes[max(middle - 1, 0), 0]
         # Fast enough to be off the target in frame 0: a tracker must start on the whole of it.
-        least = (abs(start - boxes[0, 0]) + max(box[2], boxes[0, 2])) / max(middle, 1)
-        velocity = -np.copysign(max(box[2] * rng.uniform(0.06, 0.1), least), drift)
+        slowest = (abs(start - boxes[0, 0]) + max(box[2], boxes[0, 2])) / max(middle, 1)
+        velocity = -np.copysign(max(box[2] * rng.uniform(0.06, 0.1), slowest), drift)
         self._left = np.round(start + velocity * (np.arange(len(boxes)) - middle)).astype(int)
 
     def overlap(self, boxes: np.ndarray) -> np.ndarray:

@@ -210,7 +210,7 @@ class EagerBoxEngine:
         exemplar = np.empty((cfg.exemplar_size, cfg.exemplar_size, 3), np.uint8)
         crop_region(image, start.center, start.exemplar_size, self._color, exemplar)
         self.network.exemplar(exemplar)
-        self._state = torch.tensor([start.row()])
+        self._state = torch.tensor([start.row()], dtype=torch.float32)
         first = self._step(image)  # its own contrast
         self._memory = Redetection(replace(cfg, scale_num=1), first.box)
 

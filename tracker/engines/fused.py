@@ -55,7 +55,7 @@ class FusedEngine:
         self._uploads = Uploads(self._device) if on_gpu else None
         self._graphs = Graphs(self._device)
         self.capacity = 0
-        self.state = torch.empty((0, len(State)), device=self._device)
+        self.state = torch.empty((0, len(State)), dtype=torch.float32, device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
         self._templates: Tensor | None = None
         self._update = update_of(network.head, cfg)
@@ -96,7 +96,7 @@ class FusedEngine:
                 memory_format=torch.channels_last
             )
         self._templates[row] = template[0]
-        self.state[row] = torch.tensor(start.row())
+        self.state[row] = torch.tensor(start.row(), dtype=torch.float32)
         (y, x), (h, w) = start.center.tolist(), start.size.tolist()
         self._memory[row] = Redetection(cfg, (x - (w - 1) / 2, y - (h - 1) / 2, w, h))
         result = self._follow(image, slice(row, row + 1))  # its own contrast
@@ -237,7 +237,7 @@ class FusedEngine:
             self._templates[:old] = templates
         self.capacity = capacity
         chunk = min(self._chunk, capacity)
-        self._regions = torch.empty((chunk, cfg.scale_num, 3), device=self._device)
+        self._regions = torch.empty((chunk, cfg.scale_num, 3), dtype=torch.float32, device=self._device)
         shape = (chunk * cfg.scale_num, 3, cfg.instance_size, cfg.instance_size)
         self._crops = torch.empty(
             shape, dtype=self.network.crop_dtype, device=self._device, memory_format=torch.channels_last

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tracker.config import TrackerConfig
 from tracker.geometry import region_side
+from tracker.io.images import from_pil, is_pil
 
 MAX_BOX_SIDE = 1e6  # float32 still places a region this large to a fraction of a pixel
 Image = np.ndarray | Tensor
@@ -85,11 +86,13 @@ def _mean_color(image: Image) -> np.ndarray:
 
 
 def as_rgb(image: Image) -> Image:
-    """The image as uint8 [H, W, 3]: the array or tensor itself, or a view of a grey one.
+    """The image as uint8 [H, W, 3]: the array or tensor itself, a view of a grey one, or a copy of PIL's.
 
     Raises:
         ValueError: ``image must ...``.
     """
+    if is_pil(image):
+        return from_pil(image)
     if not isinstance(image, (np.ndarray, Tensor)):
         raise ValueError(f"image must be a NumPy array or a tensor, got {type(image).__name__}")
     if image.ndim == 3 and image.shape[2] == 1:

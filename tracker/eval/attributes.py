@@ -1,4 +1,4 @@
-"""What data sets tell about their sequences and frames: attributes, visibility, resolution."""
+"""Attributes, visibility and resolution, as data sets annotate them for sequences and frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIZE = re.compile(r"^resolution:\s*\((\d+),\s*(\d+)\)", re.MULTILINE)
 
 
 def folder_of(sequence: Sequence) -> Path | None:
-    """The folder of a sequence's annotations, or None where its frames are no files."""
+    """The folder of a sequence's annotations, or None if its frames are not files."""
     if callable(sequence.frames):
         return None
     parent = Path(sequence.frames[0]).parent
@@ -29,8 +29,8 @@ def folder_of(sequence: Sequence) -> Path | None:
 def sequence_attributes(sequence: Sequence) -> list[str]:
     """Attributes of a whole sequence: the names in OTB's attrs.txt; LaSOT's flags.
 
-    LaSOT's authors keep those in annos/att of their toolkit: a copy of that folder in the one of the data set, att/, is
-    read. Without it, full_occlusion and out_of_view are told of sequences with such a frame.
+    LaSOT's authors keep the flags in annos/att of their toolkit. Copy that folder into the data set as att/. Without
+    it, a sequence has full_occlusion or out_of_view if one of its frames has.
     """
     folder = folder_of(sequence)
     if folder is None:
@@ -58,7 +58,7 @@ def frame_attributes(sequence: Sequence) -> dict[str, np.ndarray]:
 
 
 def visible_frames(sequence: Sequence) -> np.ndarray:
-    """Frames of a GOT-10k sequence in which something of the target is seen, bool [N]: cover.label above 0."""
+    """Frames of a GOT-10k sequence in which a part of the target is visible, bool [N]: cover.label above 0."""
     folder = folder_of(sequence)
     path = folder / "cover.label" if folder else None
     if path is None or not path.is_file():
@@ -67,10 +67,10 @@ def visible_frames(sequence: Sequence) -> np.ndarray:
 
 
 def got10k_attributes(sequence: Sequence) -> dict[str, np.ndarray]:
-    """What GOT-10k tells of a sequence, bool [N] each: its classes in all frames; cut_by_image and occluded in some.
+    """Attributes of a GOT-10k sequence, bool [N] each: the classes hold in all frames, the others in some.
 
-    Classes are the root class of the target and that of its motion (meta_info.ini); a target is occluded where a part
-    of it is seen (cover.label is 1 to 7 eighths), and cut where the image ends within it.
+    The classes are the root class of the target and the class of its motion (meta_info.ini). A target is occluded if
+    only a part of it is visible (cover.label is 1 to 7 eighths), and cut_by_image if the image ends within it.
     """
     folder = folder_of(sequence)
     if folder is None:
@@ -87,7 +87,7 @@ def got10k_attributes(sequence: Sequence) -> dict[str, np.ndarray]:
 
 
 def image_size(sequence: Sequence) -> tuple[int, int]:
-    """Width and height of the images, as GOT-10k's meta_info.ini tells them or as the first image has them."""
+    """Width and height of the images, from GOT-10k's meta_info.ini or from the first image."""
     folder = folder_of(sequence)
     meta = folder / "meta_info.ini" if folder else None
     if meta is not None and meta.is_file() and (found := _SIZE.search(meta.read_text())):
@@ -97,10 +97,10 @@ def image_size(sequence: Sequence) -> tuple[int, int]:
 
 
 def read_values(path: Path, frames: int) -> np.ndarray:
-    """The numbers of a file, on one line or many, float64 [frames]; where there are fewer, the rest are 0.
+    """The numbers of a file, on one line or many, float64 [frames]. Missing ones at the end are 0.
 
     Raises:
-        ValueError: names the file that holds something else or more of them.
+        ValueError: the file holds anything else, or too many numbers; the message names it.
     """
     try:
         values = np.array([float(field) for line in read_names(path) for field in re.split(r"[,\s]+", line) if field])

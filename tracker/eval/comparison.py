@@ -22,11 +22,11 @@ class Comparison:
     """Two trackers on the same frames.
 
     Attributes:
-        network: what both ran.
+        network: name of the network that both ran.
         reference: seconds of each update of stock PyTorch, float64 [N].
-        fastops: the same of the fused ops.
+        fastops: the same for the fused ops.
         agreement: mean overlap (IoU) between the boxes of the two.
-        dtypes: of the network in the one and in the other.
+        dtypes: of the network, without and with fused ops.
     """
 
     network: str
@@ -37,11 +37,11 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times the frames per second of the reference the fused ops give, by the medians."""
+        """Ratio of the median frames per second, fused ops over reference."""
         return float(np.median(self.reference) / np.median(self.fastops))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers for a program: frames per second are of the median update, milliseconds of a percentile."""
+        """The numbers as a dictionary: frames per second of the median update, milliseconds at percentiles."""
         sides = {
             name: {
                 "dtype": dtype,
@@ -56,7 +56,7 @@ class Comparison:
 
 
 class Turns:
-    """Trackers that get the same images, each timed, another one first at each image.
+    """Trackers that take turns on the same images, each timed. Each image starts with another tracker.
 
     Args:
         trackers: they have `init` and `update`, as `tracker.Tracker`.
@@ -64,7 +64,7 @@ class Turns:
 
     Attributes:
         seconds: of the updates of each tracker.
-        boxes: that each found, x, y, w, h; neither has an entry for the first image.
+        boxes: of each tracker, x, y, w, h. Neither list has an entry for the first image.
     """
 
     def __init__(self, trackers: Sequence[Tracker | ReferenceTracker], box: Sequence[float] | np.ndarray) -> None:
@@ -73,14 +73,14 @@ class Turns:
         self.boxes: list[list[np.ndarray]] = [[] for _ in trackers]
 
     def step(self, image: np.ndarray) -> None:
-        """Start all trackers on the first image; update them with each of the others."""
+        """Start all trackers on the first image; update them on every further image."""
         for turn in range(len(self._trackers)):
-            who = (turn + self._steps) % len(self._trackers)  # whoever goes first finds the image in no cache
+            who = (turn + self._steps) % len(self._trackers)  # the first one finds the image in no cache
             if self._steps == 0:
                 self._trackers[who].init(image, self._box)
                 continue
             began = time.perf_counter()
-            result = self._trackers[who].update(image)  # the box is on the CPU: nothing is left running on the device
+            result = self._trackers[who].update(image)  # the box is on the CPU, so the device has finished
             self.seconds[who].append(time.perf_counter() - began)
             self.boxes[who].append(result.box)
         self._steps += 1
@@ -97,10 +97,10 @@ def compare(
     """Give each image to the reference tracker and to the fused one of every network, and time them in turns.
 
     Args:
-        networks: by name, for tables; they are not changed.
+        networks: by name, for tables. They are not changed.
         images: RGB uint8 [H, W, 3], at least two; the first one starts the trackers and is not timed.
         box: x, y, w, h of the target in the first image, in pixels, 0-based.
-        device: where all run; None is where each network is.
+        device: of all networks; None keeps the device of each.
         dtype: of the fused trackers, or "auto"; the reference keeps the network's.
 
     Raises:
@@ -122,27 +122,27 @@ def compare(
     if not turns.boxes[0]:
         raise ValueError("images must be at least two, one to start on and one to time, got fewer")
     comparisons = []
-    for place, (name, model) in enumerate(networks.items()):
-        sides = slice(2 * place, 2 * place + 2)
-        types = [str(t).removeprefix("torch.") for t in (_dtype(model), trackers[2 * place + 1].network.dtype)]
+    for index, (name, model) in enumerate(networks.items()):
+        sides = slice(2 * index, 2 * index + 2)
+        types = [str(t).removeprefix("torch.") for t in (_dtype(model), trackers[2 * index + 1].network.dtype)]
         agreement = float(iou(*turns.boxes[sides]).mean())
         comparisons.append(Comparison(name, *map(np.array, turns.seconds[sides]), agreement, tuple(types)))
     return comparisons
 
 
 def reference_tracker(model: SiamFC, device: torch.device | str | None = None) -> Tracker | ReferenceTracker:
-    """The network in stock PyTorch: `ReferenceTracker`, or for a box head, which that does not know, an eager tracker.
+    """The network in stock PyTorch: a `ReferenceTracker`, or an eager tracker for a box head.
 
     Args:
         model: is not changed.
-        device: where it runs; None is where the network is.
+        device: where it runs; None keeps the device of the network.
     """
     device = device or next(model.parameters()).device
-    twin = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
-    twin.load_state_dict(model.state_dict())
+    copied = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
+    copied.load_state_dict(model.state_dict())
     if model.head == "box":
-        return Tracker(twin, device=device, backend="eager")
-    return ReferenceTracker(twin, device=device)
+        return Tracker(copied, device=device, backend="eager")
+    return ReferenceTracker(copied, device=device)
 
 
 def _dtype(model: SiamFC) -> torch.dtype:
@@ -150,7 +150,7 @@ def _dtype(model: SiamFC) -> torch.dtype:
 
 
 def comparison_table(comparisons: Sequence[Comparison], device: torch.device | str) -> Table:
-    """A table of frames per second for the terminal; with two networks, what the second costs over the first."""
+    """A table of frames per second for the terminal; with two networks, the cost of the second over the first."""
     caption = None
     if len(comparisons) == 2:
         first, second = comparisons

@@ -33,12 +33,15 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
     """
     scores, pooled, groups = Scores(name), [], defaultdict(list)
     for sequence in sequences:
-        counts = (visible_frames(sequence) & np.isfinite(sequence.boxes).all(axis=1))[1:]
+        with np.errstate(invalid="ignore"):
+            is_box = np.isfinite(sequence.boxes).all(axis=1) & (sequence.boxes[:, 2:] > 0).all(axis=1)
+        counts = (visible_frames(sequence) & is_box)[1:]
         size, truth = image_size(sequence), sequence.boxes + (1, 1, 0, 0)
         repetitions = []
         for path in find_results(layout, folder, sequence.name):
             boxes = read_result(path, len(sequence))
-            repetitions.append(iou(_cut(boxes[1:], size), _cut(truth[1:], size)))
+            # A frame in which the tracker reports no target has overlap 0.
+            repetitions.append(np.nan_to_num(iou(_cut(boxes[1:], size), _cut(truth[1:], size))))
         overlaps = _those(repetitions, counts)
         for attribute, mask in got10k_attributes(sequence).items():
             groups[attribute].append(_those(repetitions, counts & mask[1:]))

@@ -32,9 +32,12 @@ def score_ope(layout: str, sequences: list[Sequence], folder: Path, name: str) -
     - precision: part of the frames whose centre is off by at most 20 px;
     - normalized_precision: the same, by at most .2 of the target's sides.
 
-    The first frame counts, with the true box. Frames without the target are left out, but for LaSOT: there they count
-    as misses, as in its authors' toolkit, and for OTB, where only a ground truth that is no box is left out, as in the
-    got10k toolkit.
+    The first frame counts, with the true box. Frames in which the target is absent count so:
+
+    | data set | frames without the target |
+    |---|---|
+    | LaSOT | misses, as in its authors' toolkit |
+    | all others | left out, however the ground truth marks them (NaN, negative or zero sides, an empty line) |
 
     Raises:
         ValueError, OSError: as `tracker.eval.protocols.score`.
@@ -74,17 +77,15 @@ def score_ope(layout: str, sequences: list[Sequence], folder: Path, name: str) -
 
 
 def measure(layout: str, sequence: Sequence, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Overlap, centre error and normalized centre error in each frame that counts; NaN is a miss.
+    """Overlap, centre error and normalized centre error in each frame that counts; NaN counts as a miss.
 
     Args:
-        boxes: of a result file as they stand there, 1-based.
+        boxes: as they are in a result file, 1-based.
     """
-    truth, boxes = sequence.boxes + (1, 1, 0, 0), boxes.copy()  # the files' numbers again, to the bit
+    truth, boxes = sequence.boxes + (1, 1, 0, 0), boxes.copy()  # exactly the numbers in the files
     boxes[0] = truth[0]
     if layout == "lasot":
         counts, missed = np.ones(len(truth), bool), sequence.absent
-    elif layout == "otb":
-        counts, missed = np.isfinite(truth).all(axis=1), np.zeros(len(truth), bool)
     else:
         counts, missed = ~sequence.absent, np.zeros(len(truth), bool)
     if not counts.any():

@@ -17,7 +17,7 @@ from tracker.io.report import write_csv, write_plot
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_ROWS = 25  # of a table by attribute or sequence on the screen; all are in the CSV
+MAX_ROWS = 25  # of a table by attribute or sequence on the screen; all are in the CSV
 HEADINGS = {
     "success_rate": "SR.50",
     "normalized_precision": "norm. precision",
@@ -29,14 +29,18 @@ HEADINGS = {
 LOOKS = ("-", "--", "-.", ":")
 
 
-def print_scores(console: Console, all_scores: Sequence[Scores]) -> None:
-    """Print a row per tracker, and for the first one a row per attribute and per sequence."""
-    first = all_scores[0]
-    _print(console, "overall", {scores.name: scores.overall for scores in all_scores}, "tracker")
-    if 0 < len(first.attributes) <= MOST_ROWS:
-        _print(console, f"{first.name} by attribute", first.attributes, "attribute")
-    if len(first.sequences) <= MOST_ROWS:
-        _print(console, f"{first.name} by sequence", first.sequences, "sequence")
+def print_scores(console: Console, all_scores: Sequence[Scores], *, fps: bool = True) -> None:
+    """Print a row per tracker, and for the first one a row per attribute and per sequence.
+
+    Args:
+        fps: print the speed too; it says nothing of this machine where results of other runs are scored.
+    """
+    first, left_out = all_scores[0], () if fps else ("fps",)
+    _print(console, "overall", {scores.name: scores.overall for scores in all_scores}, "tracker", left_out)
+    if 0 < len(first.attributes) <= MAX_ROWS:
+        _print(console, f"{first.name} by attribute", first.attributes, "attribute", left_out)
+    if len(first.sequences) <= MAX_ROWS:
+        _print(console, f"{first.name} by sequence", first.sequences, "sequence", left_out)
 
 
 def write_report(folder: Path, all_scores: Sequence[Scores]) -> list[Path]:
@@ -86,10 +90,10 @@ def _rows(all_scores: Sequence[Scores], label: str, field: str) -> list[Row]:
     ]
 
 
-def _print(console: Console, title: str, rows: dict[str, Row], label: str) -> None:
+def _print(console: Console, title: str, rows: dict[str, Row], label: str, left_out: Sequence[str]) -> None:
     table = Table(title=title)
     table.add_column(label)
-    columns = list(next(iter(rows.values())))
+    columns = [column for column in next(iter(rows.values())) if column not in left_out]
     for column in columns:
         table.add_column(HEADINGS.get(column, column), justify="right")
     for name, row in rows.items():

@@ -1,8 +1,9 @@
-"""Result files of trackers: where they lie in a folder, how they are read and written, what made them."""
+"""Result files of trackers: their layout in a folder, reading, writing, and the settings they were made with."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tracker.data.annotations import parse_box_or_absent, parse_numbers, read_rows
+from tracker.data.annotations import parse_numbers, parse_region, read_rows
 from tracker.eval.polygons import box_corners
 from tracker.io.draw import write_boxes
 from tracker.io.files import replacing
 
-# A frame of a VOT result that holds no region: not tracked, the tracker was started here, it was found to have failed.
+# Codes in a VOT result for frames without a region: not tracked, tracker started, tracker failed.
 SKIPPED, STARTED, FAILED = 0, 1, 2
 
-#: The folder of each data set's results, beside that of the tracker's name in it; the got10k toolkit's.
+#: The folder of each data set's results, as in the got10k toolkit.
 DATASETS = {"otb": "OTB", "got10k": "GOT-10k", "lasot": "LaSOT", "vot": "VOT", "folder": "folder"}
 
 
 def result_path(layout: str, folder: Path, name: str, repetition: int = 1) -> Path:
-    """Where the result of a sequence lies: <name>.txt; GOT-10k: <name>/<name>_001.txt; VOT: the same in baseline/.
+    """Path of the result of a sequence: <name>.txt; GOT-10k: <name>/<name>_001.txt; VOT: the same in baseline/.
 
     Example:
         >>> result_path("vot", Path("results"), "bag").as_posix()
@@ -37,7 +38,7 @@ def result_path(layout: str, folder: Path, name: str, repetition: int = 1) -> Pa
 
 
 def times_path(layout: str, folder: Path, name: str) -> Path:
-    """Where the seconds per frame of a sequence lie."""
+    """Path of the seconds per frame of a sequence."""
     if layout in ("got10k", "vot"):
         return result_path(layout, folder, name).with_name(f"{name}_time.txt")
     return folder / "times" / f"{name}_time.txt"
@@ -46,14 +47,17 @@ def times_path(layout: str, folder: Path, name: str) -> Path:
 def find_results(layout: str, folder: Path, name: str) -> list[Path]:
     """The result files of a sequence, one per repetition.
 
+    Other programs name the targets of an OTB sequence in other ways: `Jogging-1.txt` and `jogging_1.txt` stand for
+    `Jogging.1` too. `Human4-2.txt` stands for `Human4` if it is the only such file.
+
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: there is none.
     """
     first = result_path(layout, folder, name)
     if layout in ("got10k", "vot"):
         files = sorted(path for path in first.parent.glob(f"{name}_*.txt") if path.stem.rpartition("_")[2].isdigit())
     else:
-        files = [first] if first.is_file() else []
+        files = [first] if first.is_file() else _named_otherwise(folder, name)
     if not files and first.with_suffix(".bin").is_file():
         raise FileNotFoundError(f"{first}: result of {name} must be text, got a .bin file: set VOT_RESULTS_BINARY=0")
     if not files:
@@ -61,14 +65,30 @@ def find_results(layout: str, folder: Path, name: str) -> list[Path]:
     return files
 
 
+def _named_otherwise(folder: Path, name: str) -> list[Path]:
+    def plain(text: str) -> str:
+        return re.sub(r"[-_.](\d+)$", r".\1", text).lower()
+
+    found = {plain(path.stem): path for path in sorted(folder.glob("[!.]*.txt"))}
+    if plain(name) in found:
+        return [found[plain(name)]]
+    targets = [path for key, path in found.items() if re.fullmatch(rf"{re.escape(plain(name))}\.\d+", key)]
+    return targets if len(targets) == 1 else []
+
+
+def skipped_path(layout: str, folder: Path, name: str) -> Path:
+    """Path of the file that says why a sequence was left out."""
+    return result_path(layout, folder, name).with_suffix(".skipped")
+
+
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """The boxes of a result file as they stand in it, float64 [frames, 4]; four NaN where a tracker tells no target.
+    """The boxes of a result file as they are, float64 [frames, 4]; four NaN where a tracker reports no target.
 
     Raises:
-        ValueError: names the file and line that is malformed, or the file that has another number of lines.
-        OSError: when the file cannot be read.
+        ValueError: a line is malformed, or the number of lines is wrong; the message names file and line.
+        OSError: the file cannot be read.
     """
-    return _of_length(path, read_rows(path, parse_box_or_absent), frames)
+    return _of_length(path, read_rows(path, parse_region), frames)
 
 
 def read_regions(path: Path, frames: int) -> np.ndarray:
@@ -77,7 +97,7 @@ def read_regions(path: Path, frames: int) -> np.ndarray:
     Raises:
         ValueError, OSError: as `read_result`.
     """
-    return _of_length(path, read_rows(path, _parse_region), frames)
+    return _of_length(path, read_rows(path, _parse_row), frames)
 
 
 def write_regions(path: Path, rows: list[ArrayLike]) -> None:
@@ -88,19 +108,19 @@ def write_regions(path: Path, rows: list[ArrayLike]) -> None:
 
 
 def write_result(layout: str, folder: Path, name: str, rows: list[ArrayLike], seconds: ArrayLike) -> None:
-    """Write the boxes of a sequence, 0-based, and the seconds per frame; the result comes last, whole or not at all."""
+    """Write the boxes of a sequence, 0-based, and the seconds per frame. The result is written last."""
     path, times = result_path(layout, folder, name), times_path(layout, folder, name)
     with replacing(times) as temporary:
         np.savetxt(temporary, np.asarray(seconds), fmt="%.8f")
     if layout == "vot":
         write_regions(path, rows)
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_boxes(path, rows)
+    skipped_path(layout, folder, name).unlink(missing_ok=True)
 
 
 def read_fps(layout: str, folder: Path, name: str) -> float | None:
-    """Frames over seconds, or None where no times were kept."""
+    """Frames per second, or None if no times were stored."""
     path = times_path(layout, folder, name)
     if not path.is_file():
         return None
@@ -113,7 +133,7 @@ def read_fps(layout: str, folder: Path, name: str) -> float | None:
 
 
 def is_whole(layout: str, folder: Path, name: str, frames: int) -> bool:
-    """Whether the first result of a sequence is there and can be read."""
+    """Whether the first result of a sequence exists and can be read."""
     path = result_path(layout, folder, name)
     try:
         (read_regions if layout == "vot" else read_result)(path, frames)
@@ -123,10 +143,10 @@ def is_whole(layout: str, folder: Path, name: str, frames: int) -> bool:
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Note in <folder>/settings.json what its results are made with.
+    """Write the settings of the results to <folder>/settings.json.
 
     Raises:
-        ValueError: when there are results of other settings in it, or of unknown ones.
+        ValueError: the folder holds results of other or unknown settings.
     """
     path = folder / "settings.json"
     if path.is_file():
@@ -142,7 +162,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"with {before.get(key)}: give another --name or --output"
             )
         return
-    # Looked for in this order: another process of the run may claim the folder meanwhile.
+    # Checked in this order: another process of the run may claim the folder meanwhile.
     if folder.is_dir() and any(folder.rglob("*.txt")) and not path.is_file():
         raise ValueError(
             f"{folder} must hold results of this command, got results without settings.json: give another --name or "
@@ -158,7 +178,7 @@ def _of_length(path: Path, rows: np.ndarray, frames: int) -> np.ndarray:
     return rows
 
 
-def _parse_region(line: str) -> list[float]:
+def _parse_row(line: str) -> list[float]:
     numbers = parse_numbers(line)
     if len(numbers) == 1 and numbers[0] in (SKIPPED, STARTED, FAILED):
         return numbers + [np.nan] * 7

@@ -17,19 +17,32 @@ from tracker.tracker import Tracker
 
 @dataclass
 class Run:
-    """What tracking gave: a row per frame; `seconds` spent in `Tracker.update` for each frame after the first."""
+    """Results of tracking, a row per frame.
 
+    Attributes:
+        start: the frame in which the tracker starts. The frames before do not show the target and get the same box.
+        seconds: spent in `Tracker.update`, for each frame after the first one tracked.
+        total: seconds of the whole run.
+        stopped: Ctrl-C or a source that failed on the way.
+    """
+
+    start: int = 0
     boxes: list[np.ndarray] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     lost: list[bool] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     total: float = 0.0
-    stopped: BaseException | None = None  # Ctrl-C or a source that failed on the way
+    stopped: BaseException | None = None
 
     def summary(self, truth: np.ndarray) -> dict[str, Any]:
-        """Numbers of the run; rates and times leave out the first frame, which only starts the tracker."""
+        """Numbers of the run. Rates and times leave out the first frame, which only starts the tracker.
+
+        Args:
+            truth: true boxes [N, 4], NaN where the target is absent: those frames do not count for the overlap.
+        """
         times = np.array(self.seconds)
         rows = min(len(truth), len(self.boxes))
+        seen = np.flatnonzero(np.isfinite(truth[:rows]).all(axis=1))
         timed = len(times) > 0
         return {
             "frames": len(self.boxes),
@@ -37,12 +50,12 @@ class Run:
             "fps_end_to_end": len(times) / self.total if timed else None,
             "fps_tracker": 1 / times.mean() if timed else None,
             "ms": {f"p{p}": float(np.percentile(times, p)) * 1e3 for p in (50, 95, 99)} if timed else None,
-            "mean_overlap": float(iou(self.boxes[:rows], truth[:rows]).mean()) if rows else None,
+            "mean_overlap": float(iou(np.array(self.boxes)[seen], truth[seen]).mean()) if len(seen) else None,
         }
 
     def step(self, tracker: Tracker, image: np.ndarray, start: np.ndarray) -> None:
-        """Add a row for the next image; the first row is the box that the tracker started with."""
-        if not self.boxes:
+        """Add a row for the next image; up to frame `start` it is the box that the tracker started with."""
+        if len(self.boxes) <= self.start:
             self.boxes.append(np.asarray(start, np.float64))
             self.scores.append(1.0)
             self.lost.append(False)
@@ -55,21 +68,22 @@ class Run:
         self.lost.append(result.lost)
 
     def labels(self, truth: np.ndarray, index: int | None = None) -> dict[str, Any]:
-        """What `tracker.io.draw.annotate` draws on the image of row `index`, or of the last row."""
+        """Arguments of `tracker.io.draw.annotate` for row `index`, or for the last row."""
         index = len(self.boxes) - 1 if index is None else index
-        recent = self.seconds[max(0, index - 20) : index]  # the first frame has no time
+        timed = index - self.start  # the first frame tracked has no time
+        recent = self.seconds[max(0, timed - 20) : max(0, timed)]
         return {
-            "box": self.boxes[index],
+            "box": self.boxes[index] if index >= self.start else np.full(4, np.nan),
             "score": self.scores[index],
             "lost": self.lost[index],
-            "frame": index,
+            "frame": index + 1,  # counted from 1, as on the page and in the files
             "fps": len(recent) / sum(recent) if recent else None,
             "truth": truth[index] if index < len(truth) else None,
         }
 
     @contextmanager
     def may_stop(self) -> Iterator[None]:
-        """Note Ctrl-C or a source that fails, and go on behind the block with what there is."""
+        """Note Ctrl-C or a failing source in `stopped`, and continue after the block."""
         try:
             yield
         except (KeyboardInterrupt, SourceError) as error:
@@ -77,7 +91,7 @@ class Run:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print what `Run.summary` gave, and the paths added to it, for people."""
+    """Print the result of `Run.summary`, and the paths added to it."""
     rows = {"frames": f"{summary['frames']} ({summary['lost_frames']} lost)"}
     if summary["ms"]:
         parts = "decode, track, draw, write" if summary["output"] else "decode, track"

@@ -1,4 +1,4 @@
-"""Tracks the sequences of a data set, in this process or in several, and leaves a result file for each."""
+"""Track the sequences of a data set, in one process or several, and write a result file for each."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ import torch
 from tracker.data.sequence import Sequence
 from tracker.distributed import World
 from tracker.engines.target import TrackResult
-from tracker.eval.results import is_whole, write_result
+from tracker.eval.results import is_whole, skipped_path, write_result
 from tracker.eval.vot import track_supervised
+from tracker.io.files import write_whole
 from tracker.tracker import Tracker
 
-Progress = Callable[[str], None]  # is told the name of each sequence that is done
+Progress = Callable[[str], None]  # called with the name of each finished sequence
 POLL_SECONDS = 0.5
 
 
@@ -45,7 +46,7 @@ class Build:
         )
 
     def settings(self, tracker: Tracker) -> dict[str, Any]:
-        """What results depend on, plain enough for JSON; the weights by their content."""
+        """What results depend on, for JSON; the weights by their checksum."""
         return {
             "weights": {"file": self.weights.name, "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()},
             "activation": self.activation,
@@ -56,30 +57,41 @@ class Build:
 
 
 def is_withheld(layout: str, sequence: Sequence) -> bool:
-    """Whether the authors tell the first box alone, as in GOT-10k's test split."""
+    """Whether the authors publish the first box only, as in GOT-10k's test split."""
     return layout == "got10k" and not callable(sequence.frames) and len(sequence) == 1 < len(sequence.frames)
 
 
 @dataclass(frozen=True)
 class Job:
-    """The sequences of a data set, and the folder of their results."""
+    """The sequences of a data set, and the folder of their results.
+
+    With `skip_bad` a sequence with unusable frames or boxes is left out. A file holds the reason
+    (`tracker.eval.results.skipped_path`).
+    """
 
     layout: str
     sequences: list[Sequence]
     folder: Path
+    skip_bad: bool = False
 
     def frames(self, sequence: Sequence) -> int:
-        """Frames to track: the annotated ones; all of a sequence of GOT-10k's test split, which tells the first box."""
+        """Number of frames to track: the annotated ones, or all of a sequence of GOT-10k's test split."""
         return len(sequence.frames) if is_withheld(self.layout, sequence) else len(sequence)
 
     def is_done(self, sequence: Sequence) -> bool:
-        return is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))
+        whole = is_whole(self.layout, self.folder, sequence.name, self.frames(sequence))
+        return whole or self.why_skipped(sequence) is not None
+
+    def why_skipped(self, sequence: Sequence) -> str | None:
+        """Why a sequence was left out, or None."""
+        path = skipped_path(self.layout, self.folder, sequence.name)
+        return path.read_text().strip() if self.skip_bad and path.is_file() else None
 
     def track(self, tracker: Tracker, sequence: Sequence, step: Callable[[], None] = lambda: None) -> None:
-        """Track one sequence and write its result.
+        """Track one sequence and write its result, or with `skip_bad` the reason why there is none.
 
         Raises:
-            ValueError: names the sequence whose frames or boxes cannot be used.
+            ValueError: the frames or boxes of the sequence cannot be used; the message names it.
         """
         try:
             if self.layout == "vot":
@@ -87,22 +99,24 @@ class Job:
             else:
                 rows, seconds = track_once(tracker, sequence, self.frames(sequence), step)
         except ValueError as error:
-            raise ValueError(f"{sequence.name}: {error}") from error
+            message = f"{sequence.name}: {error}"
+            if not self.skip_bad:
+                raise ValueError(message) from error
+            write_whole(skipped_path(self.layout, self.folder, sequence.name), f"{message}\n".encode())
+            return
         write_result(self.layout, self.folder, sequence.name, rows, seconds)
 
 
 def track_once(
     tracker: Tracker, sequence: Sequence, frames: int, step: Callable[[], None] = lambda: None
 ) -> tuple[list[np.ndarray], list[float]]:
-    """The boxes of a sequence tracked from its first true one, 0-based, and the seconds each took.
+    """Track a sequence from its first true box; return the boxes, 0-based, and the seconds per frame.
 
-    Frames before the first one with a target get its box, in no time. `step` is called after each frame; what it raises
-    ends the tracking.
+    Frames before the first one with the target get its box, in 0 s. `step` is called after each frame and may raise an
+    error to end the tracking.
     """
-    start = int(np.argmin(sequence.absent))
+    start = sequence.start
     box = sequence.boxes[start]
-    if sequence.absent[start]:
-        raise ValueError(f"{sequence.name} must have a frame with a target, got none")
     rows, seconds = [box] * (start + 1), [0.0] * start
     for index in range(start, frames):
         image = sequence.image(index)
@@ -124,18 +138,18 @@ def run(
     progress: Progress,
     waiting: Callable[[list[str]], None] = lambda names: None,
 ) -> None:
-    """Track what has no whole result yet; the processes of `world` share it out, the first waits for the others.
+    """Track the sequences without a complete result. The processes of `world` divide them; the first waits for all.
 
-    They do not talk to each other: who is done is seen from the files, so that none runs into a time limit of
-    torch.distributed however long the others take.
+    The processes do not communicate: the files show what is done. So no process runs into a time limit of
+    torch.distributed, however long the others take.
 
     Args:
-        tracker: works where `workers` is 1.
-        workers: number of processes, each with a tracker of its own and its part of the CPU's cores.
-        waiting: is told once what the other processes of `world` have left, when this one has done its part.
+        tracker: used if `workers` is 1.
+        workers: number of processes, each with its own tracker and its share of the CPU's cores.
+        waiting: called once with the names that the other processes of `world` have not finished.
 
     Raises:
-        ValueError, OSError: when a frame or ground truth cannot be read; what was tracked before stays.
+        ValueError, OSError: a frame or ground truth cannot be read. Earlier results stay.
     """
     todo = [sequence for sequence in job.sequences if not job.is_done(sequence)]
     for sequence in job.sequences:
@@ -162,7 +176,7 @@ def run(
 
 
 class Stopped(Exception):
-    """The command was told to end."""
+    """The command was asked to end."""
 
 
 _worker: tuple[Job, Tracker, Any]
@@ -170,7 +184,9 @@ _worker: tuple[Job, Tracker, Any]
 
 def _start_worker(job: Job, build: Build, threads: int, stop: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_uninterrupted` kept it away until here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_uninterrupted` blocked it until here
+    if hasattr(signal, "SIGHUP"):  # a terminal sends it to the group; the first process stops the others
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(threads)
     _worker = job, build.tracker(), stop
 
@@ -188,16 +204,16 @@ def _track(sequence: Sequence) -> str:
 
 
 def _run_workers(job: Job, build: Build, sequences: list[Sequence], workers: int, progress: Progress) -> None:
-    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the GPU's state
+    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the state of the GPU
     stop = context.Event()
     workers = min(workers, len(sequences))
     threads = max(1, torch.get_num_threads() // workers)
-    arguments = (Job(job.layout, [], job.folder), build, threads, stop)
+    arguments = (Job(job.layout, [], job.folder, job.skip_bad), build, threads, stop)
     with (
         ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments) as pool,
         _stopping(stop, pool),
     ):
-        # The longest first: none is then left for the end.
+        # The longest first, so that none is left for the end.
         ordered = sorted(sequences, key=len, reverse=True)
         with _uninterrupted():
             futures = [pool.submit(_track, sequence) for sequence in ordered]
@@ -207,19 +223,19 @@ def _run_workers(job: Job, build: Build, sequences: list[Sequence], workers: int
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, and never gets to the processes started in it, not even as they start.
+    """Delay Ctrl-C until the end of the block, and keep it from the processes that are started in the block.
 
-    A terminal sends it to the whole group; the first process alone answers it and says when the others stop.
+    A terminal sends the signal to the whole group. Only the first process handles it, and stops the others.
     """
     came: list[int] = []
     handler = None
     if threading.current_thread() is threading.main_thread():
-        # The mask below is this thread's alone: the signal may come by way of another.
+        # The mask below holds for this thread only; the signal may reach another one.
         handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        resource_tracker.ensure_running()  # its own start would let the signal through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
+        resource_tracker.ensure_running()  # starting it later would unblock the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # started processes inherit it
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -231,7 +247,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _stopping(stop: Any, pool: ProcessPoolExecutor) -> Iterator[None]:
-    """End the workers within a frame when the block is left by an exception or Ctrl-C."""
+    """End the workers within a frame if an exception or Ctrl-C leaves the block."""
     try:
         yield
     except BaseException:

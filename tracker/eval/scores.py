@@ -1,4 +1,4 @@
-"""The numbers and curves that every protocol gives."""
+"""Numbers and curves, the result of every protocol."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Curve:
-    """A measure over a threshold or a length, and the number that stands for it in the legend."""
+    """A measure over a threshold or a length, and the number shown in the legend."""
 
     label: str
     across: str
@@ -24,22 +24,22 @@ class Curve:
 
 @dataclass
 class Scores:
-    """One tracker's numbers; rows are of plain numbers, None where one is not defined."""
+    """The numbers of one tracker. Rows hold plain numbers, None if one is undefined."""
 
     name: str
     overall: Row = field(default_factory=dict)
     sequences: dict[str, Row] = field(default_factory=dict)
-    attributes: dict[str, Row] = field(default_factory=dict)  # empty where the data set tells none
+    attributes: dict[str, Row] = field(default_factory=dict)  # empty if the data set has none
     curves: dict[str, Curve] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for JSON."""
+        """Everything as a dictionary for JSON."""
         curves = {key: vars(curve) for key, curve in self.curves.items()}
         return {**vars(self), "curves": curves}
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are defined, or None.
+    """Mean of the defined values, or None.
 
     Example:
         >>> mean([1.0, None, 2.0])

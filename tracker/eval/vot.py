@@ -1,4 +1,4 @@
-"""VOT's supervised protocol: a tracker that fails is started again; accuracy, robustness, expected average overlap."""
+"""VOT's supervised protocol, which restarts a failed tracker: accuracy, robustness, expected average overlap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tracker.data.annotations import parse_numbers, read_rows
+from tracker.data.annotations import parse_numbers, parse_region, read_rows
 from tracker.data.sequence import Sequence
 from tracker.eval.attributes import folder_of, frame_attributes
 from tracker.eval.polygons import box_corners, corners_box, polygon_overlap
@@ -19,30 +19,33 @@ from tracker.eval.results import FAILED, SKIPPED, STARTED, find_results, read_fp
 from tracker.eval.scores import Curve, Row, Scores, mean
 
 SKIP = 5  # frames from a failure to the next start
-BURN_IN = 10  # frames from a start on that do not count for the accuracy: a fresh box overlaps too well
+BURN_IN = 10  # frames after a start that do not count for the accuracy: a fresh box overlaps too well
 EAO_INTERVAL = (100, 356)  # lengths of VOT 2017 and 2018; 2015 and 2016 have 108 to 371, 2019 has 46 to 291
 TAGS = ("camera_motion", "illum_change", "occlusion", "size_change", "motion_change", "empty")
 
 
 class Follower(Protocol):
-    """What the protocol asks of a tracker; `tracker.Tracker` has it."""
+    """The interface that a tracker needs, such as `tracker.Tracker`."""
 
     def init(self, image: np.ndarray, box: np.ndarray) -> None: ...
     def update(self, image: np.ndarray): ...
 
 
 class Truth(NamedTuple):
-    """Regions of a sequence in the file's coordinates: corners [N, 8], and the box that starts a tracker on each."""
+    """Regions of a sequence in the coordinates of the file: corners [N, 8], and a start box for each.
+
+    Both are NaN in frames where the target is absent.
+    """
 
     corners: np.ndarray
     boxes: np.ndarray
 
 
 def read_truth(sequence: Sequence) -> Truth:
-    """The ground truth of a VOT sequence; boxes start a tracker as they are, quadrilaterals by `corners_box`.
+    """The ground truth of a VOT sequence. A box is its own start box; that of a quadrilateral is `corners_box`.
 
     Raises:
-        ValueError: names the file and line that is neither, or a sequence whose frames are no files.
+        ValueError: a line is neither, or the frames are not files; the message names file and line, or the sequence.
     """
     folder = folder_of(sequence)
     if folder is None:
@@ -54,20 +57,24 @@ def read_truth(sequence: Sequence) -> Truth:
 def track_supervised(
     tracker: Follower, sequence: Sequence, step: Callable[[], None] = lambda: None
 ) -> tuple[list[np.ndarray | list[int]], list[float]]:
-    """Track a sequence; where box and ground truth no longer overlap, start again 5 frames later.
+    """Track a sequence; if box and ground truth do not overlap, restart 5 frames later.
+
+    Frames in which the target is absent are tracked, but are neither failures nor starts.
 
     Args:
-        step: called after each frame; what it raises ends the tracking.
+        step: called after each frame; may raise an error to end the tracking.
 
     Returns:
-        a row per frame: a box, or [1] where the tracker was started, [2] where it failed, [0] where it was not asked;
-        and the seconds each took, NaN where it was not asked.
+        a row per frame: a box, or [1] for a start, [2] for a failure, [0] for a frame that is not tracked; and the
+        seconds per frame, NaN if it is not tracked.
     """
     truth = read_truth(sequence)
+    seen = np.isfinite(truth.corners).all(axis=1)
     rows: list[np.ndarray | list[int]] = []
     seconds: list[float] = []
     start = 0
     for index in range(len(sequence)):
+        start += index == start and not seen[index]
         if index < start:
             rows.append([SKIPPED])
             seconds.append(np.nan)
@@ -81,7 +88,7 @@ def track_supervised(
         else:
             row = np.asarray(tracker.update(image).box)
             seconds.append(time.perf_counter() - began)
-            if not polygon_overlap(row, truth.corners[index], image.shape[1::-1]) > 0:
+            if seen[index] and not polygon_overlap(row, truth.corners[index], image.shape[1::-1]) > 0:
                 row, start = [FAILED], index + SKIP
             else:
                 start = -1
@@ -95,14 +102,17 @@ def score_vot(
 ) -> Scores:
     """Score results of the supervised experiment.
 
-    - accuracy: mean overlap (polygons, cut to the image) of the frames that are tracked, 10 frames from each start on
-      left out; robustness: number of failures. Both are taken per attribute, over the frames of all sequences, and
-      averaged with the attributes' numbers of frames as weights, "empty" being the frames without any (without
-      attribute files: plain means and sums), as in the got10k toolkit. Repetitions are averaged frame by frame.
-    - failures: their number, each once.
-    - eao: expected average overlap, the mean of its curve over the lengths of `interval`; None where no run is as long
-      as the shortest of them. The curve's value at a length is the mean overlap up to there (the first frame left out)
-      of the runs from a start to a failure, which go on with 0, or to the end of the sequence, which stop to count.
+    - accuracy: mean overlap (polygons, clipped to the image) of the tracked frames, without 10 frames from each start
+      on. robustness: number of failures. Both are computed per attribute over the frames of all sequences, and averaged
+      with the numbers of frames as weights; "empty" is the attribute of frames without any. Without attribute files
+      they are plain means and sums. Repetitions are averaged per frame. This is the got10k toolkit's rule.
+    - failures: their total number.
+    - eao: expected average overlap, the mean of its curve over the lengths of `interval`; None if all runs are shorter.
+      A run lasts from a start to a failure or to the end of the sequence. The curve's value at a length is the mean
+      overlap up to that length, without the first frame. A failed run continues with overlap 0; a run that reached the
+      end of its sequence no longer counts.
+
+    Frames in which the target is absent do not count.
 
     Raises:
         ValueError, OSError: as `tracker.eval.protocols.score`.
@@ -148,7 +158,7 @@ def score_vot(
 
 
 class _Measured(NamedTuple):
-    overlaps: np.ndarray  # [N], NaN where a frame does not count for the accuracy
+    overlaps: np.ndarray  # [N], NaN if a frame does not count for the accuracy
     failed: np.ndarray  # bool [N]
     runs: list[tuple[np.ndarray, bool]]  # overlaps from a start on, and whether a failure ended them
 
@@ -156,15 +166,18 @@ class _Measured(NamedTuple):
 def _measure(path: Path, truth: np.ndarray, size: tuple[int, int]) -> _Measured:
     regions = read_regions(path, len(truth))
     is_code = np.isnan(regions[:, 1])
-    if not is_code[0] or regions[0, 0] != STARTED:
-        raise ValueError(f"{path}:1: line must be 1, the start of the tracker")
+    seen = np.isfinite(truth).all(axis=1)
+    first = int(np.argmax(seen))
+    if not is_code[first] or regions[first, 0] != STARTED:
+        raise ValueError(f"{path}:{first + 1}: line must be 1, the start of the tracker")
     started, failed = (is_code & (regions[:, 0] == code) for code in (STARTED, FAILED))
     overlaps = np.where(is_code, np.nan, polygon_overlap(regions, truth, size))
     runs = []
     for start, end in pairwise([*np.flatnonzero(started), len(truth)]):
         failures = np.flatnonzero(failed[start:end])
         stop = start + failures[0] if len(failures) else end
-        runs.append((np.nan_to_num(overlaps[start:stop]), len(failures) > 0))
+        # The start has no overlap; frames without the target do not count.
+        runs.append((np.nan_to_num(overlaps[start:stop][seen[start:stop]]), len(failures) > 0))
     for start in np.flatnonzero(started):
         overlaps[start : start + BURN_IN] = np.nan
     return _Measured(overlaps, failed, runs)
@@ -174,7 +187,7 @@ def eao_curve(runs: list[tuple[np.ndarray, bool]]) -> np.ndarray:
     """Expected average overlap at each number of frames after a start: float64 [length of the longest run].
 
     Args:
-        runs: overlaps from a start on (that of the start itself does not count) and whether a failure ended them.
+        runs: overlaps from a start on (the first does not count), and whether a failure ended the run.
 
     Example:
         >>> eao_curve([(np.array([0, 1.0, 1.0]), False), (np.array([0, 0.5]), True)]).tolist()
@@ -192,12 +205,12 @@ def eao_curve(runs: list[tuple[np.ndarray, bool]]) -> np.ndarray:
 
 def _mean(rows: list[np.ndarray]) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # frames that no repetition counts stay NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # a frame that counts in no repetition stays NaN
         return np.nanmean(np.array(rows, np.float64), axis=0)
 
 
 def _with_empty(masks: dict[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:
-    # Of the benchmark's own tags: "practical" is a number, and those of other years weigh nothing in the scores.
+    # Only the benchmark's own tags: "practical" is a number, and other tags have no weight in the scores.
     marked = [mask for tag, mask in masks.items() if tag in TAGS]
     return {**masks, "empty": ~np.logical_or.reduce(marked) if marked else np.ones(frames, bool)}
 
@@ -211,8 +224,10 @@ def _tag_row(overlaps: np.ndarray, failed: np.ndarray, mask: np.ndarray) -> Row:
 
 
 def _parse_truth(line: str) -> list[float]:
-    """Four corners and the box to start with."""
+    """Four corners and the start box; NaN if the target is absent."""
     numbers = parse_numbers(line)
+    if np.isnan(parse_region(line)).all():
+        return [np.nan] * 12
     if len(numbers) not in (4, 8) or not np.isfinite(numbers).all():
         raise ValueError(f"line must be a box x,y,w,h or four corners x,y, got {line!r}")
     if len(numbers) == 4:

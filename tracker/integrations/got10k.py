@@ -14,6 +14,7 @@ except ImportError as error:
         f"tracker.integrations.got10k: needs the toolkit, {install_hint('toolkits')} ({error})"
     ) from error
 
+from tracker.io.images import from_pil
 from tracker.tracker import Tracker
 
 
@@ -50,4 +51,4 @@ class Got10kTracker(ToolkitTracker):
 
 
 def _pixels(image: Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"))
+    return from_pil(image)

@@ -107,5 +107,5 @@ class TrackerSiamFC:
 
 
 def _reversed(image: np.ndarray) -> np.ndarray:
-    """RGB of BGR; what is no colour image stays, for the tracker to take or to refuse."""
+    """RGB of BGR. Other images are returned unchanged; the tracker accepts or refuses them."""
     return image[..., ::-1] if isinstance(image, np.ndarray) and image.shape[2:] == (3,) else image

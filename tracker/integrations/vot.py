@@ -7,7 +7,7 @@ In the trackers.ini of a workspace::
     protocol = trax
     command = python -m tracker.integrations.vot --weights siamfc.pth
 
-Tried with version 0.7.3 of the toolkit; docs/evaluation.md tells more.
+Tested with version 0.7.3 of the toolkit; see docs/evaluation.md.
 
 Needs TraX's Python package: ``pip install vot-trax`` (or the extra ``toolkits``).
 """
@@ -24,8 +24,8 @@ import typer
 
 from tracker.commands.checks import CommandError, check_device, check_weights, input_errors, parse_dtype
 from tracker.commands.options import Activation, Device, Dtype, Weights
-from tracker.data.sequence import read_image
 from tracker.installed import install_hint
+from tracker.io.images import read_image
 from tracker.tracker import Tracker
 
 

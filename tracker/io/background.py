@@ -1,7 +1,7 @@
-"""Work beside the tracker: frames read ahead of it and results written behind it, each in a thread.
+"""Threads beside the tracker: one decodes frames ahead of it, one writes results behind it.
 
-The threads talk through `SimpleQueue`, which is atomic. `Queue` and `Condition` are Python: Ctrl-C amid a `notify`
-leaves a waiter behind that swallows the next one, and the other thread then waits for ever.
+The threads communicate through `SimpleQueue`, which is atomic. `Queue` and `Condition` are written in Python: Ctrl-C
+during a `notify` leaves a stale waiter that swallows the next notification, and the other thread waits for ever.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ JOIN_SECONDS = 5.0  # OpenCV waits 10 s for a camera and 30 s for a stream that 
 
 
 class ReadAhead(Iterator[T]):
-    """Iterator that takes the items of another one ahead of whoever asks for them, in a thread.
+    """Iterator that reads the items of another iterator ahead of time, in a thread.
 
-    Items keep their order, and an exception comes where it would have come without the thread: after the items before
-    it. The thread ends with the items, in `close`, or when the object is no longer referenced.
+    Items keep their order. An exception is raised where it would be without the thread: after the items before it. The
+    thread ends with the items, in `close`, or when nothing refers to the object any more.
 
     Args:
         items: iterated in the thread alone.
         depth: how many items may be held, the one being read included.
-        newest: for live sources: read on without waiting and hold one item, the latest; the others are dropped.
-        close: called once, in the thread, when it has read its last item: a decoder is never closed while it decodes.
+        newest: for live sources: keep reading without waiting and hold the latest item only.
+        close: called once, in the thread, after the last item. A decoder is never closed while it decodes.
 
     Example:
         >>> list(ReadAhead(iter("abc")))
@@ -45,7 +45,7 @@ class ReadAhead(Iterator[T]):
         newest: bool = False,
         close: Callable[[], None] | None = None,
     ) -> None:
-        # The thread knows the buffer and not this object, so that it does not keep it alive.
+        # The thread refers to the buffer only, so it does not keep this object alive.
         self._buffer: _Buffer[T] = _Buffer(depth, newest)
         self._thread = threading.Thread(target=_fill, args=(self._buffer, items, close), name="read-ahead", daemon=True)
         self._finalizer = weakref.finalize(self, _stop, self._buffer, self._thread)  # also runs at exit
@@ -58,25 +58,25 @@ class ReadAhead(Iterator[T]):
         return self._buffer.get()
 
     def close(self) -> None:
-        """End the thread; iterating further gives nothing. May be called twice.
+        """End the thread; further iteration gives nothing. May be called twice.
 
-        A thread whose decoder is stuck for longer than 5 s is left behind; it closes the decoder when that returns.
+        If the decoder is stuck for longer than 5 s, the thread is left behind. It closes the decoder when that returns.
         """
         self._finalizer()
 
 
 class _Buffer(Generic[T]):
-    """What the thread of a `ReadAhead` and its consumer share."""
+    """Shared by the thread of a `ReadAhead` and its consumer."""
 
     def __init__(self, depth: int, newest: bool) -> None:
         self._items: SimpleQueue[T | object] = SimpleQueue()
-        self._taken: SimpleQueue[None] = SimpleQueue()  # not empty: look again whether there is room
+        self._taken: SimpleQueue[None] = SimpleQueue()  # not empty: look again whether an item may be added
         self._depth, self._newest = depth, newest
         self._closed = False
         self._end: BaseException | None = None  # what `get` raises once the items are used up
 
-    def wait_for_room(self) -> bool:
-        """Wait until one more item may be read; False when none is wanted any more."""
+    def wait_for_space(self) -> bool:
+        """Wait until one more item may be read; False if no more are wanted."""
         while not self._closed and not self._newest and self._items.qsize() >= self._depth:
             self._taken.get()
         return not self._closed
@@ -116,18 +116,18 @@ class _Buffer(Generic[T]):
                 self._items.get_nowait()
 
 
-_WAKE = object()  # no item: whoever waits for one looks again whether there will be any
+_WAKE = object()  # not an item: makes the consumer check whether more will come
 
 
 def _wake(queue: SimpleQueue[None]) -> None:
-    """Let the thread that waits on `queue`, or is about to, look again at what it waits for."""
+    """Make the thread that waits on `queue`, or is about to, check its condition again."""
     if queue.empty():
         queue.put(None)
 
 
 def _fill(buffer: _Buffer[T], items: Iterator[T], close: Callable[[], None] | None) -> None:
     try:
-        while buffer.wait_for_room():
+        while buffer.wait_for_space():
             buffer.put(next(items))
     except BaseException as end:  # StopIteration like any other
         buffer.finish(end)
@@ -138,7 +138,7 @@ def _fill(buffer: _Buffer[T], items: Iterator[T], close: Callable[[], None] | No
 
 def _stop(buffer: _Buffer[Any], thread: threading.Thread) -> None:
     buffer.stop()
-    # The garbage collector may run this in any thread, the one to be joined included.
+    # The garbage collector may run this in any thread, even in the one to be joined.
     if thread is not threading.current_thread():
         thread.join(JOIN_SECONDS)
 
@@ -146,10 +146,9 @@ def _stop(buffer: _Buffer[Any], thread: threading.Thread) -> None:
 class WriteBehind:
     """Calls a function in a thread, one call after the other, while the caller goes on; a context manager.
 
-    A call waits only when `depth` others wait already. What the arguments refer to must not be changed after the call.
-    An exception of the function is raised by the next call or, at the end of the context, by `__exit__`; nothing is
-    called after it. Where an exception leaves the context, calls that still wait are dropped. The thread has ended when
-    the context is left.
+    A call blocks only if `depth` others are waiting. The arguments must not be modified after the call. If the function
+    raises, the next call raises the error, or `__exit__` does; the function is not called again. If an exception leaves
+    the context, the waiting calls are dropped. The thread has ended when the context is left.
 
     Example:
         >>> with WriteBehind(print) as write:
@@ -160,7 +159,7 @@ class WriteBehind:
     def __init__(self, function: Callable[..., object], *, depth: int = DEPTH) -> None:
         self._function = function
         self._calls: SimpleQueue[tuple[tuple, dict] | None] = SimpleQueue()  # None: there are no more
-        self._taken: SimpleQueue[None] = SimpleQueue()  # not empty: look again whether there is room
+        self._taken: SimpleQueue[None] = SimpleQueue()  # not empty: look again whether an item may be added
         self._depth = depth
         self._error: BaseException | None = None
         self._dropping = False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tracker.io.files import behind_link, is_stream, replacing
+from tracker.io.files import Replacement, behind_link, is_stream, replacing, why_not_whole
 
 TRACKED, LOST, TRUTH, TEXT = (60, 220, 60), (235, 50, 50), (255, 205, 40), (255, 255, 255)
 # H.264 plays in browsers, but many builds of OpenCV cannot write it; MPEG-4 part 2 is in all of them. VP8 plays in
@@ -20,8 +23,22 @@ CODECS = {".mp4": ("avc1", "mp4v"), ".avi": ("MJPG",), ".webm": ("VP80",)}
 DEFAULT_FPS = 30.0
 
 
+FPS_RANGE = (0.1, 1000.0)  # a header that says less or more does not know: time bases of 90,000 are common
+
+
 class VideoError(OSError):
     """A video that cannot be written; the message is one line."""
+
+
+def usable_fps(fps: float | None) -> float | None:
+    """A frame rate as it is, or None for one that no video has: not finite, below .1 or above 1000.
+
+    Example:
+        >>> usable_fps(29.97), usable_fps(90000.0)
+        (29.97, None)
+    """
+    low, high = FPS_RANGE
+    return float(fps) if fps is not None and low <= fps <= high else None
 
 
 def annotate(
@@ -38,7 +55,8 @@ def annotate(
 
     Args:
         image: the frame; it is not changed.
-        box: x, y, w, h in pixels, 0-based; green, or red when `lost`.
+        box: x, y, w, h in pixels, 0-based; green, or red when `lost`. One that is not finite or has no area marks an
+            absent target: nothing is drawn for it.
         score: written above the box.
         frame: frame number, written in the corner together with `fps`.
         truth: the true box, in yellow, under the tracked one.
@@ -48,22 +66,28 @@ def annotate(
     if truth is not None:
         _rectangle(image, truth, TRUTH, unit)
     color = LOST if lost else TRACKED
-    left, top = _rectangle(image, box, color, 2 * unit)
+    corner = _rectangle(image, box, color, 2 * unit)
     label = ("lost" if lost else "") if score is None else f"{'lost ' if lost else ''}{score:.2f}"
-    if label:
+    if label and corner is not None:
+        left, top = corner
         _text(image, label, left, top - 5 * unit, color, unit)
-    corner = [] if frame is None else [f"frame {frame}"]
+    words = [] if frame is None else [f"frame {frame}"]
     if fps is not None:
-        corner.append(f"{fps:.0f} fps")
-    if corner:
-        _text(image, "   ".join(corner), 4 * unit, 16 * unit, TEXT, unit)
+        words.append(f"{fps:.0f} fps")
+    if words:
+        _text(image, "   ".join(words), 4 * unit, 16 * unit, TEXT, unit)
     return image
 
 
-def _rectangle(image: np.ndarray, box: ArrayLike, color: tuple[int, int, int], thickness: int) -> tuple[int, int]:
+def _rectangle(
+    image: np.ndarray, box: ArrayLike, color: tuple[int, int, int], thickness: int
+) -> tuple[int, int] | None:
+    """Draw a box and return its left top corner; None, and nothing drawn, for the box of an absent target."""
+    x, y, w, h = np.asarray(box, np.float64)
+    if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0:
+        return None
     # OpenCV draws with 32-bit coordinates: a box far outside is cut to just beyond the image.
     height, width = image.shape[:2]
-    x, y, w, h = np.asarray(box, np.float64)
     left, right = (int(round(float(np.clip(v, -thickness, width + thickness)))) for v in (x, x + w - 1))
     top, bottom = (int(round(float(np.clip(v, -thickness, height + thickness)))) for v in (y, y + h - 1))
     cv2.rectangle(image, (left, top), (right, bottom), color, thickness)
@@ -101,24 +125,43 @@ def check_writable(path: Path, name: str) -> None:
         ) from error
 
 
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what C code prints on the standard error."""
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
 class VideoWriter:
     """Writes RGB uint8 frames to an .mp4 (H.264 where OpenCV has it, else MPEG-4), .avi (Motion JPEG) or .webm (VP8).
 
-    The video grows under a temporary name in the same folder and gets its own name in `close`. Left by an exception, or
-    by Ctrl-C, the context manager removes it instead; a video of no frames is removed too.
+    The video grows under a temporary name in the same folder. `close` reads it back and gives it its own name if all
+    frames are there. Left by an exception, or by Ctrl-C, the context manager removes it instead. A video of no frames
+    is removed too.
+
+    The codecs store even sizes only. A frame of an odd width or height is padded by a copy of its last column or row.
 
     Args:
         path: ends in .mp4, .avi or .webm; an existing file is replaced when the new one is whole.
-        size: (width, height) in pixels.
-        fps: frames per second; None stands for 30.
+        size: (width, height) of the frames in pixels.
+        fps: frames per second; None, and a rate that no video has (see `usable_fps`), stand for 30.
 
     Attributes:
         codec: the four-character code in use.
+        frames: number of frames written.
 
     Raises:
         ValueError: the suffix is another one.
         OSError: the folder is missing or cannot be written, or `path` is a folder.
-        VideoError: OpenCV has no codec for the format.
+        VideoError: OpenCV has no codec for the format, or (in `close`) the file is not whole, for example because the
+            disk is full.
 
     Example:
         >>> import tempfile
@@ -137,13 +180,24 @@ class VideoWriter:
         check_writable(self.path, "path")
         if is_stream(self.path):
             raise OSError(f"path must be a file, got the device or pipe {str(path)!r}")
-        self._temporary = behind_link(self.path).with_name(f".{self.path.stem}.{os.getpid()}{suffix}")
+        width, height = self.size
+        self._pad = (width % 2, height % 2)
+        self._coded = (width + width % 2, height + height % 2)
+        self._new = Replacement(self.path)
         for self.codec in CODECS[suffix]:
             fourcc = cv2.VideoWriter_fourcc(*self.codec)
-            self._writer = cv2.VideoWriter(str(self._temporary), fourcc, fps or DEFAULT_FPS, self.size)
+            # OpenCV prints that .webm knows no tag "VP80", and writes the video all the same.
+            with _without_stderr() if suffix == ".webm" else nullcontext():
+                self._writer = cv2.VideoWriter(
+                    str(self._new.temporary), fourcc, usable_fps(fps) or DEFAULT_FPS, self._coded
+                )
             if self._writer.isOpened():
                 return
-            self.abort()
+            self._writer.release()
+        error = why_not_whole(self._new.temporary)
+        self._new.discard()
+        if error is not None:
+            raise VideoError(f"{str(path)!r} cannot be written: {error.strerror}")
         raise VideoError(f"OpenCV must have one of the codecs {', '.join(CODECS[suffix])}, got none for {str(path)!r}")
 
     def write(self, image: np.ndarray) -> None:
@@ -151,21 +205,41 @@ class VideoWriter:
         width, height = self.size
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
             raise ValueError(f"image must be uint8 {[height, width, 3]}, got {image.dtype} {list(image.shape)}")
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        if any(self._pad):
+            image = cv2.copyMakeBorder(image, 0, self._pad[1], 0, self._pad[0], cv2.BORDER_REPLICATE)
+        self._writer.write(image)
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name; does nothing when the writer was closed or aborted before."""
+        """Finish the file, check it and give it its name; does nothing when the writer was closed or aborted before."""
         self._writer.release()
-        if self.frames and self._temporary.exists():
-            os.replace(self._temporary, behind_link(self.path))
+        frames, self.frames = self.frames, 0
+        if frames:
+            self._new.commit(lambda temporary: self._check(temporary, frames))
         else:
-            self._temporary.unlink(missing_ok=True)
+            self._new.discard()
 
     def abort(self) -> None:
         """Drop what was written; a file that had the name before stays as it was."""
         self._writer.release()
-        self._temporary.unlink(missing_ok=True)
+        self.frames = 0
+        self._new.discard()
+
+    def _check(self, temporary: Path, frames: int) -> None:
+        """Decode the file once: OpenCV does not tell when a frame could not be written."""
+        capture = cv2.VideoCapture(str(temporary))
+        try:
+            size = tuple(int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+            found = 0
+            while capture.grab():
+                found += 1
+        finally:
+            capture.release()
+        if found != frames or size != self._coded:
+            error = why_not_whole(temporary)
+            reason = f"{found} of {frames} frames can be read back" if error is None else error.strerror
+            raise VideoError(f"{str(self.path)!r} cannot be written whole: {reason}")
 
     def __enter__(self) -> VideoWriter:
         return self

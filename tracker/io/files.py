@@ -1,44 +1,110 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there: every output is written beside its place, checked, and then renamed."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _DESCRIPTOR = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)")
+# A file that is being written: ".", the start of its later name, "~", the process, "-", a count, the suffix.
+_UNFINISHED = re.compile(r"\..+~\d+-\d+(\.[^.]*)?")
+_count = itertools.count()
+# What a user can mend without a look at the program: no space, a quota, a size limit, a read-only or broken disk.
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is written to `path` goes to a device, a pipe or an open file, and nothing is to be replaced."""
+    """Whether `path` is a device, a pipe or an open file, so that writing to it replaces nothing."""
     return bool(_DESCRIPTOR.fullmatch(str(path))) or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def behind_link(path: Path) -> Path:
-    """What a symbolic link points to, to be written in place of the link; any other path as it is."""
+    """The target of a symbolic link, which is written in place of the link; any other path as it is."""
     return path.resolve() if path.is_symlink() else path
 
 
-def _open_stream(path: Path) -> BinaryIO:
-    if not (found := _DESCRIPTOR.fullmatch(str(path))):
-        return path.open("wb")
-    name, *numbers = found.groups()
-    descriptor = ("in", "out", "err").index(name) if name else int(next(filter(None, numbers)))
-    sys.stdout.flush()  # what was printed before comes before
-    return os.fdopen(os.dup(descriptor), "wb")  # at the place where it is: opened by its name a file would begin anew
+class Replacement:
+    """A temporary file beside `path` that takes its place in `commit`.
+
+    A file of the name stays as it is until then. Missing folders are made. Leftovers of runs that were killed are
+    removed: a run locks its temporary file while it lives.
+
+    Args:
+        path: the file to make or replace; of a symbolic link, what it points to.
+
+    Attributes:
+        temporary: where to write. It has the suffix of `path`.
+
+    Raises:
+        OSError: names `path` where the folder or the file cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     new = Replacement(Path(folder, "notes.txt"))
+        ...     _ = new.temporary.write_text("all or nothing")
+        ...     new.commit()
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['notes.txt']
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = behind_link(path)
+        with naming(path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self.path.parent)
+            name = f".{self.path.stem[:60]}~{os.getpid()}-{next(_count)}{self.path.suffix}"
+            self.temporary = self.path.with_name(name)
+            self._lock = _locked(self.temporary)
+
+    def commit(self, check: Callable[[Path], None] = lambda temporary: None) -> None:
+        """Put the file on the disk, check it, and give it its name; where one of these fails, remove it.
+
+        Args:
+            check: raises an error where the file is not what was meant to be written.
+
+        Raises:
+            OSError: names `path` where the disk is full or fails.
+        """
+        try:
+            with naming(self.path):
+                synchronize(self.temporary)
+                check(self.temporary)
+                os.replace(self.temporary, self.path)
+        finally:
+            self.discard()
+        with suppress(OSError):  # some file systems cannot do this for a folder; the file itself is whole
+            synchronize(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove what was written; does nothing after `commit`."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            self.temporary.unlink(missing_ok=True)
+            os.close(lock)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when all went well; missing folders are made.
+def replacing(path: Path, check: Callable[[Path], None] = lambda temporary: None) -> Iterator[Path]:
+    """A temporary name beside `path`, whose file takes the place of `path` when the block ends without an error.
 
-    Of a link, what it points to is replaced; a device, a pipe or an open file (/dev/stdout) gets the bytes at the end.
+    A device, a pipe or an open file (/dev/stdout) gets the bytes at the end.
+
+    Args:
+        path: the file to make or replace; see `Replacement`.
+        check: raises an error where the file is not what was meant to be written; the old file then stays.
+
+    Raises:
+        OSError: names `path` where the disk is full or fails.
 
     Example:
         >>> with replacing(Path("notes.txt")) as temporary:  # doctest: +SKIP
@@ -48,34 +114,130 @@ def replacing(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / f"new{path.suffix}"
             yield temporary
-            with temporary.open("rb") as new, _open_stream(path) as stream:
+            check(temporary)
+            with naming(path), temporary.open("rb") as new, _open_stream(path) as stream:
                 shutil.copyfileobj(new, stream)
         return
-    path = behind_link(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    new = Replacement(path)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            yield new.temporary
+        new.commit(check)
     finally:
-        temporary.unlink(missing_ok=True)
+        new.discard()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or, after a crash at any time, as it was before: on the disk, then renamed."""
-    path = behind_link(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file that is there whole or, after a crash at any time, as it was before.
+
+    Raises:
+        OSError: names `path` where the disk is full or fails.
+    """
+
+    def check(temporary: Path) -> None:
+        if temporary.stat().st_size != len(data):
+            raise OSError(errno.EIO, f"file must hold {len(data)} bytes, got {temporary.stat().st_size}")
+
+    with replacing(path, check) as temporary:
+        temporary.write_bytes(data)
+
+
+def why_not_whole(path: Path) -> OSError | None:
+    """The system's own error for writing one more block to `path`, or None where it takes one.
+
+    OpenCV and FFmpeg do not tell why they could not write.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
+        with path.open("ab") as file:
+            file.write(bytes(1 << 16))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+    except OSError as error:
+        return error
+    return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files in `folder` that no living process writes."""
+    with suppress(OSError):
+        names = [entry.name for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]
+        for name in names:
+            with suppress(OSError):
+                _remove_unlocked(folder / name)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove `path`; raises BlockingIOError where a process holds its lock."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if lock(descriptor):
+            path.unlink()
     finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the name, too, must survive a loss of power
-        folder = os.open(path.parent, os.O_RDONLY)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """Make an empty file, locked until the descriptor is closed."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            lock(descriptor)
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except (FileNotFoundError, BlockingIOError):  # another process sweeps it between the two calls
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Lock a file; False where the system or its file system has no locks, BlockingIOError where another holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def synchronize(path: Path) -> None:
+    """Put a file or folder on the disk: a full one may show only here."""
+    if os.name != "posix" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system that names no file, or a temporary one, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or type(error) not in _NAMED:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+# Errors of the system as they are; a subclass made elsewhere has its own words.
+_NAMED = (OSError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    if not (found := _DESCRIPTOR.fullmatch(str(path))):
+        return path.open("wb")
+    name, *numbers = found.groups()
+    descriptor = ("in", "out", "err").index(name) if name else int(next(filter(None, numbers)))
+    sys.stdout.flush()  # what was printed before comes before
+    # Opened by its name a file would begin anew; a copy of the descriptor goes on where it is.
+    return os.fdopen(os.dup(descriptor), "wb")

@@ -1,4 +1,4 @@
-"""Tables and plots as files; each appears whole or not at all."""
+"""Write tables and plots as files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of one set of columns; the file appears whole or not at all."""
+    """Write rows that have the same columns."""
     lines: list[str] = []
 
     class Lines:
@@ -29,7 +29,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_plot(path: Path, draw: Callable[[Figure], None], size: tuple[float, float] = (9, 4)) -> bool:
-    """Write what `draw` draws as PNG; False, and no file, where matplotlib is missing."""
+    """Write a figure as PNG; return False, and write nothing, if matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import cv2
 import numpy as np
 
 from tracker.io.background import DEPTH, ReadAhead
+from tracker.io.draw import usable_fps
+from tracker.io.images import ImageError, from_pil, is_pil, read_image
 
 _CAMERA = re.compile(r"(?:camera:)?(\d+)")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -21,6 +24,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 TRUNCATED_BELOW = 0.9
 # Protocols that deliver in real time, where no length is announced. Over http a file may come as fast as it is read.
 LIVE_PROTOCOLS = frozenset({"rtsp", "rtsps", "rtp", "rtmp", "rtmps", "srt", "udp"})
+#: How long a stream may take to open, and to give its next frame.
+STREAM_SECONDS = 10.0
 
 
 class SourceError(ValueError):
@@ -109,9 +114,14 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
     * a folder of images, or an OTB-style sequence folder with the images in `img/` (natural order: 2 before 10);
     * a glob pattern of images, such as `"frames/*.png"`, or one image;
     * a camera: an int, `"0"` or `"camera:0"`;
-    * a stream address, such as `"rtsp://..."`;
-    * an array [N, H, W, 3] or any iterable of uint8 arrays, RGB [H, W, 3] or grey [H, W] (which become RGB); a `Source`
-      is returned as it is.
+    * a stream address, such as `"rtsp://..."`, which must answer within 10 s;
+    * an open `cv2.VideoCapture`, from its next frame on; it stays open;
+    * an array [N, H, W, 3] or any iterable of uint8 arrays, RGB [H, W, 3] or grey [H, W] (which become RGB), of PIL
+      images or of paths of image files;
+    * a `Source`, which is returned as it is.
+
+    `~` in a path is the home folder. Image files of more than 8 bits are scaled (`tracker.io.images.to_uint8`). A frame
+    rate below .1 or above 1000 counts as unknown.
 
     Args:
         source: see above.
@@ -144,7 +154,15 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
             return _camera(int(camera[1]), read_ahead)
         if _ADDRESS.match(text):
             return _video(text, read_ahead)
-        return _path(Path(text), read_ahead)
+        return _path(Path(text).expanduser(), read_ahead)
+    if isinstance(source, cv2.VideoCapture):
+        if not source.isOpened():
+            raise SourceError("source must be an open cv2.VideoCapture, got one that is closed or failed to open")
+        return Source(_read_capture(source, None, ""), "VideoCapture", fps=_fps(source))
+    if is_pil(source):
+        raise SourceError(f"source must be frames, got a single PIL image {source.size[0]}x{source.size[1]}")
+    if isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, os.PathLike)) for item in source):
+        return open_images([Path(item).expanduser() for item in source], "list of paths", read_ahead=read_ahead)
     if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] in (1, 3):
         raise SourceError(f"source must be frames [N, H, W, 3] or [N, H, W], got a single image {list(source.shape)}")
     if isinstance(source, Iterable):
@@ -157,8 +175,10 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
 
 
 def is_path(text: str) -> bool:
-    """Whether the name of a source is that of a file or folder: not of a camera, a stream or a pattern."""
-    return Path(text).exists() or not (_CAMERA.fullmatch(text) or _ADDRESS.match(text) or any(c in text for c in "*?["))
+    """Whether the name of a source is that of a file or folder, not of a camera, a stream or a pattern."""
+    return Path(text).expanduser().exists() or not (
+        _CAMERA.fullmatch(text) or _ADDRESS.match(text) or any(c in text for c in "*?[")
+    )
 
 
 def natural_key(path: Path) -> list[tuple[bool, int, str]]:
@@ -197,7 +217,10 @@ def _path(path: Path, read_ahead: int) -> Source:
             raise SourceError(f"source must be a video or an image, got the text file {str(path)!r}")
         return _video(str(path), read_ahead)
     if glob.has_magic(str(path)):
-        matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=natural_key)
+        # A folder may be called "run [1]": what exists as it is written is no pattern.
+        literal = next(parent for parent in path.parents if parent.is_dir() or not glob.has_magic(str(parent)))
+        pattern = str(Path(glob.escape(str(literal)), path.relative_to(literal)))
+        matches = sorted((Path(match) for match in glob.glob(pattern, recursive=True)), key=natural_key)
         images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise SourceError(f"source must be a pattern that matches images, got {str(path)!r}")
@@ -207,10 +230,15 @@ def _path(path: Path, read_ahead: int) -> Source:
 
 def _read_images(paths: list[Path]) -> Iterator[np.ndarray]:
     for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise SourceError(f"{str(path)!r} must be an image that can be decoded")
-        yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        yield _read_frame(path)
+
+
+def _read_frame(path: Path) -> np.ndarray:
+    try:
+        return read_image(path)
+    except ImageError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise SourceError(f"{str(path)!r} must be an image that can be decoded: {reason}") from error
 
 
 def _camera(index: int, read_ahead: int) -> Source:
@@ -222,7 +250,7 @@ def _camera(index: int, read_ahead: int) -> Source:
 
 
 def _video(address: str, read_ahead: int) -> Source:
-    capture = cv2.VideoCapture(address)
+    capture = _open_stream(address) if _ADDRESS.match(address) else cv2.VideoCapture(address)
     if not capture.isOpened():
         raise SourceError(
             f"{address!r} must be a video that can be decoded (it is truncated, empty or of a format "
@@ -237,9 +265,23 @@ def _video(address: str, read_ahead: int) -> Source:
     )
 
 
+def _open_stream(address: str) -> cv2.VideoCapture:
+    if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # a build with GStreamer alone
+        return cv2.VideoCapture(address)
+    milliseconds = round(STREAM_SECONDS * 1e3)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+    began = time.monotonic()
+    # FFmpeg alone: the other backends would be tried one after the other, each with a time limit of its own.
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    if not capture.isOpened():
+        seconds = time.monotonic() - began
+        what = f"no answer in {seconds:.0f} s" if seconds >= 0.9 * STREAM_SECONDS else "no video"
+        raise SourceError(f"stream {address!r} must be reachable and send a video, got {what}")
+    return capture
+
+
 def _fps(capture: cv2.VideoCapture) -> float | None:
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if np.isfinite(fps) and fps > 0 else None
+    return usable_fps(capture.get(cv2.CAP_PROP_FPS))
 
 
 def _read_capture(capture: cv2.VideoCapture, frame_count: int | None, name: str) -> Iterator[np.ndarray]:
@@ -261,7 +303,9 @@ def _read_capture(capture: cv2.VideoCapture, frame_count: int | None, name: str)
 
 
 def _checked(frame: Any, name: str, index: int) -> np.ndarray:
-    array = np.asarray(frame)
+    if isinstance(frame, (str, os.PathLike)):
+        return _read_frame(Path(frame).expanduser())
+    array = from_pil(frame) if is_pil(frame) else np.asarray(frame)
     grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     rgb = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2) if grey else array
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:

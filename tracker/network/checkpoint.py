@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+import zipfile
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,54 +18,107 @@ from torch import Tensor
 from tracker.io.files import write_whole
 from tracker.network.int8_settings import Int8Settings
 from tracker.network.model import BASE_CHANNELS, CHANNEL_MULTIPLE, SiamFC
+from tracker.network.pretrained import PRETRAINED
 
-_PREFIXES = ("module.", "net.")
-_WRAPPERS = ("state_dict", "model")
+#: Names under which programs keep the weights beside other things, and that they put before every key.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights", "ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 _SETTINGS = {"activation": str, "attention": str, "head": str, "width": float, "se_reduction": int}
+_BATCHES = "num_batches_tracked"
 
 
 def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"path must be an existing file, got {path}")
+        known = ", ".join(PRETRAINED)
+        raise FileNotFoundError(f"path must be an existing file, got {path} (the package has the weights {known})")
+    with path.open("rb") as file:
+        start = file.read(512)
     metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
+    if _is_safetensors(start):
         try:
             with safe_open(path, framework="pt") as file:
-                state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+                found, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
         except SafetensorError as error:
-            raise ValueError(f"path must be a safetensors file, got {path} ({error})") from error
-    elif path.suffix in (".pth", ".pt"):
+            raise ValueError(f"path must be a safetensors file, got {path}, a damaged one ({error})") from error
+    else:
+        _refuse_no_weights(path, start)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what the file is, where it is none: the error tells
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            # Opened here: torch would judge a path by its suffix.
+            with path.open("rb") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the error says what the file is
+                found = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # pickle raises whatever it stumbles over
             # Not torch's own words: they advise to load it all the same, which may run what is in the file.
             raise ValueError(f"path must be a file of plain weights, got {path}") from error
+    return _state_in(found, path), metadata
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file starts with the length of a header and the header, which is JSON."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
+
+
+def _refuse_no_weights(path: Path, start: bytes) -> None:
+    """Say what a file is if its first bytes tell that it holds no weights of torch."""
+    text = start.lstrip().lower()
+    if not start:
+        what = "an empty file"
+    elif start.startswith(b"version https://git-lfs"):
+        what = "a git-lfs pointer in place of the file (git lfs pull fetches it)"
+    elif text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        what = "a web page in place of the file (the download needs its direct address)"
+    elif start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        what = "a truncated or damaged one"
+    elif path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80")):
+        raise ValueError(f"path must be a safetensors file, got {path}, which does not begin as one")
     else:
-        raise ValueError(f"path must end in .pth, .pt or .safetensors, got {path}")
-    for wrapper in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
-        raise ValueError(f"path must hold a dictionary of tensors, got {path}")
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, metadata
+        return
+    raise ValueError(f"path must be a file of plain weights, got {path}, {what}")
+
+
+def _state_in(found: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a file holds, without what programs keep beside it and put before its keys."""
+    while not _holds_tensors(found):
+        inner = {key: value for key, value in found.items() if isinstance(value, dict)} if _is_named(found) else {}
+        wrapper = next((name for name in _WRAPPERS if name in inner), None)
+        if wrapper is None:
+            states = [key for key, value in inner.items() if _holds_tensors(value)]
+            wrapper = states[0] if len(states) == 1 else None
+        if wrapper is None:
+            keys = f" with the keys {_some(map(str, found))}" if isinstance(found, dict) and found else ""
+            raise ValueError(f"path must hold a dictionary of tensors, got {path}, a {type(found).__name__}{keys}")
+        found = inner[wrapper]
+    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    while prefix := next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _is_named(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(key, str) for key in found)
+
+
+def _holds_tensors(found: Any) -> bool:
+    """Whether tensors are kept in a dictionary itself: of its values that are no plain numbers, all are tensors."""
+    if not _is_named(found):
+        return False
+    values = [value for value in found.values() if not isinstance(value, (int, float, str, type(None)))]
+    return bool(values) and all(isinstance(value, Tensor) for value in values)
 
 
 def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict from .pth or .pt (weights only) or .safetensors, on the CPU.
+    """Read a state dict on the CPU: a file of torch (weights only) or safetensors, whatever its suffix.
 
-    A dictionary kept under "state_dict" or "model" is unwrapped; a prefix "module." or "net." on every key is removed.
+    A dictionary kept under a name such as "state_dict" or "model_state_dict" is unwrapped. A prefix such as "module."
+    on every key is removed. Numbers and text beside the tensors are left out.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is not a dictionary of tensors, or would need a pickle to be run.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a dictionary of tensors, or would need a pickle to be run; the message says what it
+            is.
     """
     return _read(path)[0]
 
@@ -95,9 +151,27 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
         if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
             raise ValueError(f"dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
+<<<<<<< HEAD
     if model.int8 is not None:
         metadata["int8"] = model.int8.to_json()
     write_whole(path, save(state, metadata))
+=======
+    write_whole(path, sorted_header(save(state, metadata)))
+
+
+def sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with the metadata in the order of their keys.
+
+    The library writes them in a random order, so the same weights would give files that differ.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+>>>>>>> field
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:
@@ -136,9 +210,12 @@ def load_model(
     The variant comes from the metadata that `save_state` writes; without it, width, attention and head come from keys
     and shapes, and the activation, which leaves no trace in them, is ReLU unless `activation` says otherwise.
 
+    `num_batches_tracked` of a batch norm may be missing, as in files of torch before 0.4.1.
+
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file is not plain weights, or keys or shapes do not match; the message names them.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not plain weights, weights are not floating-point, or keys or shapes do not match; the
+            message names them and the nearest network.
     """
     state, metadata = _read(path)
     if "activation" in metadata:
@@ -148,13 +225,23 @@ def load_model(
     as_measured = activation in (None, settings.get("activation"))
     if activation is not None:
         settings["activation"] = activation
+<<<<<<< HEAD
     model = SiamFC(**settings, out_scale=out_scale, ops=ops)
     if "int8" in metadata and as_measured:
         try:
             model.int8 = Int8Settings.from_json(metadata["int8"])
         except ValueError as error:
             raise ValueError(f"{error} in {path}") from error
+=======
+    model = SiamFC(**settings, out_scale=out_scale, ops=ops).float()  # whatever the default dtype
+>>>>>>> field
     wanted = model.state_dict()
+    state = {key: value for key, value in wanted.items() if key.endswith(_BATCHES)} | state
+    floats = [key for key, value in wanted.items() if value.is_floating_point()]
+    if integers := [key for key in floats if key in state and not state[key].is_floating_point()]:
+        raise ValueError(
+            f"weights must be floating-point, got {state[integers[0]].dtype} for {_some(integers)} in {path}"
+        )
     problems = []
     if missing := wanted.keys() - state.keys():
         problems.append(f"missing {_some(missing)}")
@@ -164,6 +251,10 @@ def load_model(
     if shapes:
         problems.append(f"other shapes for {_some(shapes)}")
     if problems:
-        raise ValueError(f"keys must match the network, got {'; '.join(problems)} in {path}")
+        nearest = ", ".join(f"{name}={value!r}" for name, value in model.settings().items())
+        raise ValueError(
+            f"keys must match the network, got {'; '.join(problems)} in {path}; "
+            f"the nearest network is SiamFC({nearest})"
+        )
     model.load_state_dict(state, strict=True)
     return model.eval()

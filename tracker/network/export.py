@@ -10,11 +10,12 @@ Crops are RGB, 0 to 255. The template is an input of the search branch: one file
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tracker.config import TrackerConfig
 from tracker.installed import install_hint
 from tracker.io.draw import check_writable
-from tracker.io.files import behind_link
+from tracker.io.files import Replacement, naming
 from tracker.network.model import SiamFC
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -143,20 +144,22 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
     for branch_path in paths.values():
         check_writable(branch_path, "path")
     write = _write_onnx if format == "onnx" else _write_torch
-    temporaries = {branch: p.with_name(f".{p.stem}.{os.getpid()}{p.suffix}") for branch, p in paths.items()}
-    try:
+    with ExitStack() as stack:
+        files = {branch: Replacement(branch_path) for branch, branch_path in paths.items()}
+        for file in files.values():
+            stack.callback(file.discard)
         for branch, program in export_branches(model).items():
-            write(program, branch, temporaries[branch])
-        for branch, temporary in temporaries.items():
-            os.replace(temporary, behind_link(paths[branch]))
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+            with naming(paths[branch]):
+                write(program, branch, files[branch].temporary)
+        for file in files.values():
+            file.commit()
     return paths
 
 
 def _write_torch(program: ExportedProgram, branch: str, path: Path) -> None:
-    torch.export.save(program, path)
+    data = io.BytesIO()
+    torch.export.save(program, data)  # to a full disk torch would end the process
+    path.write_bytes(data.getbuffer())
 
 
 def _write_onnx(program: ExportedProgram, branch: str, path: Path) -> None:

@@ -21,4 +21,4 @@ def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
     name = DEFAULT if weights is None else os.fspath(weights)
     if name in PRETRAINED:
         return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
-    return Path(name)
+    return Path(name).expanduser()

@@ -1,9 +1,9 @@
-"""The server: the page's own files, and what they ask for. A path in a request is never a path on the disk."""
+"""The web server: the files of the page and its API. A path in a request is never a path on the disk."""
 
 from __future__ import annotations
 
 import json
-import tempfile
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from tracker.serve.guard import Guard
 from tracker.serve.jobs import ENDED, Job, Jobs
 from tracker.serve.limits import Limits, Refused, check_box, check_upload_size, check_video, only_whole_videos
 from tracker.serve.sample import Sample
-from tracker.serve.store import Store, Video
+from tracker.serve.store import Store, Video, own_folder
 from tracker.serve.work import Worker, encode_jpeg
 
 PAGE = Path(__file__).parent / "page"
@@ -35,15 +35,15 @@ LARGEST_REQUEST = 10_000  # bytes of JSON
 def create_app(
     worker: Worker, limits: Limits, *, hosts: Collection[str] | None, sample_frames: int | None = None
 ) -> Starlette:
-    """The page as an ASGI application; what it keeps lies in a temporary folder from its start to its end.
+    """The page as an ASGI application. Its data are in a temporary folder that exists while it runs.
 
     Args:
-        worker: does the jobs.
-        limits: what is accepted.
-        hosts: names that requests must be addressed to; None allows any.
+        worker: runs the jobs.
+        limits: of videos and jobs.
+        hosts: host names that requests may use; None allows any.
         sample_frames: length of the built-in video.
     """
-    # Read once: no request opens a file by its name.
+    # Read once, so that no request opens a file by its name.
     files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
     server = _Server(worker, limits)
 
@@ -54,11 +54,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with (
-            tempfile.TemporaryDirectory(prefix="tracker-serve-", ignore_cleanup_errors=True) as folder,
-            only_whole_videos(),
-        ):
-            server.open(Path(folder), {} if sample_frames is None else {"frames": sample_frames})
+        with own_folder() as folder, only_whole_videos():
+            server.open(folder, {} if sample_frames is None else {"frames": sample_frames})
             try:
                 yield
             finally:
@@ -68,6 +65,7 @@ def create_app(
         Route("/", lambda request: asset("index.html")),
         Route("/page/{name}", lambda request: asset(request.path_params["name"])),
         Route("/api/limits", server.tell_limits),
+        Route("/api/session", server.tell_session),
         Route("/api/videos", server.upload, methods=["POST"]),
         Route("/api/sample", server.pick_sample, methods=["POST"]),
         Route("/api/videos/{id}", server.remove, methods=["DELETE"]),
@@ -88,7 +86,7 @@ def create_app(
 
 
 class _Server:
-    """What the routes share. Handlers run in the event loop; whatever takes long runs in other threads."""
+    """State shared by the routes. Handlers run in the event loop; slow work runs in other threads."""
 
     def __init__(self, worker: Worker, limits: Limits) -> None:
         self._worker, self._limits = worker, limits
@@ -103,8 +101,20 @@ class _Server:
         limits = self._limits
         return JSONResponse({"bytes": limits.upload_bytes, "seconds": limits.seconds, "frames": limits.frames})
 
+    async def tell_session(self, request: Request) -> Response:
+        """What a page shows after a reload: the browser's video, its last run, and a running comparison."""
+        owner = request.scope["owner"]
+        video = self.jobs.active_video(owner) or self._store.newest(owner)
+        if video is None or video.facts is None:
+            return JSONResponse({"video": None, "run": None, "comparing": None})
+        jobs = self.jobs.of_video(video)
+        runs = [job for job in jobs if job.task == self._worker.track and job.state not in ("failed", "cancelled")]
+        comparing = [job.id for job in jobs if job.task == self._worker.compare and job.state not in ENDED]
+        run = {"id": runs[-1].id, "box": runs[-1].box.tolist()} if runs else None
+        return JSONResponse({"video": _describe(video), "run": run, "comparing": comparing[0] if comparing else None})
+
     async def upload(self, request: Request) -> Response:
-        """The body is the file itself, so that it is counted, and refused, while it comes."""
+        """Receive a file as the body, so that it can be counted and refused while it arrives."""
         limits = self._limits
         announced = request.headers.get("content-length", "0")
         check_upload_size(int(announced) if announced.isdecimal() else 0, limits)
@@ -120,23 +130,23 @@ class _Server:
             try:
                 facts = await run_in_threadpool(check_video, video.path, limits)
             finally:
-                self._still_wanted(video)  # else its file has gone, and that is what went wrong
+                self._still_wanted(video)  # another upload may have removed the file: that is then the reason to report
             video.facts = facts
-        except BaseException:  # a browser that went away included
+        except BaseException:  # also if the browser disconnects
             self._store.remove(video)
             raise
         return JSONResponse(_describe(video), 201)
 
     async def pick_sample(self, request: Request) -> Response:
         path = await run_in_threadpool(self._sample.path)
-        facts = await run_in_threadpool(check_video, path, Limits())  # narrower ones are for what others bring
+        facts = await run_in_threadpool(check_video, path, Limits())  # the server's limits are for uploads
         video = self._store.add(request.scope["owner"], path)
         video.facts, video.truth = facts, self._sample.truth
         return JSONResponse(_describe(video), 201)
 
     async def remove(self, request: Request) -> Response:
         video = self._find_video(request)
-        self._store.forget(video)  # first: nobody starts a job with it while the one that runs comes to its end
+        self._store.forget(video)  # first, so that no new job starts while the running one ends
         await run_in_threadpool(self._store.drop, video)
         return Response(status_code=204)
 
@@ -158,7 +168,9 @@ class _Server:
     async def status(self, request: Request) -> Response:
         since = request.query_params.get("since", "0")
         first = int(since) if since.isdecimal() and len(since) < 10 else 0
-        return JSONResponse(self._status(self._find_job(request), first))
+        job = self._find_job(request)
+        job.watched = time.monotonic()
+        return JSONResponse(self._status(job, first))
 
     async def cancel(self, request: Request) -> Response:
         self.jobs.cancel(self._find_job(request))
@@ -195,8 +207,8 @@ class _Server:
         return self.jobs.get(request.scope["owner"], request.path_params["id"])
 
     def _status(self, job: Job, since: int) -> dict[str, Any]:
-        """How far a job is, with the scores from frame `since` on."""
-        ended = job.state in ENDED  # read first: what else is read is then of the same end, or later
+        """Progress of a job, with the scores from frame `since` on."""
+        ended = job.state in ENDED  # read first, so that the other values are not older
         run, recent = job.run, job.run.seconds[-20:]
         lost = run.lost[since:]
         return {
@@ -231,8 +243,15 @@ def _describe(video: Video) -> dict[str, Any]:
 
 
 async def moving(chunks: AsyncIterator[bytes], seconds: float, rate: float) -> AsyncIterator[bytes]:
-    """What comes, unless nothing comes for so long, or all of it so late at `rate` bytes per second: whoever is slow on
-    purpose must not keep a place from others."""
+    """Yield the chunks of an upload; refuse one that pauses for `seconds`, or falls that far behind a rate.
+
+    Slow uploads must not block others.
+
+    Args:
+        chunks: of the upload.
+        seconds: see above.
+        rate: bytes per second.
+    """
     began, received = anyio.current_time(), 0
     while True:
         allowed = min(seconds, began + received / rate + seconds - anyio.current_time())
@@ -263,7 +282,9 @@ async def _read_json(request: Request) -> dict[str, Any]:
 
 
 async def _refuse(request: Request, error: Refused) -> Response:
-    return JSONResponse({"error": str(error)}, error.status)
+    # The connection is useless after an upload that was not read to its end.
+    headers = {"Connection": "close"} if error.status in (408, 413) else None
+    return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
@@ -275,4 +296,4 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "this failed: the terminal of the server tells why"}, 500)
+    return JSONResponse({"error": "this failed: see the terminal of the server"}, 500)

@@ -1,4 +1,4 @@
-"""Who may ask: this page alone, by the name of this server, each browser for what it brought itself."""
+"""Access control: only this page, under this server's name, and each browser for its own videos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 COOKIE = "tracker"
 SAFE_METHODS = ("GET", "HEAD")
 HEADERS = {
-    # The page is whole in itself: the browser refuses to load anything of another host, or any script but its own.
+    # The page is self-contained: the browser refuses other hosts and foreign scripts.
     "Content-Security-Policy": "default-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -26,10 +26,10 @@ HEADERS = {
 
 
 class Guard:
-    """Middleware that knows each browser by a random token in a cookie, put as "owner" into the scope.
+    """Middleware that identifies each browser by a random token in a cookie, the "owner" in the scope.
 
-    Refuses (403) a Host that is not one of `hosts` (None allows any), so that no foreign name can be made to point here
-    and read answers as its own; and changes asked for by pages of another origin, which a browser sends unasked.
+    It refuses (403) a Host that is not in `hosts` (None allows any): otherwise a foreign name could point here and read
+    the answers. It also refuses changes requested by pages of another origin.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
@@ -59,7 +59,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         try:
             name, page = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
-        except ValueError:  # a bracket that is not closed
+        except ValueError:  # an unclosed bracket
             return "the names of this server and of the page must be addresses"
         if self._hosts is not None and name not in self._hosts:
             return "this server goes by another name"

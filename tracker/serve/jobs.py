@@ -1,10 +1,12 @@
-"""One job after the other, in one thread: waiting, running, and how each ended."""
+"""The queue of jobs: one runs at a time, in one thread."""
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,27 +19,29 @@ from tracker.serve.limits import Limits, Refused
 from tracker.serve.store import Video
 
 ENDED = ("done", "failed", "cancelled")
-KEPT = 4  # jobs of a video whose results stay
+KEPT = 4  # jobs per video whose results are kept
 
 
 class Cancelled(Exception):
-    """Raised in a job whose user does not want it any more."""
+    """Raised in a job that its user has cancelled."""
 
 
 @dataclass(eq=False)
 class Job:
-    """What is to be done with a video, and how far it is; written by the thread of the jobs, read by the page.
+    """One job on a video and its progress. The job thread writes it, the page reads it.
 
     Attributes:
         task: does the work; calls `check` often.
         state: waiting, running, done, failed or cancelled.
-        phase: what a running job is at: "track", "video" (the annotated video is made) or "compare".
-        total: frames to go through, or None where that is not known.
-        done: frames gone through in this phase.
-        error: why it failed; note: what else the user should know.
+        phase: of a running job: "track", "video" (writing the annotated video) or "compare".
+        total: number of frames to process, or None if unknown.
+        done: number of frames processed in this phase.
+        error: why it failed; note: anything else for the user.
         preview: number of a frame and the frame, annotated, as JPEG.
-        summary, boxes, result: what `Run.summary` gives, the boxes file and the annotated video, once they are there.
-        comparison: fps of both trackers and how equal their boxes are.
+        summary, boxes, result: the result of `Run.summary`, the boxes file and the annotated video, once they exist.
+        watched: when a page last asked for its state, on the clock of `time.monotonic`.
+        patience: seconds without such a request after which the job ends.
+        comparison: fps of both trackers and the overlap of their boxes.
     """
 
     video: Video
@@ -57,15 +61,17 @@ class Job:
     result: Path | None = None
     comparison: dict[str, Any] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    watched: float = field(default_factory=time.monotonic)
+    patience: float = math.inf
 
     def check(self) -> None:
-        """Raise `Cancelled` when the job was cancelled."""
-        if self.cancelled.is_set():
+        """Raise `Cancelled` if the job was cancelled, or nobody has asked for its state for `patience` seconds."""
+        if self.cancelled.is_set() or time.monotonic() - self.watched > self.patience:
             raise Cancelled
 
 
 class Jobs:
-    """Runs jobs in the order they came, one at a time, in a thread that `close` ends."""
+    """Runs jobs in order, one at a time, in a thread that `close` ends."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -89,11 +95,12 @@ class Jobs:
             if len(self._waiting) >= self._limits.jobs:
                 raise Refused("too many runs are waiting: try again in a minute", 503)
             ended = [other for other in self._jobs.values() if other.video is job.video]
-            for other in ended[: max(0, len(ended) - KEPT + 1)]:  # whoever runs again and again must not fill the disk
+            for other in ended[: max(0, len(ended) - KEPT + 1)]:  # repeated runs must not fill the disk
                 del self._jobs[other.id]
                 for path in (other.boxes, other.result):
                     if path is not None:
                         path.unlink(missing_ok=True)
+            job.patience = self._limits.unwatched_seconds
             self._jobs[job.id] = job
             self._waiting.append(job)
             self._changed.notify_all()
@@ -109,8 +116,18 @@ class Jobs:
             raise Refused("this run is no longer here: start it again", 404)
         return job
 
+    def of_video(self, video: Video) -> list[Job]:
+        """The jobs of a video, in the order they were started."""
+        with self._changed:
+            return [job for job in self._jobs.values() if job.video is video]
+
+    def active_video(self, owner: str) -> Video | None:
+        """The video that a job of `owner` waits for or works on."""
+        with self._changed:
+            return next((job.video for job in self._active() if job.video.owner == owner), None)
+
     def position(self, job: Job) -> int:
-        """How many jobs come before a waiting one."""
+        """Number of jobs before a waiting one."""
         with self._changed:
             return self._waiting.index(job) + (self._running is not None) if job in self._waiting else 0
 
@@ -128,7 +145,7 @@ class Jobs:
             return any(job.video is video for job in self._active())
 
     def forget(self, video: Video) -> None:
-        """Cancel the jobs of a video and drop what they gave; returns when none of them works on it any more."""
+        """Cancel the jobs of a video and drop their results; return when none of them runs any more."""
         with self._changed:
             jobs = [job for job in self._jobs.values() if job.video is video]
         for job in jobs:
@@ -136,7 +153,7 @@ class Jobs:
         with self._changed:
             self._changed.wait_for(lambda: self._running not in jobs)
             for job in jobs:
-                self._jobs.pop(job.id, None)  # two may forget the same video
+                self._jobs.pop(job.id, None)  # two threads may forget the same video
 
     def close(self) -> None:
         """Cancel everything and end the thread."""
@@ -165,8 +182,9 @@ class Jobs:
 
 
 def _outcome(job: Job) -> str:
-    """Do the work and say how it ended."""
+    """Run the job and return its final state."""
     try:
+        job.check()  # its page may have gone while the job waited
         job.task(job)
         return "done"
     except Cancelled:
@@ -174,7 +192,7 @@ def _outcome(job: Job) -> str:
     except FloatingPointError as error:
         job.error = str(error)
     except Exception:
-        # A user gets no traceback: it tells paths. Whoever runs the server does.
+        # The traceback goes to the server's terminal only, because it contains paths.
         logging.getLogger(__name__).exception("a job failed")
-        job.error = "this run failed: the terminal of the server tells why"
+        job.error = "this run failed: see the terminal of the server"
     return "failed"

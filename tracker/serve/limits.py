@@ -1,4 +1,4 @@
-"""What the page accepts: how large, how long, and only files that are videos themselves."""
+"""Limits of uploads: size, length, and only files that contain a video themselves."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 
 from tracker.engines.target import as_box
-from tracker.io.draw import DEFAULT_FPS
+from tracker.io.draw import DEFAULT_FPS, usable_fps
 from tracker.io.sources import SourceError, open_source
 
 NOT_A_VIDEO = "this file is not a video that can be read here: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, OGG or WMV"
-# Containers that hold their pictures themselves. What only points to other files or addresses (playlists, manifests,
-# session descriptions, concatenation scripts) would make FFmpeg read those, on behalf of whoever sent it.
+# Containers that hold their pictures themselves. Playlists, manifests, session descriptions and concatenation scripts
+# refer to other files or addresses, which FFmpeg would read for the sender.
 CAPTURE_OPTIONS = "protocol_whitelist;file|format_whitelist;mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"
 
 
 class Refused(Exception):
-    """What a user asked for and does not get: one line for the page, and the status of the answer."""
+    """A refused request: one line for the page, and the HTTP status."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -31,22 +31,24 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one server: what one video may be, and how much is kept at a time."""
+    """Limits of a server: of one video, and of what is kept at a time."""
 
     upload_bytes: int = 200_000_000
-    stall_seconds: float = 30.0  # that an upload may stand still, and be behind the rate
+    stall_seconds: float = 30.0  # that an upload may pause, or fall behind the rate
     least_rate: float = 50_000.0  # of an upload, bytes per second
     seconds: float = 120.0
     frames: int = 7200
-    pixels: int = 4096 * 2304  # of a frame: a small file may hold pictures that no memory holds
+    pixels: int = 4096 * 2304  # of a frame: a small file may contain pictures that exceed the memory
     compared_frames: int = 100
     jobs: int = 8  # waiting
-    videos: int = 8
+    videos: int = 12
+    videos_per_owner: int = 3
+    unwatched_seconds: float = 180.0  # without a request for a job; a hidden tab asks once a minute
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What is known of a video before it is tracked; `frames` is None where the container does not say."""
+    """Properties of a video; `frames` is None if the container does not say."""
 
     size: tuple[int, int]
     fps: float
@@ -61,10 +63,10 @@ def check_upload_size(count: int, limits: Limits) -> None:
 
 
 def check_video(path: Path, limits: Limits) -> Facts:
-    """Read the head and the first frame of an uploaded file; messages name no path.
+    """Read the header and the first frame of an uploaded file. Messages contain no path.
 
     Raises:
-        Refused: it is no video, or a larger or longer one than allowed.
+        Refused: the file is not a video, or is larger or longer than allowed.
     """
     with path.open("rb") as file:
         if not _is_container(file.read(512)):
@@ -76,7 +78,7 @@ def check_video(path: Path, limits: Limits) -> Facts:
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
     _check_pixels((width, height), limits)
-    fps = float(fps) if np.isfinite(fps) and fps > 0 else DEFAULT_FPS
+    fps = usable_fps(fps) or DEFAULT_FPS
     if count > limits.frames:
         raise Refused(f"the video must have at most {limits.frames} frames, got {count}")
     if count > limits.seconds * fps:
@@ -87,7 +89,7 @@ def check_video(path: Path, limits: Limits) -> Facts:
     except SourceError:
         raise Refused(NOT_A_VIDEO, 415) from None
     size = first.shape[1], first.shape[0]
-    _check_pixels(size, limits)  # of the picture itself: the head of the file may say less
+    _check_pixels(size, limits)  # the header may announce a smaller picture
     return Facts(size, fps, count if count > 0 else None, first)
 
 
@@ -100,7 +102,7 @@ def check_box(box: object, size: tuple[int, int]) -> np.ndarray:
     """Return the box that was drawn on a frame of `size` (width, height) as float64 [4]: x, y, w, h.
 
     Raises:
-        Refused: there is none, or it does not lie in the frame, at least in part.
+        Refused: there is none, or it lies outside the frame.
     """
     if box is None:
         raise Refused("draw a box around the target first")
@@ -112,7 +114,7 @@ def check_box(box: object, size: tuple[int, int]) -> np.ndarray:
 
 @contextmanager
 def only_whole_videos() -> Iterator[None]:
-    """While its block runs, OpenCV's FFmpeg opens local files of the known containers and nothing else."""
+    """In the block, OpenCV's FFmpeg opens local files of the known containers only."""
     name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
     before = os.environ.get(name)
     os.environ[name] = CAPTURE_OPTIONS

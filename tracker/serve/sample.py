@@ -1,4 +1,4 @@
-"""The built-in video: synthetic, with known boxes, encoded the first time that someone picks it."""
+"""The built-in video: synthetic, with known boxes, encoded when it is first used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FPS = 30.0
 
 
 class Sample:
-    """A synthetic video in an existing folder of its own; `path` makes the file on first use, from any thread."""
+    """A synthetic video in an existing folder. `path` makes the file on first use, from any thread."""
 
     def __init__(self, folder: Path, *, frames: int = 120, size: tuple[int, int] = (480, 360)) -> None:
         self._folder, self._lock = folder, threading.Lock()

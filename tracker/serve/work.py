@@ -1,4 +1,4 @@
-"""What a job does: track, make the annotated video, compare with reference PyTorch."""
+"""The work of a job: track, write the annotated video, compare with reference PyTorch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tracker.serve.jobs import Cancelled, Job
 from tracker.serve.limits import Limits
 from tracker.tracker import Tracker
 
-PREVIEW_SECONDS = 0.15  # between previews: drawing and packing one takes some 3 ms
+PREVIEW_SECONDS = 0.15  # between previews; drawing and encoding one takes 3 ms
 PREVIEW_SIDE = 960
 
 
 class Worker:
-    """The trackers of a server. Jobs call it from one thread; networks are loaded once.
+    """The trackers of a server. Jobs call it from one thread. Networks are loaded once.
 
     Args:
         weights, activation, device, dtype: as for `Tracker.from_pretrained`.
-        limits: where a run ends whatever the head of the video said.
+        limits: maximum number of frames, whatever the header of the video says.
 
     Raises:
         ValueError, OSError: as `Tracker.from_pretrained` does.
@@ -51,7 +51,7 @@ class Worker:
         self._reference: ReferenceTracker | Tracker | None = None
 
     def track(self, job: Job) -> None:
-        """Track through the whole video; then make the annotated one, so that this does not slow down the tracker."""
+        """Track through the whole video, then write the annotated one, which would slow down the tracker."""
         run, video, limit = job.run, job.video, self._limits.frames
         job.phase, job.total = "track", video.facts.frames
         drawn = -PREVIEW_SECONDS
@@ -70,7 +70,7 @@ class Worker:
                         job.preview = job.done, _jpeg(annotate(image, **run.labels(video.truth)))
             run.total = time.perf_counter() - began
             if run.stopped is not None:
-                job.note = f"the video could not be read beyond frame {job.done - 1}: what came before is kept"
+                job.note = f"the video could not be read beyond frame {job.done}: what came before is kept"
             elif job.done == limit and next(frames, None) is not None:
                 job.note = f"only the first {limit} frames were tracked: this server takes no longer videos"
         boxes = video.folder / f"{job.id}.txt"
@@ -96,7 +96,7 @@ class Worker:
         return path
 
     def compare(self, job: Job) -> None:
-        """Give each frame to the fused tracker and to the reference, in turns."""
+        """Run the fused tracker and the reference in turns on each frame."""
         if self._reference is None:
             eager = Tracker.from_pretrained(**self._weights, backend="eager")
             self._reference = reference_tracker(eager.network.model)
@@ -124,7 +124,7 @@ class Worker:
 
 
 def browser_format(folder: Path) -> str:
-    """Suffix of videos that browsers play: MP4 where this OpenCV writes H.264, else WebM (VP8)."""
+    """Suffix of videos that browsers play: MP4 if OpenCV writes H.264, else WebM (VP8)."""
     with VideoWriter(folder / "probe.mp4", (64, 48)) as probe:
         return ".mp4" if probe.codec == "avc1" else ".webm"
 

@@ -154,6 +154,7 @@ class TrainConfig:
         compile: run the network through torch.compile.
         overfit: train on the first batch again and again, at a constant learning rate: a test of the whole loop.
         checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: minutes after which there is a checkpoint between those too; 0 for none.
         keep: number of checkpoints kept; the weights of the best validation are kept beside them.
         model, data, augment, validation: settings of these parts; tables of the TOML file.
 
@@ -192,6 +193,7 @@ class TrainConfig:
     compile: bool = False
     overfit: bool = False
     checkpoint_every: int = 500
+    checkpoint_minutes: float = 10.0
     keep: int = 3
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -203,7 +205,7 @@ class TrainConfig:
             self,
             {
                 "epochs batch_size lr final_lr checkpoint_every keep": POSITIVE,
-                "seed steps momentum weight_decay clip warmup backbone_lr": NOT_NEGATIVE,
+                "seed steps momentum weight_decay clip warmup backbone_lr checkpoint_minutes": NOT_NEGATIVE,
                 "teacher_weight teacher_map_weight label_weight": NOT_NEGATIVE,
                 "optimizer": one_of(OPTIMIZERS),
                 "schedule": one_of(SCHEDULES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import deque
@@ -21,6 +22,8 @@ class TrainLog:
     """The log of a run: ``metrics.jsonl``, TensorBoard's events beside it, and a progress bar on a terminal.
 
     Lines of steps after `done`, which a killed run wrote after its last checkpoint, are removed: the steps come again.
+    Where there is no checkpoint all of them come again; the lines of the run before are then kept as
+    ``metrics-1.jsonl``, ``metrics-2.jsonl`` and so on.
 
     Args:
         folder: of the run, which exists.
@@ -38,7 +41,9 @@ class TrainLog:
 
     def __init__(self, folder: Path, *, steps: int, done: int = 0, quiet: bool = False) -> None:
         self.path = folder / "metrics.jsonl"
-        if self.path.exists():
+        if self.path.exists() and not done:
+            _keep(self.path)
+        elif self.path.exists():
             kept = [record for record in read_metrics(self.path) if record["step"] <= done]
             write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self.path.open("a", buffering=1, encoding="utf-8")  # a line is written as soon as it is whole
@@ -108,6 +113,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``; a last line that a killed process left half-written is not one."""
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines]
+
+
+def _keep(path: Path) -> None:
+    """Give a file with something in it the next free number."""
+    if path.stat().st_size:
+        numbers = itertools.count(1)
+        path.rename(next(free for n in numbers if not (free := path.with_stem(f"{path.stem}-{n}")).exists()))
 
 
 def _summary_writer(folder: Path, done: int) -> Any:

@@ -90,6 +90,7 @@ def train(
     loader = iter(make_loader(pairs, order, config.data.workers, device))
     generator = torch.Generator()
     losses: list[float] = []
+    saved = time.monotonic()
 
     with training_form(model, config, world, learner) as network:
         for step in range(state.step + 1, steps + 1):
@@ -143,8 +144,11 @@ def train(
             ending = step == steps or stopping > 0
             if validation and config.validation.every and (step % config.validation.every == 0 or step == steps):
                 _validate(model, validation, state, world, folder, log)
-            if checkpoints is not None and world.is_first and (step % config.checkpoint_every == 0 or ending):
+            minutes = (time.monotonic() - saved) / 60
+            due = step % config.checkpoint_every == 0 or 0 < config.checkpoint_minutes <= minutes
+            if checkpoints is not None and world.is_first and (due or ending):
                 checkpoints.save(state)
+                saved = time.monotonic()
             if ending:
                 break
     return losses

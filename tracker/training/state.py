@@ -59,7 +59,7 @@ class TrainState:
         }
         # A copy in rows of its own: safetensors keeps no strides, and tensors may share storage.
         copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        return save(copies, {"state": json.dumps(header)})
+        return save(copies, {"state": json.dumps(header, sort_keys=True)})
 
     def load(self, path: Path) -> None:
         """Take over the state in `path`.

@@ -54,6 +54,7 @@ async function load(name, bring) {
   image.src = `/api/videos/${found.id}/first.jpg`;
   await image.decode();
   video = { ...found, name };
+  sessionStorage.setItem(found.id, name); // for a reload: the server does not know the file's name
   const length = video.frames ? `${video.frames} frames, ${(video.frames / video.fps).toFixed(1)} s` : "length not told";
   $("about-video").textContent = `${name}: ${video.width} × ${video.height}, ${length}`;
   document.querySelector(".picture").style.setProperty("--aspect", video.width / video.height);
@@ -138,13 +139,17 @@ function clearRun() {
 
 $("track").onclick = () => attempt(async () => {
   const { id } = await server.startJob("track", video.id, editor.box);
+  await showJob(id);
+}, "draw");
+
+async function showJob(id) {
   clearRun();
   job = id;
   $("preview").src = `/api/videos/${video.id}/first.jpg`;
   $("running").hidden = false;
   view("run");
   await follow(id);
-}, "draw");
+}
 
 $("cancel").onclick = () => attempt(() => server.cancelJob(job));
 
@@ -220,6 +225,10 @@ function followVideo() {
 
 $("compare").onclick = () => attempt(async () => {
   const { id } = await server.startJob("compare", video.id, editor.box);
+  await followComparison(id);
+});
+
+async function followComparison(id) {
   comparing = id;
   $("compare").hidden = true;
   $("cancel-compare").hidden = false;
@@ -239,7 +248,7 @@ $("compare").onclick = () => attempt(async () => {
       $("cancel-compare").hidden = true;
     }
   }
-});
+}
 $("cancel-compare").onclick = () => attempt(() => server.cancelJob(comparing));
 
 function showComparison(state) {
@@ -261,6 +270,18 @@ function showComparison(state) {
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
+// --- after a reload, or in a second tab
+
+async function resume() {
+  const session = await server.getSession();
+  if (!session.video || document.body.dataset.view !== "empty") return;
+  await load(sessionStorage.getItem(session.video.id) || "Your video", async () => session.video);
+  if (!session.run) return;
+  editor.set(session.run.box);
+  await showJob(session.run.id);
+  if (session.comparing) await followComparison(session.comparing);
+}
+
 view("empty");
 requestAnimationFrame(followVideo);
 attempt(async () => {
@@ -268,3 +289,4 @@ attempt(async () => {
   $("limits").textContent =
     `MP4, MOV, WebM, MKV, AVI …  up to ${limits.bytes / 1e6} MB, ${limits.seconds} seconds and ${limits.frames} frames`;
 });
+attempt(resume, "empty");

@@ -13,6 +13,7 @@ async function ask(method, path, body) {
 }
 
 export const getLimits = () => ask("GET", "/api/limits");
+export const getSession = () => ask("GET", "/api/session");
 export const pickSample = () => ask("POST", "/api/sample");
 export const removeVideo = (id) => ask("DELETE", `/api/videos/${id}`);
 export const startJob = (task, video, box) => ask("POST", "/api/jobs", { task, video, box });

@@ -1,0 +1,28 @@
+"""Modules as leaves of the graphs of ``torch.fx``, which takes the modules of ``torch.nn`` for leaves only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+
+def is_traced(x: Any) -> bool:
+    """Whether ``x`` stands for a value of a graph that ``torch.fx`` makes."""
+    return isinstance(x, fx.Proxy)
+
+
+def leaf_call(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
+    """Add a call of ``module`` to the graph.
+
+    Raises:
+        TypeError: the module is traced by itself.
+    """
+    try:
+        path = x.tracer.path_of_module(module)
+    except NameError:
+        path = ""
+    if not path:
+        name = type(module).__name__
+        raise TypeError(f"{name}: torch.fx must trace a module that holds it, or fastops.restore(model), got it alone")
+    return x.tracer.create_proxy("call_module", path, (x,), {})
