@@ -1,8 +1,8 @@
-"""Paper 001: the losses of box regression in the tracker's box head, everything else being equal."""
+"""Zhang et al. (EIoU): the losses of box regression in the tracker's box head, all else equal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from tracker.data.augment import AugmentConfig, augment, collate
 from tracker.data.crops import crop_target
 from tracker.data.pairs import Pair, PairDataset
 from tracker.eval.metrics import iou
-from tracker.experiments.report import Row, draw_bars, report
+from tracker.experiments.report import Row, draw_bars, write_report
+from tracker.experiments.runs import Experiment, Where
 from tracker.experiments.videos import StretchedVideo
 from tracker.geometry import INSTANCE
 from tracker.network.box_head import boxes_of
@@ -40,6 +41,7 @@ HELD_OUT = 2_000_000  # seeds of the test videos, from here on; training draws f
 class Plan:
     """What is run: every loss from every seed."""
 
+    losses: tuple[str, ...] = tuple(LOSSES)
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 600
     batch_size: int = 8
@@ -80,40 +82,40 @@ class StretchedPairs:
         return Pair(exemplar, search, exemplar_box, search_box)
 
 
-def open_data(folder: Path | None) -> None:
-    """There is none: the videos are synthetic."""
+def with_data(plan: Plan, data: list[str], evaluate: list[str]) -> Plan:
+    """Refuse data: the videos are synthetic."""
+    raise ValueError("--data and --eval must be left out: box-loss makes its own videos")
 
 
-def run(folder: Path, console: Console, data: None = None, *, quick: bool = False) -> list[Row]:
-    """Run the experiment, print its table and leave it in `folder`; return the rows of the table."""
-    plan = QUICK if quick else Plan()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    console.print(
-        f"{len(LOSSES)} losses, {len(plan.seeds)} seeds, {plan.steps} steps each on {device}", highlight=False
-    )
-    runs = []
-    for name in LOSSES:
-        for seed in plan.seeds:
-            model = train_one(name, seed, plan, device)
-            runs.append({"loss": name, "seed": seed} | evaluate(model, plan))
-            console.print(f"  {name}, seed {seed}: video IoU {runs[-1]['video_iou']:.3f}", highlight=False)
+def runs_of(plan: Plan) -> Iterator[Row]:
+    """All losses from one seed before the next seed."""
+    return ({"loss": loss, "seed": seed} for seed in plan.seeds for loss in plan.losses)
 
-    def draw(figure: Figure, rows: Sequence[Row]) -> None:
-        draw_bars(figure, rows, "loss", "video_iou", f"Tracking with the box head, {plan.steps} steps")
+
+def run_one(run: Row, plan: Plan, opened: None, where: Where) -> Row:
+    """Train with one loss from one seed, and score the network."""
+    return evaluate(train_one(run["loss"], run["seed"], plan, where), plan)
+
+
+def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[Row]:
+    """The table of all losses, and their overlaps as a plot."""
+
+    def draw(figure: Figure, table: Sequence[Row]) -> None:
+        draw_bars(figure, table, "loss", "video_iou", f"Tracking with the box head, {plan.steps} steps")
 
     values = ("pair_iou", "video_iou", "aspect_error")
-    return report(console, folder, "box_loss", runs, ["loss"], values, draw)
+    return write_report(console, folder, "box-loss", rows, ["loss"], values, draw)
 
 
-def train_one(name: str, seed: int, plan: Plan, device: torch.device) -> SiamFC:
+def train_one(name: str, seed: int, plan: Plan, where: Where) -> SiamFC:
     """The same network, trained on the same pairs in the same order whatever the loss."""
     torch.manual_seed(seed)
-    model = SiamFC("mish", "se", "box", plan.width).to(device)
+    model = SiamFC("mish", "se", "box", plan.width).to(where.device)
     config = TrainConfig(
         seed=seed, steps=plan.steps, batch_size=plan.batch_size, lr=5e-2, final_lr=2.5e-3, box_loss=LOSSES[name],
         augment=AugmentConfig(**AUGMENT), data=DataConfig(workers=plan.workers),
     )  # fmt: skip
-    train(model, config, pairs=PairDataset(StretchedPairs(plan.steps * plan.batch_size), seed))
+    train(model, config, pairs=PairDataset(StretchedPairs(plan.steps * plan.batch_size), seed), folder=where.scratch)
     return model
 
 
@@ -157,3 +159,19 @@ def _pair_iou(model: SiamFC, plan: Plan) -> float:
 def _corner_and_size(boxes: Tensor) -> np.ndarray:
     boxes = boxes.cpu().numpy()
     return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+
+
+EXPERIMENT = Experiment(
+    name="box-loss",
+    paper="Zhang et al., Focal and efficient IOU loss for accurate bounding box regression",
+    about="losses of box regression in the tracker's box head: overlap on held-out synthetic videos",
+    plans={"quick": QUICK, "default": Plan()},
+    times={"quick": "1 minute on one core", "default": "2 hours on two cores"},
+    key=("loss", "seed"),
+    choices=("losses", "seeds"),
+    with_data=with_data,
+    open=lambda plan: None,
+    runs=runs_of,
+    run=run_one,
+    report=report,
+)
