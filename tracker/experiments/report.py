@@ -72,8 +72,8 @@ def _cell(row: Row, column: str, digits: int = 3) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if abs(value) >= 100:
-        digits = 0
+    if abs(value) >= 10:  # frames per second, seconds: three digits in all are enough
+        digits = min(digits, 1 if abs(value) < 100 else 0)
     if deviation is None or math.isnan(deviation):
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ± {deviation:.{digits}f}"
