@@ -15,7 +15,12 @@ from tracker.commands.output import print_json
 if TYPE_CHECKING:
     from tracker.experiments.runs import Experiment
 
-MODULES = {"activations": "activations", "box-loss": "box_loss", "tracking": "tracking"}
+MODULES = {
+    "tracking": "tracking",
+    "box-loss": "box_loss",
+    "simulation": "simulation",
+    "activations": "activations",
+}
 
 
 def experiment(
@@ -58,6 +63,7 @@ def experiment(
     \b
     tracking      SiamFC with ReLU, + Mish, + SE, + GC, all of them: success, precision, speed
     box-loss      losses of box regression in the tracker's box head: overlap on held-out synthetic videos
+    simulation    boxes that descend the gradient of each IoU loss, without a network
     activations   activation functions, optimizers, networks: test accuracy, speed of convergence
 
     A row is appended to <name>_runs.jsonl when its run is done. The same command goes on after the last row, whatever
@@ -71,6 +77,7 @@ def experiment(
       tracker experiment list
       tracker experiment activations --quick
       tracker experiment activations --data cifar-10-batches-bin --output results
+      tracker experiment simulation --set 'units=[1]'
       tracker experiment tracking --seeds 0,1,2,3,4 --set train.steps=2000
       tracker experiment tracking --paper --data got10k:GOT-10k:train --eval otb:OTB2015:otb2013 --eval vot:VOT2018
       tracker experiment tracking --data train.crops --eval otb:validation --set train.model.width=0.5

@@ -53,25 +53,14 @@ def print_table(console: Console, title: str, rows: Sequence[Row], digits: int =
     console.print(table)
 
 
-def print_grid(console: Console, title: str, rows: Sequence[Row], down: str, across: str, value: str) -> None:
-    """Print one value of rows of `summarise` as a grid of two of their columns."""
-    table = RichTable(title=title)
-    columns = list(dict.fromkeys(row[across] for row in rows))
-    cells = {(row[down], row[across]): _cell(row, value, 3) for row in rows}
-    table.add_column(down)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name in dict.fromkeys(row[down] for row in rows):
-        table.add_row(name, *(cells[name, column] for column in columns))
-    console.print(table)
-
-
 def _cell(row: Row, column: str, digits: int = 3) -> str:
     value, deviation = row.get(column), row.get(f"{column}_std")
     if value is None:
         return ""
     if not isinstance(value, float):
         return str(value)
+    if math.isnan(value):
+        return "-"
     if abs(value) >= 10:  # frames per second, seconds: three digits in all are enough
         digits = min(digits, 1 if abs(value) < 100 else 0)
     if deviation is None or math.isnan(deviation):

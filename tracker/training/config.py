@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tracker.config import NOT_NEGATIVE, POSITIVE, at_least, check_settings, one_of
+from tracker.config import NOT_NEGATIVE, POSITIVE, Rule, at_least, check_settings, one_of
 from tracker.data.augment import AugmentConfig
 from tracker.data.crops import CROP_SIZE
 from tracker.data.pairs import MAX_GAP
@@ -155,7 +155,8 @@ class TrainConfig:
             "mean", the plain mean over the cells, equation 3 of Zhang and Wang.
         box_loss: of head "box"; see `tracker.training.losses.box_head_loss`.
         box_weight: weight of the box loss against the score's.
-        gamma: exponent of the focal box losses.
+        gamma: exponent of "focal_eiou" and "focal_eiou_star".
+        beta: of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
         sync_batch_norm: statistics of batch norms over the batches of all processes, not of each one's own.
         winograd: on a CPU in float32, compute the large convolutions by Winograd's minimal filtering, which rounds less
             exactly (1e-5); see `fastops.nn.WinogradConv2d`.
@@ -198,6 +199,7 @@ class TrainConfig:
     box_loss: str = "focal_eiou"
     box_weight: float = 1.0
     gamma: float = 0.5
+    beta: float = 0.8
     sync_batch_norm: bool = True
     winograd: bool = True
     compile: bool = False
@@ -216,6 +218,7 @@ class TrainConfig:
                 "epochs batch_size lr final_lr checkpoint_every keep": POSITIVE,
                 "seed steps momentum weight_decay clip warmup backbone_lr": NOT_NEGATIVE,
                 "teacher_weight teacher_map_weight label_weight box_weight gamma": NOT_NEGATIVE,
+                "beta": Rule("between 1/e and 1", lambda value: 1 / math.e <= value <= 1),
                 "optimizer": one_of(OPTIMIZERS),
                 "schedule": one_of(SCHEDULES),
                 "precision": one_of(PRECISIONS),

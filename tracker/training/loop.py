@@ -108,7 +108,8 @@ def train(
             with torch.autocast(device.type, getattr(torch, config.precision), enabled=config.precision != "float32"):
                 given = network(batch.exemplar, batch.instance)
                 output = given if targets is None else given.output
-                parts = losses_of(output, batch, config.box_loss, config.score_loss, gamma=config.gamma)
+                options = {"gamma": config.gamma, "beta": config.beta}
+                parts = losses_of(output, batch, config.box_loss, config.score_loss, **options)
                 if targets is not None:
                     parts |= teacher_losses(given, targets)
             loss = torch.stack([config.weight_of(name) * part for name, part in parts.items()]).sum()

@@ -12,10 +12,12 @@ import fastops
 from tracker.data.augment import Batch
 from tracker.geometry import INSTANCE, STRIDE, cell_offsets
 from tracker.network.box_head import BoxOutput, boxes_of
+from tracker.training import box_losses
 
 SCORE_LOSSES = ("balanced", "mean")
-BOX_LOSSES = ("focal_eiou", "eiou", "ciou", "giou", "iou")
-GAMMA = 0.5  # of Focal-EIoU
+FUSED_BOX_LOSSES = ("focal_eiou", "eiou", "ciou", "diou", "giou", "iou")
+BOX_LOSSES = (*FUSED_BOX_LOSSES, "focal_l1", "smooth_l1", "balanced_l1", "focal_eiou_v1", "focal_eiou_star")
+GAMMA, BETA = 0.5, 0.8  # of Focal-EIoU and FocalL1
 RADIUS = 16.0  # pixels from the target's centre within which a cell of the score map counts as the target
 
 
@@ -87,19 +89,29 @@ def assign(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def box_head_loss(
-    output: BoxOutput, boxes: Tensor, kind: str = "focal_eiou", score: str = "balanced", *, gamma: float = GAMMA
+    output: BoxOutput,
+    boxes: Tensor,
+    kind: str = "focal_eiou",
+    score: str = "balanced",
+    *,
+    gamma: float = GAMMA,
+    beta: float = BETA,
 ) -> dict[str, Tensor]:
-    r"""Losses of the box head; train on their sum.
+    r"""Losses of the box head; train on their weighted sum.
 
-    .. math:: L_{score} = \text{balanced logistic}, \qquad
-        L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}
+    $$L_{score} = \text{`score_loss`}, \qquad L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}$$
 
-    over the cells u within the target's box; w is IoU^0.5 for Focal-EIoU (paper 001, eq. 11) and 1 for the others.
+    over the cells u within the target's box. The weight w is $\mathrm{IoU}^\gamma$ for Focal-EIoU (equation 11 of Zhang
+    et al., "Focal and efficient IOU loss for accurate bounding box regression") and 1 for the others.
 
     Args:
         output: what the model gives.
         boxes: [N, 4] float32, x1, y1, x2, y2 of the targets in pixels of the instance crop, which spans 0 to 255.
-        kind: "focal_eiou", "eiou", "ciou", "giou" or "iou".
+        kind: "iou", "giou", "diou", "ciou", "eiou" or "focal_eiou"; or a loss of `tracker.training.box_losses`:
+            "smooth_l1", "balanced_l1", "focal_l1", "focal_eiou_v1" or "focal_eiou_star".
+        score: `kind` of `score_loss`.
+        gamma: exponent of "focal_eiou" and "focal_eiou_star".
+        beta: of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
 
     Returns:
         "score" and "box", scalars. Targets without a cell add nothing to "box".
@@ -126,6 +138,10 @@ def box_head_loss(
     pred = boxes_of(output.ltrb.float())
     target = boxes[:, None, None].expand_as(pred)
     weight = inside.float()
+    if kind not in FUSED_BOX_LOSSES:
+        options = {"gamma": gamma} if kind == "focal_eiou_star" else {"beta": beta} if "focal" in kind else {}
+        losses = getattr(box_losses, kind)(pred, target, **options)
+        return {"score": score_part, "box": (weight * losses).sum() / weight.sum().clamp(min=1e-2)}
     if kind == "focal_eiou":
         weight = weight * (1 - ops.iou_loss(pred.detach(), target, reduction="none")).pow(gamma)
         kind = "eiou"
