@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastops._channels import Transposed, channel_number, transposed_groups
+from fastops._channels import Transposed, channel_number, check_sharding, local, transposed_groups
 from fastops.ops._checks import FLOATING, check, check_same_device, check_same_shape, dtype_name
 
 _centralize = torch.ops.fastops.centralize_.default
@@ -32,10 +32,13 @@ def centralize_gradients_(
             through by itself.
 
     Raises:
-        RuntimeError: for sparse gradients; ``centralize_: tensors[i] must have dtype ...`` for any other dtype.
+        RuntimeError: for sparse gradients, for flat parameters of FSDP1 and ``DTensor``s that are not sharded by output
+            channel; ``centralize_: tensors[i] must have dtype ...`` for any other dtype.
 
     For any optimizer: call it between ``backward`` and ``step``, or register it once as a hook. Gradients scaled by a
     ``GradScaler`` may be centralized before or after ``unscale_``. A channel of a single weight has no gradient left.
+    Parameters of ``fully_shard`` (FSDP2) are centralized without communication: each process has whole output channels.
+    The flat ones of FSDP1 are refused.
     :class:`fastops.optim.SGDGC` and :class:`fastops.optim.AdamWGC` centralize inside their step, which saves the pass;
     SGDGC does so after adding the weight decay.
 
@@ -59,8 +62,13 @@ def centralize_gradients_(
     batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[int]]] = {}
     for p in [params] if isinstance(params, Tensor) else params:
         grad = p.grad
-        if grad is None or (channels := channel_number(p, conv_only, groups)) < 0:
+        if grad is None:
             continue
+        channels = channel_number(p, conv_only, groups)
+        check_sharding("centralize_gradients_", p, grad, channels)
+        if channels < 0:
+            continue
+        grad = local(grad)
         check_dense("centralize_gradients_", grad)
         tensors, numbers = batches.setdefault((grad.device, grad.dtype), ([], []))
         tensors.append(grad)
