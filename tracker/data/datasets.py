@@ -15,6 +15,7 @@ import numpy as np
 from tracker.data import imagenet_vid
 from tracker.data.annotations import Problems, parse_box_or_absent, parse_region, read_flags, read_names, read_rows
 from tracker.data.otb import list_targets, load_target
+from tracker.data.otb_lists import OTB_LISTS
 from tracker.data.sequence import Sequence
 from tracker.io.sources import images_in, natural_key
 
@@ -29,17 +30,17 @@ def open_dataset(
 ) -> list[Sequence]:
     """Read the annotations of a data set; the images stay where they are and are only listed.
 
-    ============  ================================================================================ =====================
-    layout        folders and files                                                                split
-    ============  ================================================================================ =====================
-    got10k        <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt                   train, val, test
-    otb           <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ...
+    ============  =============================================================================== ======================
+    layout        folders and files                                                               split
+    ============  =============================================================================== ======================
+    got10k        <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt                  train, val, test
+    otb           <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ...                   otb50, otb2013, otb100
     vot           <name>/*.jpg or color/*.jpg, groundtruth.txt (boxes or polygons); list.txt
-    lasot         <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt   train, test
-    trackingnet   TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt                                   train, TRAIN_0, test
-    imagenet-vid  Data/VID/<split>/.../*.JPEG, Annotations/VID/<split>/.../*.xml                   train, val
+    lasot         <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt  train, test
+    trackingnet   TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt                                  train, TRAIN_0, test
+    imagenet-vid  Data/VID/<split>/.../*.JPEG, Annotations/VID/<split>/.../*.xml                  train, val
     folder        <name>/*.jpg or img/*.jpg, groundtruth.txt
-    ============  ================================================================================ =====================
+    ============  =============================================================================== ======================
 
     Boxes of GOT-10k, OTB, LaSOT and plain folders are 1-based in the files (those that `tracker track --results` writes
     too) and become 0-based; the others stay as they are. Frames whose target is absent, out of view or fully occluded
@@ -157,7 +158,15 @@ def _load_got10k(folder: Path, problems: Problems) -> list[Sequence]:
 
 def _find_otb(root: Path, split: str | None) -> list[Path]:
     _no_sequence(root, "img")
-    return _folders(root)
+    if split is None:
+        return _folders(root)
+    missing = [name for name in OTB_LISTS[split] if not (root / name).is_dir()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise FileNotFoundError(
+            f"root must hold all sequences of {split}, got {root} without {', '.join(missing[:3])}{more}"
+        )
+    return [root / name for name in OTB_LISTS[split]]
 
 
 def _no_sequence(root: Path, part: str) -> None:
@@ -248,7 +257,7 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "got10k": Layout(_find_got10k, _load_got10k, ("train", "val", "test")),
-    "otb": Layout(_find_otb, _load_otb),
+    "otb": Layout(_find_otb, _load_otb, tuple(OTB_LISTS)),
     "vot": Layout(_find_vot, _load_vot),
     "lasot": Layout(_find_lasot, _load_lasot, ("train", "test")),
     "trackingnet": Layout(_find_trackingnet, _load_trackingnet, ("train", "TRAIN_*", "test")),
