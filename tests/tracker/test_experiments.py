@@ -436,6 +436,14 @@ def test_rows_of_other_settings_are_refused(tmp_path):
         run_experiment(experiment, Counted(), tmp_path, Console(quiet=True), None)
 
 
+def test_sweeps_add_runs_once_and_leave_the_others():
+    plan = box_loss.Plan(losses=("EIoU", "FocalL1"), seeds=(0,), weight=2.5, sweeps=("weight",))
+    runs = list(box_loss.runs_of(plan))
+    assert [(run["loss"], run["weight"]) for run in runs[:2]] == [("EIoU", 2.5), ("FocalL1", 1.0)]
+    assert sorted(run["weight"] for run in runs if run["loss"] == "EIoU") == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert len(runs) == len({tuple(run.values()) for run in runs}) == 7
+
+
 def test_list_tells_papers_and_times(capsys):
     assert main(["experiment", "list"]) == 0
     out = capsys.readouterr().out
@@ -455,6 +463,7 @@ def test_list_tells_papers_and_times(capsys):
             "--data and --eval must be left out: box-loss makes its own videos",
         ),
         (["experiment", "tracking", "--set", "train.lrr=1"], "unknown setting train.lrr: did you mean train.lr?"),
+        (["experiment", "tracking", "--unit", "1"], "--unit must be left out: tracking has no unit of length"),
         (["experiment", "tracking", "--seeds", "a"], "--seeds must be whole numbers N,N,..., got 'a'"),
         (["experiment", "tracking", "--quick", "--tables"], "--output must hold rows of tracking, got none in "),
         (["experiment", "activations", "--data", "nowhere"], "--data must hold CIFAR-10 or CIFAR-100"),

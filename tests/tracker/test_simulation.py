@@ -162,7 +162,19 @@ def test_a_statement_holds_where_the_curves_say_so(curves):
 
 def test_a_run_leaves_rows_tables_and_plots(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    options = ["--quick", "-o", str(tmp_path), "--set", "points=2", "--set", "iterations=8"]
+    options = [
+        "--quick",
+        "-o",
+        str(tmp_path),
+        "--set",
+        "points=2",
+        "--set",
+        "iterations=8",
+        "--unit",
+        "10",
+        "--unit",
+        "1",
+    ]
     assert main(["experiment", "simulation", *options]) == 0
     rows = rows_of(tmp_path / "simulation_runs.jsonl")
     assert len(rows) == 2 * 2 * len(LOSSES) and all(len(row["curves"]["error"]) == 9 for row in rows)

@@ -50,6 +50,10 @@ def experiment(
         ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="The seeds to run.")] = None,
+    unit: Annotated[
+        list[float] | None,
+        typer.Option(help="simulation: side of a square target, in place of 10 and 1; repeatable."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting, such as train.steps=2000; repeatable."),
@@ -77,7 +81,7 @@ def experiment(
       tracker experiment list
       tracker experiment activations --quick
       tracker experiment activations --data cifar-10-batches-bin --output results
-      tracker experiment simulation --set 'units=[1]'
+      tracker experiment simulation --unit 1
       tracker experiment tracking --seeds 0,1,2,3,4 --set train.steps=2000
       tracker experiment tracking --paper --data got10k:GOT-10k:train --eval otb:OTB2015:otb2013 --eval vot:VOT2018
       tracker experiment tracking --data train.crops --eval otb:validation --set train.model.width=0.5
@@ -102,7 +106,9 @@ def experiment(
         raise CommandError("--quick must come without --paper")
     chosen = _load(name)
     with input_errors():
-        plan = _plan(chosen, "quick" if quick else "paper" if paper else "default", data, evaluate, seeds, settings)
+        plan = _plan(
+            chosen, "quick" if quick else "paper" if paper else "default", data, evaluate, seeds, unit, settings
+        )
         opened = None if tables else chosen.open(plan)
         make_folder(output, "--output")
         log = open_log(chosen, plan, output)
@@ -132,6 +138,7 @@ def _plan(
     data: list[str] | None,
     evaluate: list[str] | None,
     seeds: str | None,
+    unit: list[float] | None,
     settings: list[str] | None,
 ) -> Any:
     """The settings that the options choose."""
@@ -149,5 +156,8 @@ def _plan(
             values["seeds"] = [int(part) for part in seeds.split(",")]
         except ValueError:
             raise CommandError(f"--seeds must be whole numbers N,N,..., got {seeds!r}") from None
+    if unit and "units" not in values:
+        raise CommandError(f"--unit must be left out: {experiment.name} has no unit of length")
+    values |= {"units": unit} if unit else {}
     apply_settings(values, settings or ())
     return from_dict(type(plan), values)

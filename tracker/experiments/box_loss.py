@@ -45,6 +45,7 @@ LOSSES = {
     "BalancedL1": "balanced_l1",
     "SmoothL1": "smooth_l1",
 }
+L1_LOSSES = ("FocalL1", "BalancedL1", "SmoothL1")  # of offsets, not of the IoU
 #: Table 1 and Table 2 of the paper: COCO box AP of RetinaNet with ResNet-50. Its baseline is SmoothL1.
 PAPER_AP = {
     "SmoothL1": 35.9, "IoU": 36.5, "GIoU": 36.5, "CIoU": 36.7, "FocalL1": 36.5, "BalancedL1": 36.3, "EIoU": 37.0,
@@ -72,7 +73,8 @@ class Plan:
         losses: names of `LOSSES`.
         seeds: each decides the start of the network and the pairs.
         sweeps: names of `SWEEPS`; each repeats some losses with several values of one setting.
-        weight: of the box loss against the score's; the paper's is 2.5 for losses of the IoU, 1 for the others.
+        weight: of a loss of the IoU against the score's; the paper's is 2.5.
+        l1_weight: the same of a loss of offsets; the paper's is 1.
         beta: of FocalL1 and Focal-EIoU v1.
         gamma: of Focal-EIoU and Focal-EIoU*.
         steps, batch_size, width, workers: of the training.
@@ -84,6 +86,7 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     sweeps: tuple[str, ...] = ()
     weight: float = 1.0
+    l1_weight: float = 1.0
     beta: float = 0.8
     gamma: float = 0.5
     steps: int = 600
@@ -139,18 +142,28 @@ def runs_of(plan: Plan) -> Iterator[Row]:
     """All losses from one seed, then the sweeps from it, before the next seed. No run comes twice."""
     for seed in plan.seeds:
         done = []
-        settings = {"weight": plan.weight, "beta": plan.beta, "gamma": plan.gamma}
         swept = [
-            (loss, settings | {sweep: value})
+            (loss, _settings(loss, plan) | {sweep: value})
             for sweep in plan.sweeps
             for loss in SWEEPS[sweep][0]
             for value in SWEEPS[sweep][1]
         ]
-        for loss, chosen in [*((loss, settings) for loss in plan.losses), *swept]:
+        for loss, chosen in [*((loss, _settings(loss, plan)) for loss in plan.losses), *swept]:
             run = {"loss": loss, **chosen, "seed": seed}
             if run not in done:
                 done.append(run)
                 yield run
+
+
+def _settings(loss: str, plan: Plan) -> Row:
+    """The settings of a loss outside the sweeps."""
+    weight = plan.l1_weight if loss in L1_LOSSES else plan.weight
+    return {"weight": weight, "beta": plan.beta, "gamma": plan.gamma}
+
+
+def _is_plain(row: Row, plan: Plan, but: str = "") -> bool:
+    """Whether a row has the settings of the plan, one of them left out."""
+    return all(row[key] == value for key, value in _settings(row["loss"], plan).items() if key != but)
 
 
 def run_one(run: Row, plan: Plan, opened: None, where: Where) -> Row:
@@ -161,12 +174,11 @@ def run_one(run: Row, plan: Plan, opened: None, where: Where) -> Row:
 
 def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[Row]:
     """The table of all losses beside the paper's AP, their overlaps as a plot, and figure 9 where there are sweeps."""
-    settings = {"weight": plan.weight, "beta": plan.beta, "gamma": plan.gamma}
-    plain = [row for row in rows if all(row[key] == value for key, value in settings.items())]
+    plain = [row for row in rows if _is_plain(row, plan)]
     values = ("pair_iou", "video_iou", "aspect_error")
 
     def draw(figure: Figure, table: Sequence[Row]) -> None:
-        chosen = [row for row in table if all(row[key] == value for key, value in settings.items())]
+        chosen = [row for row in table if _is_plain(row, plan)]
         draw_bars(figure, chosen, "loss", "video_iou", f"Tracking with the box head, {plan.steps} steps")
 
     def beside(table: Sequence[Row]) -> list[Row]:
@@ -175,23 +187,19 @@ def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[
             {"loss": name, "AP in the paper": ap, **scores[name]} for name, ap in PAPER_AP.items() if name in scores
         ]
 
-    plots = {f"sweep_{sweep}": partial(_draw_sweep, rows=rows, sweep=sweep, rest=settings) for sweep in plan.sweeps}
-    by = ["loss", *settings]
+    plots = {f"sweep_{sweep}": partial(_draw_sweep, rows=rows, sweep=sweep, plan=plan) for sweep in plan.sweeps}
+    by = ["loss", "weight", "beta", "gamma"]
     title = "Tables 1 and 2 of the paper, COCO AP, beside overlaps here"
     return write_report(
         console, folder, "box-loss", rows, by, values, draw, size=(12, 4), extra={title: beside}, plots=plots
     )
 
 
-def _draw_sweep(figure: Figure, rows: Sequence[Row], sweep: str, rest: Row) -> None:
+def _draw_sweep(figure: Figure, rows: Sequence[Row], sweep: str, plan: Plan) -> None:
     """The overlap on held-out pairs against one setting, the others as they are in the plan."""
     axes = figure.add_subplot()
     for loss in SWEEPS[sweep][0]:
-        chosen = [
-            row
-            for row in rows
-            if row["loss"] == loss and all(row[key] == value for key, value in rest.items() if key != sweep)
-        ]
+        chosen = [row for row in rows if row["loss"] == loss and _is_plain(row, plan, but=sweep)]
         table = sorted(summarise(chosen, [sweep], ["pair_iou"]), key=lambda row: row[sweep])
         deviations = [0.0 if math.isnan(row["pair_iou_std"]) else row["pair_iou_std"] for row in table]
         axes.errorbar(
@@ -263,7 +271,7 @@ EXPERIMENT = Experiment(
     plans={"quick": QUICK, "default": Plan(), "paper": Plan(sweeps=tuple(SWEEPS), weight=2.5)},
     times={"quick": "1 minute on one core", "default": "3 hours on two cores", "paper": "10 hours on two cores"},
     key=("loss", "weight", "beta", "gamma", "seed"),
-    choices=("losses", "seeds", "sweeps", "weight", "beta", "gamma"),
+    choices=("losses", "seeds", "sweeps", "weight", "l1_weight", "beta", "gamma"),
     with_data=with_data,
     open=lambda plan: None,
     runs=runs_of,
