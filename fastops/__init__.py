@@ -39,6 +39,7 @@ __all__ = [
     "optim",
     "reference",
     "relu_max_pool2d",
+    "replace_activations",
     "response_peak",
     "restore",
     "se_attention",
@@ -52,6 +53,7 @@ if load_error is None:
     from fastops import nn, optim
     from fastops._accelerate import accelerate, acceleration_report, restore
     from fastops._backends import backends, set_backend
+    from fastops.nn.replace_activations import replace_activations
     from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
     from fastops.ops.box_loss import (

@@ -33,3 +33,30 @@ def channel_number(param: Tensor, conv_only: bool, transposed: Mapping[Tensor, i
     groups = transposed.get(param, 0)
     weights = param.numel() // max(1, param.shape[1] * groups if groups else param.shape[0])
     return -1 if weights == 1 else groups
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a `DTensor` that this process has, which shares its memory; any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def check_sharding(op: str, param: Tensor, grad: Tensor, channel: int) -> None:
+    """Refuse parameters whose output channels are spread over processes: their means would need all of them.
+
+    `fully_shard` (FSDP2) splits dim 0, so whole output channels, and each process can centralize its own.
+
+    Raises:
+        RuntimeError: `<op>: params must ...`.
+    """
+    if getattr(param, "_fsdp_flattened", False) and param.dim() == 1:
+        raise RuntimeError(
+            f"{op}: params must keep their shapes to be centralized, got a flat parameter of FSDP1, of {param.numel()} "
+            "elements; use fully_shard (FSDP2)"
+        )
+    for placement in getattr(grad, "placements", ()):
+        fits = placement.is_replicate() or (placement.is_shard() and (channel < 0 or placement.dim == 0 == channel))
+        if not fits:
+            raise RuntimeError(
+                f"{op}: params must be replicated or sharded by output channel, got a gradient {placement} of shape "
+                f"{list(grad.shape)}"
+            )

@@ -20,7 +20,11 @@ PAGES = sorted(DOCS.rglob("*.md"))
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 BLOCKS = {page: blocks(page, "python", "bash", "console", "toml") for page in PAGES}
 
-MARKS = {"not run: CI installs before it runs the tests": 1, "run smaller: takes hours": 3}
+MARKS = {
+    "not run: CI installs before it runs the tests": 1,
+    "not run: it needs GOT-10k, OTB and VOT2018, and days on a GPU": 1,
+    "run smaller: takes hours": 3,
+}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,7 +90,7 @@ def test_tables_are_those_of_the_results(site):
 # ---- the pages' examples ---------------------------------------------------------------------------------------
 
 
-SLOW = {"index", "tracking", "training"}  # pages and notebooks that train or track for more than a moment
+SLOW = {"index", "papers", "tracking", "training"}  # pages and notebooks that train or track for more than a moment
 
 
 def _params(paths: list[Path]) -> list:

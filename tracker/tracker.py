@@ -202,11 +202,11 @@ def find_model(
     return model, device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-<<<<<<< HEAD
 def device_of(dtype: torch.dtype | str | None) -> str | None:
     """Where a network of this type must run; None: anywhere."""
     return "cpu" if dtype in (torch.int8, "int8") else None
-=======
+
+
 def check_device(device: torch.device | str | None) -> None:
     """Refuse a device that this machine or this torch does not have, in place of torch's AssertionError."""
     try:
@@ -215,7 +215,6 @@ def check_device(device: torch.device | str | None) -> None:
         raise ValueError(f"device must be cpu, cuda or cuda:N, got {device!r}") from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device must be one of this machine's {torch.cuda.device_count()} GPUs, got {str(device)!r}")
->>>>>>> field
 
 
 def check_dtype(dtype: torch.dtype | str | None, backend: str = "fastops") -> None:

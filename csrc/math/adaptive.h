@@ -7,7 +7,8 @@
 //
 // Backward, with g = dL/dy and f = sigma or tanh:
 //   dL/dx = g b f'(u) a,   dL/da = b sum g f'(u) x,   dL/db = sum g f(u),   dL/dc = b sum g f'(u),   dL/dd = sum g
-// and for relu, with g split into (g_u, g_v) = (g, 0) where u > v, (0, g) where u < v and halves at a tie:
+// and for relu, with (g_u, g_v) = (g, 0) where u >= v, else (0, g). A tie goes to one line: halves would keep two lines
+// that start equal, as the authors' do, equal for ever:
 //   dL/dx = g_u a + g_v b,   dL/da = sum g_u x,   dL/db = sum g_v x,   dL/dc = sum g_u,   dL/dd = sum g_v
 //
 // f and f' come from one exponential of an argument <= 0, which cannot overflow, and one division; nothing cancels:
@@ -108,15 +109,21 @@ struct AdaptiveActivation<kAdaptiveRelu, Maths> {
   template <class T>
   FASTOPS_HD static T forward(T x, const AdaptiveParameters<T>& p) {
     const T u = p.a * x + p.c, v = p.b * x + p.d;
-    return u > v || u != u ? u : v;  // NaN wins, as in torch.maximum
+    return first(u, v) ? u : v;
   }
-  // The comparisons are those of torch.maximum's gradient: if u or v is NaN, both get all of it.
   template <class T>
   FASTOPS_HD static AdaptiveTerms<T> backward(T grad, T x, const AdaptiveParameters<T>& p) {
     const T u = p.a * x + p.c, v = p.b * x + p.d;
-    const T share = u == v ? T(0.5) * grad : grad;
-    const T grad_u = u < v ? T(0) : share, grad_v = u > v ? T(0) : share;
+    const bool of_u = first(u, v);
+    const T grad_u = of_u ? grad : T(0), grad_v = of_u ? T(0) : grad;
     return {grad_u * p.a + grad_v * p.b, grad_u * x, grad_v * x, grad_u, grad_v};
+  }
+
+ private:
+  // Whether u is the value: NaN wins, as in torch.maximum.
+  template <class T>
+  FASTOPS_HD static bool first(T u, T v) {
+    return u >= v || u != u;
   }
 };
 

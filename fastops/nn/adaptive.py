@@ -103,10 +103,11 @@ class AReLU(_Adaptive):
     Args:
         num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
             `nn.PReLU` has it.
-        a, b, c, d: where they start; the defaults are plain ReLU, `b=0.25` is PReLU.
+        a, b, c, d: where they start, in place of what `init` says; `b=0.25` is PReLU.
+        init: "relu" starts as ReLU, (1, 0, 0, 0); "paper" as the authors' code does, (1, 1, 0, 0), the identity.
 
     Raises:
-        ValueError: `AReLU: num_parameters must be at least 1, got ...`.
+        ValueError: `AReLU: num_parameters must be at least 1, got ...`, `AReLU: init must be ...`.
 
     Examples:
 
@@ -118,14 +119,19 @@ class AReLU(_Adaptive):
     def __init__(
         self,
         num_parameters: int = 1,
-        a: float = 1.0,
-        b: float = 0.0,
-        c: float = 0.0,
-        d: float = 0.0,
+        a: float | None = None,
+        b: float | None = None,
+        c: float | None = None,
+        d: float | None = None,
+        init: str = "relu",
         device=None,
         dtype=None,
     ) -> None:
-        super().__init__(num_parameters, (a, b, c, d), device, dtype)
+        starts = {"relu": (1.0, 0.0, 0.0, 0.0), "paper": (1.0, 1.0, 0.0, 0.0)}
+        if init not in starts:
+            raise ValueError(f"AReLU: init must be one of {', '.join(starts)}, got {init!r}")
+        chosen = [own if given is None else given for own, given in zip(starts[init], (a, b, c, d), strict=True)]
+        super().__init__(num_parameters, tuple(chosen), device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return adaptive_relu(x, self.a, self.b, self.c, self.d)

@@ -109,8 +109,9 @@ def adaptive_relu(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
     Raises:
         RuntimeError: `adaptive_relu: <argument> must ...` for other shapes, dtypes or devices.
 
-    Where both lines are equal each gets half of the gradient, as `torch.maximum` has it (`torch.relu` gives 0
-    there). Gradients and autocast otherwise as [`adaptive_sigmoid`][fastops.adaptive_sigmoid].
+    Where both lines are equal the first, a x + c, gets all of the gradient (`torch.maximum` halves it, and
+    `torch.relu` gives 0). Two lines that start equal would else stay equal for ever. Gradients and autocast
+    otherwise as [`fastops.adaptive_sigmoid`][].
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 12 (another
     activation called AReLU, of Chen et al. 2020, is attention-based).

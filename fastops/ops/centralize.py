@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastops._channels import Transposed, channel_number, transposed_groups
+from fastops._channels import Transposed, channel_number, check_sharding, local, transposed_groups
 from fastops.ops._checks import FLOATING, check, check_same_device, check_same_shape, dtype_name
 
 _centralize = torch.ops.fastops.centralize_.default
@@ -35,10 +35,13 @@ def centralize_gradients_(
             through by itself.
 
     Raises:
-        RuntimeError: for sparse gradients; `centralize_: tensors[i] must have dtype ...` for any other dtype.
+        RuntimeError: for sparse gradients, for flat parameters of FSDP1 and `DTensor`s that are not sharded by output
+            channel; `centralize_: tensors[i] must have dtype ...` for any other dtype.
 
     For any optimizer: call it between `backward` and `step`, or register it once as a hook. Gradients scaled by a
     `GradScaler` may be centralized before or after `unscale_`.
+    Parameters of `fully_shard` (FSDP2) are centralized without communication: each process has whole output channels.
+    The flat ones of FSDP1 are refused.
     [`fastops.optim.SGDGC`][] and [`fastops.optim.AdamWGC`][] centralize inside their step, which saves the pass;
     SGDGC does so after adding the weight decay.
 
@@ -65,10 +68,11 @@ def centralize_gradients_(
         if grad is None:
             continue
         channels = channel_number(p, conv_only, groups)
-        if channels >= 0 or getattr(p, "_fsdp_flattened", False):
-            check_dense("centralize_gradients_", p, grad)
+        check_sharding("centralize_gradients_", p, grad, channels)
         if channels < 0:
             continue
+        grad = local(grad)
+        check_dense("centralize_gradients_", grad)
         tensors, numbers = batches.setdefault((grad.device, grad.dtype), ([], []))
         tensors.append(grad)
         numbers.append(channels)
@@ -78,16 +82,8 @@ def centralize_gradients_(
             torch.autograd.graph.increment_version(tensors)  # a graph that needs the old values must notice
 
 
-def check_dense(op: str, param: Tensor, grad: Tensor) -> None:
-    """Refuse gradients whose output channels this process does not have whole."""
-    # DTensor of fully_shard, and what FullyShardedDataParallel flattens to one dimension; known by name, because
-    # torch.distributed need not be built.
-    sharded = hasattr(grad, "placements") or getattr(param, "_fsdp_flattened", False)
-    check(
-        not sharded,
-        f"{op}: parameters must be whole tensors, got one that fully_shard or FullyShardedDataParallel has sharded "
-        "(use an optimizer of torch.optim for these)",
-    )
+def check_dense(op: str, grad: Tensor) -> None:
+    """Refuse sparse gradients."""
     check(
         grad.layout == torch.strided,
         f"{op}: gradients must be dense, got {grad.layout} of shape {list(grad.shape)}",

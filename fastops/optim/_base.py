@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from fastops._channels import Transposed, channel_number, transposed_groups
+from fastops._channels import Transposed, channel_number, check_sharding, transposed_groups
 from fastops.ops.centralize import check_dense
 
 _FALSE_WHERE_MISSING = ("maximize", "nesterov", "amsgrad")
@@ -22,6 +22,8 @@ class CentralizedOptimizer(Optimizer):
     _step_supports_amp_scaling = True
 
     def __init__(self, params: ParamsT | nn.Module, transposed: Transposed, defaults: dict[str, Any]) -> None:
+        if defaults.pop("differentiable"):
+            raise ValueError(f"{type(self).__name__}: differentiable must be False, got True: a step is no graph")
         self._check("lr", defaults["lr"])
         self._check("weight_decay", defaults["weight_decay"])
         groups = transposed_groups(transposed)
@@ -63,8 +65,11 @@ class CentralizedOptimizer(Optimizer):
         for p in group["params"]:
             if p.grad is None:
                 continue
-            check_dense(type(self).__name__, p, p.grad)
-            yield p, channel_number(p, group["conv_only"], transposed) if group["centralize"] else -1
+            check_dense(type(self).__name__, p.grad)
+            channel = channel_number(p, group["conv_only"], transposed) if group["centralize"] else -1
+            if group["centralize"]:
+                check_sharding(type(self).__name__, p, p.grad, channel)
+            yield p, channel
 
     def _scalars(self, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
         """The learning rate, the scale and the infinities, as the ops take them."""

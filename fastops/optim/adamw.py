@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from fastops._channels import Transposed
+from fastops._channels import Transposed, local
 from fastops.optim._base import CentralizedOptimizer, by_device_and_dtype
 
 _step = torch.ops.fastops.adamw_gc_step_.default
@@ -33,6 +33,8 @@ class AdamWGC(CentralizedOptimizer):
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
         lr, betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`. `lr` may be a tensor of one
             element; it is read on the device.
+        foreach, fused: accepted and ignored, so that code that sets them for torch's runs: a step is always fused.
+        differentiable: must be False.
         conv_only: centralize parameters of more than 2 dimensions only, not those of more than 1.
             Parameters of a single weight per output channel are never centralized: they would not move.
         centralize: False makes a group plain AdamW.
@@ -73,6 +75,9 @@ class AdamWGC(CentralizedOptimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
         conv_only: bool = False,
         centralize: bool = True,
         transposed: Transposed = (),
@@ -90,6 +95,7 @@ class AdamWGC(CentralizedOptimizer):
                 "weight_decay": weight_decay,
                 "amsgrad": amsgrad,
                 "maximize": maximize,
+                "differentiable": differentiable,
                 "conv_only": conv_only,
                 "centralize": centralize,
             },
@@ -128,11 +134,11 @@ class AdamWGC(CentralizedOptimizer):
         lists = {name: [state[name] for state in states] for name in names if name in states[0]}
         beta1, beta2 = group["betas"]
         _step(
-            params,
-            [p.grad for p in params],
-            lists["exp_avg"],
-            lists["exp_avg_sq"],
-            lists["max_exp_avg_sq"] if group["amsgrad"] else [],
+            [local(p) for p in params],
+            [local(p.grad) for p in params],
+            [local(t) for t in lists["exp_avg"]],
+            [local(t) for t in lists["exp_avg_sq"]],
+            [local(t) for t in lists["max_exp_avg_sq"]] if group["amsgrad"] else [],
             lists["step"],
             channels,
             beta1=beta1,

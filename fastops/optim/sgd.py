@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from fastops._channels import Transposed
+from fastops._channels import Transposed, local
 from fastops.optim._base import CentralizedOptimizer, by_device_and_dtype
 
 _step = torch.ops.fastops.sgd_gc_step_.default
@@ -33,6 +33,8 @@ class SGDGC(CentralizedOptimizer):
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
         lr, momentum, dampening, weight_decay, nesterov, maximize: as `torch.optim.SGD`. `lr` may be a tensor of one
             element; it is read on the device.
+        foreach, fused: accepted and ignored, so that code that sets them for torch's runs: a step is always fused.
+        differentiable: must be False.
         conv_only: centralize parameters of more than 2 dimensions only (SGD_GCC), not those of more than 1 (SGD_GC).
             Parameters of a single weight per output channel are never centralized: they would not move.
         centralize: False makes a group plain SGD.
@@ -48,10 +50,12 @@ class SGDGC(CentralizedOptimizer):
     `state_dict` is that of `torch.optim.SGD`; either loads the other's. Learning rate schedulers, step hooks and
     closures work as with torch's. Under `torch.amp.GradScaler` the step divides by the scale and skips itself where
     an infinity was found, on the device; it leaves `.grad` scaled, so call `scaler.unscale_(optimizer)` before
-    reading or clipping gradients. A step can be captured in a CUDA graph once the states exist (after the first step).
+    reading or clipping gradients. The parameters of `fully_shard` (FSDP2) need no communication, each process having
+    whole output channels; the flat ones of FSDP1 are refused. A step can be captured in a CUDA graph once the states
+    exist (after the first step).
 
-    Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; Zhang and
-    Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 10-11.
+    Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; Zhang and Wang, "Object
+    tracking in siamese network with attention mechanism and Mish function", eq. 10-11.
 
     Examples:
 
@@ -77,6 +81,9 @@ class SGDGC(CentralizedOptimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
         conv_only: bool = False,
         centralize: bool = True,
         transposed: Transposed = (),
@@ -94,6 +101,7 @@ class SGDGC(CentralizedOptimizer):
                 "weight_decay": weight_decay,
                 "nesterov": nesterov,
                 "maximize": maximize,
+                "differentiable": differentiable,
                 "conv_only": conv_only,
                 "centralize": centralize,
             },
@@ -131,9 +139,9 @@ class SGDGC(CentralizedOptimizer):
         if group["momentum"] != 0:
             buffers = [self.state[p]["momentum_buffer"] for p in params]
         _step(
-            params,
-            [p.grad for p in params],
-            buffers,
+            [local(p) for p in params],
+            [local(p.grad) for p in params],
+            [local(buffer) for buffer in buffers],
             channels,
             momentum=group["momentum"],
             dampening=dampening,

@@ -64,7 +64,7 @@ def adaptive_tanh(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
 def adaptive_relu(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """Adaptive ReLU, the larger of two lines: max(a x + c, b x + d).
 
-    Where both are equal each line gets half of the gradient, as torch.maximum has it.
+    Where both are equal the first line gets the gradient.
 
     Args:
         x: tensor of any shape and floating dtype.
@@ -83,7 +83,8 @@ def adaptive_relu(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
         tensor([0., 0., 1.])
     """
     wide, a, b, c, d = _broadcast(x, a, b, c, d)
-    return torch.maximum(a * wide + c, b * wide + d).to(x.dtype)
+    u, v = a * wide + c, b * wide + d
+    return torch.where((u >= v) | u.isnan(), u, v).to(x.dtype)
 
 
 OPS = {

@@ -54,7 +54,7 @@ def _forward(x, a, b, c, d, KIND: tl.constexpr):
     u = a * x + c
     if KIND == "relu":
         v = b * x + d
-        y = tl.where((u > v) | (u != u), u, v)  # NaN wins, as in torch.maximum
+        y = tl.where((u >= v) | (u != u), u, v)  # NaN wins, as in torch.maximum
     else:
         value, _ = _activation(u, KIND)
         y = b * value + d
@@ -68,8 +68,8 @@ def _backward(grad, x, a, b, c, d, KIND: tl.constexpr):
     u = a * x + c
     if KIND == "relu":
         v = b * x + d
-        share = tl.where(u == v, 0.5 * grad, grad)
-        of_c, of_d = tl.where(u < v, 0, share), tl.where(u > v, 0, share)
+        first = (u >= v) | (u != u)
+        of_c, of_d = tl.where(first, grad, 0), tl.where(first, 0, grad)
         grad_x = of_c * a + of_d * b
         of_b = of_d * x
     else:

@@ -108,12 +108,27 @@ def test_infinities_nan_and_ties_as_torch_has_them(kind, values, device):
         torch.testing.assert_close(a, e, equal_nan=True)
 
 
-def test_ties_of_relu_are_halved(device):
+def test_ties_of_relu_go_to_the_first_line(device):
     x = torch.tensor([-1.0, 1.0, 3.0], device=device)
     parameters = parameters_like(x, (1.0, 0.5, 0.0, 0.5))  # x and (x + 1) / 2
     grad_x, *grads = backward("relu", torch.tensor([1.0, 8.0, 1.0], device=device), x, *parameters)
-    assert grad_x.tolist() == [0.5, 0.5 * (8 + 4), 1.0]
-    assert [g.item() for g in grads] == [4 + 3, -1 + 4, 4 + 1, 1 + 4]
+    assert grad_x.tolist() == [0.5, 8.0, 1.0]
+    assert [g.item() for g in grads] == [8 + 3, -1, 8 + 1, 1]
+
+
+def test_lines_that_start_equal_part(device):
+    """The paper's start, a = b = 1: halved ties would keep AReLU linear."""
+    torch.manual_seed(0)
+    module = fastops.nn.AReLU(init="paper", device=device)
+    assert [p.item() for p in module.parameters()] == [1.0, 1.0, 0.0, 0.0]
+    x = torch.randn(64, device=device)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (module(x) - x.abs()).square().mean().backward()
+        optimizer.step()
+    assert abs(module.a.item() - module.b.item()) > 1.5
+    assert (module(x) - x.abs()).square().mean() < 1e-2
 
 
 @each_kind

@@ -19,7 +19,7 @@ from tracker.network.checkpoint import load_model, save_state
 from tracker.network.export import export_branches
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import depthwise_xcorr
-from tracker.training.losses import BOX_LOSSES, assign, box_head_loss
+from tracker.training.losses import BOX_LOSSES, FUSED_BOX_LOSSES, assign, box_head_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CELLS = 8 * (torch.arange(17.0) - 8)
@@ -90,7 +90,7 @@ def test_loss_is_least_at_the_truth_and_leads_to_it(kind):
     assert sum(parts.values()) < 1e-4
     ltrb = torch.full((2, 4, 17, 17), 32.0, requires_grad=True)
     optimizer = torch.optim.Adam([ltrb], lr=1.0)
-    for _ in range(150):
+    for _ in range(150 if kind in FUSED_BOX_LOSSES else 400):  # the baselines are slower, FocalL1 the slowest
         optimizer.zero_grad()
         loss = box_head_loss(BoxOutput(perfect.score, ltrb), boxes, kind)["box"]
         loss.backward()
@@ -125,7 +125,7 @@ def test_a_target_off_the_map_gives_finite_losses():
 
 def test_bad_arguments():
     output = perfect_output(torch.tensor([[90.0, 100, 150, 140]]))
-    with pytest.raises(ValueError, match="kind must be one of focal_eiou, .*, iou, got 'l1'"):
+    with pytest.raises(ValueError, match="kind must be one of focal_eiou, .*, focal_eiou_star, got 'l1'"):
         box_head_loss(output, torch.zeros(1, 4), "l1")
     with pytest.raises(ValueError, match=r"boxes must be \[1, 4\], got \[2, 4\]"):
         box_head_loss(output, torch.zeros(2, 4))

@@ -201,14 +201,23 @@ def test_ctrl_c_leaves_no_half_of_an_export(tmp_path, capsys, monkeypatch):
     assert run(capsys, *arguments, "--quiet") == (0, "", "")
 
 
-def test_ctrl_c_leaves_no_half_of_an_experiment(tmp_path, capsys, monkeypatch):
+def test_ctrl_c_leaves_the_rows_of_an_experiment(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
-        raise KeyboardInterrupt
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        scored.append(0.5)
+        return {"pair_iou": 0.5, "video_iou": 0.25, "aspect_error": 1.0}
 
+    scored: list[float] = []
     monkeypatch.setattr(box_loss, "evaluate", interrupted)
-    monkeypatch.setattr(box_loss, "train_one", lambda *_: None)
-    code, _, err = run(capsys, "experiment", "box-loss", "--quick", "--quiet", "-o", tmp_path / "results")
-    assert (code, err) == (130, "") and list((tmp_path / "results").iterdir()) == []
+    monkeypatch.setattr(box_loss, "train_one", lambda *_, **__: None)
+    arguments = ["experiment", "box-loss", "--quick", "-o", tmp_path / "results"]
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (130, "") and "stopped; the same command goes on with" in out
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["box-loss_runs.jsonl"]
+    assert len((tmp_path / "results/box-loss_runs.jsonl").read_text().splitlines()) == 1 + 3
+    code, out, err = run(capsys, *arguments, "--tables")
+    assert (code, err) == (0, "") and "Focal-EIoU" not in out and "GIoU" in out
 
 
 def test_prepare_and_train_end_with_one_line_of_json(tmp_path, capsys):

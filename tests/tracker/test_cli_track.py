@@ -178,7 +178,7 @@ def test_activation_of_bare_weights(capsys, tmp_path, sequence):
         boxes.append(results.read_text())
     assert boxes[0] == boxes[1] != boxes[2]
     result = run(capsys, "track", sequence, "--weights", bare, "--activation", "tanh")
-    assert_one_line(result, "activation must be one of relu, mish, got 'tanh'")
+    assert_one_line(result, "activation must be one of relu, mish, arelu, asigmoid, atanh, got 'tanh'")
     assert "ReLU is assumed" in " ".join(run(capsys, "track", "--help")[1].split())
 
 

@@ -545,5 +545,34 @@ def test_layout_and_split_are_checked(tmp_path):
         open_dataset("coco", tmp_path)
     with pytest.raises(ValueError, match="split of got10k must be one of train, val, test, got 'all'"):
         open_dataset("got10k", tmp_path, "all")
-    with pytest.raises(ValueError, match="split of otb must be left out, got 'train'"):
+    with pytest.raises(ValueError, match="split of otb must be one of otb50, otb2013, otb100, got 'train'"):
         open_dataset("otb", tmp_path, "train")
+
+
+def test_the_lists_of_otb():
+    from tracker.data.otb_lists import OTB_LISTS
+
+    assert {name: len(set(folders)) for name, folders in OTB_LISTS.items()} == {
+        "otb50": 49,
+        "otb2013": 50,
+        "otb100": 98,
+    }
+    assert set(OTB_LISTS["otb50"]) < set(OTB_LISTS["otb100"]) > set(OTB_LISTS["otb2013"])
+
+
+def test_a_split_of_otb_takes_its_sequences(tmp_path, monkeypatch):
+    from tracker.data import datasets
+
+    for name in ("Deer", "Dog", "Girl"):
+        (tmp_path / name / "img").mkdir(parents=True)
+        for i in (1, 2):
+            (tmp_path / name / "img" / f"{i:04d}.jpg").touch()
+        (tmp_path / name / "groundtruth_rect.txt").write_text("1,1,5,5\n1,1,5,5\n")
+    with pytest.raises(
+        FileNotFoundError, match="must hold all sequences of otb50, got .* without Basketball, Biker, Bird1 and "
+    ):
+        datasets.open_dataset("otb", tmp_path, "otb50")
+    monkeypatch.setitem(datasets.OTB_LISTS, "otb2013", ("Girl", "Deer"))
+    assert [sequence.name for sequence in datasets.open_dataset("otb", tmp_path, "otb2013")] == ["Girl", "Deer"]
+    with pytest.raises(ValueError, match="split of otb must be one of otb50, otb2013, otb100, got 'otb'"):
+        datasets.open_dataset("otb", tmp_path, "otb")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,18 +17,22 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.support.paths import ROOT
 from tracker.cli import main
 from tracker.data.pairs import PairDataset
 from tracker.data.synthetic import SyntheticVideo
 from tracker.experiments import activations, box_loss, tracking
 from tracker.experiments.classifiers import ACTIVATIONS, NETWORKS, PELU, FReLU, Swish
 from tracker.experiments.images import load_images
-from tracker.experiments.report import print_grid, summarise
+from tracker.experiments.report import markdown_table, summarise
+from tracker.experiments.runs import Experiment, Where, run_experiment
 from tracker.experiments.videos import StretchedVideo
 from tracker.io.report import write_csv, write_plot
 from tracker.network.box_head import BoxOutput
+from tracker.training.config import DataConfig, ModelConfig, TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = Where(torch.device("cpu"))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -44,15 +53,10 @@ def test_summary_is_mean_and_deviation_over_the_runs(tmp_path):
     assert [row["score"] for row in read(tmp_path / "table.csv")] == ["2.5", "7.0"]
 
 
-def test_grid_shows_each_value_in_its_place(capsys):
-    runs = [
-        {"net": net, "step": step, "score": score}
-        for net, step, score in (("a", "x", 0.25), ("a", "x", 0.75), ("a", "y", 1), ("b", "x", 2), ("b", "y", 3))
-    ]
-    print_grid(Console(width=80), "grid", summarise(runs, ["net", "step"], ["score"]), "net", "step", "score")
-    lines = capsys.readouterr().out.splitlines()
-    assert any("0.500 ± 0.354" in line and "1.000" in line for line in lines if "│ a" in line)
-    assert any("2.000" in line and "3.000" in line for line in lines if "│ b" in line)
+def test_tables_show_mean_and_deviation():
+    runs = [{"net": "a", "score": 0.25, "fps": 120.4}, {"net": "a", "score": 0.75, "fps": 119.6}]
+    rows = summarise(runs, ["net"], ["score", "fps"]) + [{"net": "b", "runs": 0, "score": math.nan}]
+    assert markdown_table(rows).splitlines()[2:] == ["| a | 2 | 0.500 ± 0.354 | 120 ± 1 |", "| b | 0 | - |  |"]
 
 
 def test_plot_is_left_out_without_matplotlib(tmp_path, monkeypatch):
@@ -133,14 +137,14 @@ def test_digits():
     assert float(images.train[0].std()) == pytest.approx(1, abs=1e-3)
 
 
-# ---- paper 003 ------------------------------------------------------------------------------------------------
+# ---- Hu et al. ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_network_takes_every_activation(network, activation):
     for side, channels in ((8, 1), (32, 3)):
-        model = NETWORKS[network](channels, 7, ACTIVATIONS[activation], 4)
+        model = NETWORKS[network](channels, 7, ACTIVATIONS[activation], 0.05, 0.1)
         logits = model(torch.randn(3, channels, side, side))
         assert logits.shape == (3, 7)
         logits.sum().backward()
@@ -174,43 +178,51 @@ def blobs(tmp_path) -> Path:
 
 def test_training_learns_and_is_repeatable(blobs):
     images = load_images(blobs)
-    plan = activations.Plan(epochs=15, width=8)
+    plan = activations.Plan(epochs=15, width=0.1)
     runs = [
         activations.train_one(images, "AlexNet", "Adam", "AReLU", seed, plan, torch.device("cpu")) for seed in (0, 0, 1)
     ]
-    for run in runs:
-        run.pop("seconds")
     assert runs[0] == runs[1] != runs[2]
     assert runs[0]["accuracy"] > 0.5 and runs[0]["loss_area"] < math.log(10) and runs[0]["diverged"] == 0
 
 
-def test_divergence_is_counted(blobs, monkeypatch):
-    monkeypatch.setitem(activations.OPTIMIZERS, "SGD", lambda parameters: torch.optim.SGD(parameters, lr=1e12))
+def test_divergence_is_counted(blobs):
     run = activations.train_one(
-        load_images(blobs), "AlexNet", "SGD", "ReLU", 0, activations.Plan(epochs=1, width=4), torch.device("cpu")
+        load_images(blobs),
+        "AlexNet",
+        "SGD",
+        "ReLU",
+        0,
+        activations.Plan(epochs=1, width=0.05, lr=1e12),
+        torch.device("cpu"),
     )
     assert run["diverged"] == 1 and run["accuracy"] < 0.2
 
 
 @pytest.mark.slow
-def test_activations_quick(tmp_path, capsys):
+def test_activations_quick(tmp_path):
     pytest.importorskip("sklearn")
-    rows = activations.run(tmp_path, Console(width=120), load_images(), quick=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "activations.csv",
-        "activations.png",
-        "activations_runs.csv",
-    ]
-    table, runs = read(tmp_path / "activations.csv"), read(tmp_path / "activations_runs.csv")
-    assert len(table) == len(rows) == 45 and len(runs) == 90
-    assert {(row["activation"], row["optimizer"]) for row in table} == {
-        (a, o) for a in ACTIVATIONS for o in activations.OPTIMIZERS
-    }
-    first = [float(run["accuracy"]) for run in runs[:2]]
-    assert float(table[0]["accuracy"]) == pytest.approx(np.mean(first))
-    assert float(table[0]["accuracy_std"]) == pytest.approx(np.std(first, ddof=1))
-    assert np.mean([float(row["accuracy"]) for row in table if row["activation"] == "ReLU"]) > 0.8
-    assert "digits, AlexNet: accuracy" in capsys.readouterr().out
+    assert main(["experiment", "activations", "--quick", "-o", str(tmp_path)]) == 0
+    table, runs = read(tmp_path / "activations.csv"), rows_of(tmp_path / "activations_runs.jsonl")
+    plan = activations.QUICK
+    assert len(runs) == len(plan.seeds) * len(table) == len(list(activations.runs_of(plan)))
+    keys = ("network", "activation", "optimizer")
+    accuracies = {tuple(run[key] for key in keys): run["accuracy"] for run in runs}
+    for row in table:
+        assert float(row["accuracy"]) == accuracies[tuple(row[key] for key in keys)]
+        assert math.isnan(float(row["accuracy_std"]))  # of one seed
+    assert max(accuracies.values()) > 0.25  # ten classes
+    for run in runs:
+        assert len(run["losses"]) == plan.epochs and run["loss_area"] == pytest.approx(np.mean(run["losses"]), rel=1e-3)
+        assert all(value > 0 for values in run["increments"].values() for value in values)
+        layers = 5 if run["network"] == "AlexNet" else 57
+        adaptive = run["activation"] in ("ASigmoid", "ATanh", "AReLU")
+        assert len(run["shapes"]) == (layers if adaptive else 0)
+    text = (tmp_path / "activations.md").read_text()
+    assert "## Tables 1 and 2: test accuracy with SGD, here on digits" in text
+    assert "| SGD | ReLU | paper | 0.835 | 0.873 |" in text and "| GoogLeNet | AReLU | paper | 0.877 | 0.891 |" in text
+    plots = {f"activations{end}.png" for end in ("", "_curves", "_optimizers", "_shapes", "_increments")}
+    assert plots <= {path.name for path in tmp_path.iterdir()}
 
 
 # ---- videos ---------------------------------------------------------------------------------------------------
@@ -231,7 +243,7 @@ def test_stretched_boxes_bound_the_target():
         assert np.abs(inner - resized).mean() < 0.4 * np.abs(inner[:, ::-1] - resized).mean()
 
 
-# ---- papers 000 and 001 ---------------------------------------------------------------------------------------
+# ---- Zhang et al. ---------------------------------------------------------------------------------------------
 
 
 def test_stretched_pairs_depend_on_the_seed_and_the_index_alone():
@@ -274,7 +286,7 @@ def test_pair_iou_of_a_network_that_knows(monkeypatch):
 @pytest.mark.slow
 def test_the_box_head_follows_aspect_ratios_where_the_score_map_cannot():
     plan = box_loss.Plan(steps=150, pairs=32, videos=4, frames=60, workers=0)
-    scores = box_loss.evaluate(box_loss.train_one("Focal-EIoU", 0, plan, torch.device("cpu")), plan)
+    scores = box_loss.evaluate(box_loss.train_one("Focal-EIoU", 0, plan, CPU), plan)
     constant = []  # what any tracker gets that keeps the ratio of the first box
     for i in range(plan.videos):
         boxes = StretchedVideo(box_loss.HELD_OUT + i, plan.frames, (320, 240), stretch=box_loss.STRETCH).boxes
@@ -287,46 +299,173 @@ def test_the_box_head_follows_aspect_ratios_where_the_score_map_cannot():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "file", "column", "variants", "values"),
+    ("name", "column", "variants", "values"),
     [
-        ("box-loss", "box_loss", "loss", list(box_loss.LOSSES), ["pair_iou", "video_iou", "aspect_error"]),
-        ("tracking", "tracking", "variant", list(tracking.VARIANTS), ["auc"]),
+        ("box-loss", "loss", list(box_loss.LOSSES), ["pair_iou", "video_iou", "aspect_error"]),
+        ("tracking", "variant", list(tracking.VARIANTS), ["synthetic_success", "synthetic_precision"]),
     ],
 )
-def test_quick_modes_write_their_tables(tmp_path, capsys, name, file, column, variants, values):
-    assert main(["experiment", name, "--quick", "--output", str(tmp_path / "new")]) == 0
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [f"{file}.csv", f"{file}.png", f"{file}_runs.csv"]
-    table, runs = read(tmp_path / "new" / f"{file}.csv"), read(tmp_path / "new" / f"{file}_runs.csv")
+def test_quick_modes_write_their_tables(tmp_path, capsys, name, column, variants, values):
+    folder = tmp_path / "new"
+    assert main(["experiment", name, "--quick", "--output", str(folder)]) == 0
+    assert {p.name for p in folder.iterdir()} == {f"{name}{end}" for end in ("_runs.jsonl", ".csv", ".md", ".png")}
+    table, runs = read(folder / f"{name}.csv"), rows_of(folder / f"{name}_runs.jsonl")
     assert [row[column] for row in table] == variants and len(runs) == 2 * len(variants)
-    assert list(runs[0]) == [column, "seed", *values]
-    for k, row in enumerate(table):
+    for row in table:
         for value in values:
-            numbers = [float(run[value]) for run in runs[2 * k : 2 * k + 2]]
+            numbers = [run[value] for run in runs if run[column] == row[column]]
             assert float(row[value]) == pytest.approx(np.mean(numbers))
             assert float(row[f"{value}_std"]) == pytest.approx(np.std(numbers, ddof=1))
             assert 0 < float(row[value]) < 2
-    assert len({row[values[-1]] for row in runs}) == len(runs)  # no two runs were the same
+    assert len({run[values[0]] for run in runs}) > len(runs) / 2  # no two runs are the same but by chance
     assert all(variant in capsys.readouterr().out for variant in variants[:1])
 
 
-def test_real_sequences_are_scored_too(tmp_path):
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()][1:]
+
+
+# ---- Zhang and Wang -------------------------------------------------------------------------------------------
+
+
+def test_variants_start_equal():
+    config = replace(tracking.QUICK.train, seed=3)
+    pairs = PairDataset.synthetic(3, 8)
+    models = {variant: tracking.start(variant, 3, config, pairs) for variant in tracking.VARIANTS}
+    plain = models["ReLU"].backbone.state_dict()
+    for variant, model in models.items():
+        for key, value in model.backbone.state_dict().items():
+            assert torch.equal(value, plain[key]), (variant, key)
+    attention = models["+ SE"].attention.state_dict()
+    assert attention and all(torch.equal(v, attention[k]) for k, v in models["all"].attention.state_dict().items())
+    other = tracking.start("ReLU", 4, config, pairs).backbone.state_dict()
+    assert not torch.equal(other["conv1.0.weight"], plain["conv1.0.weight"])
+
+
+def test_attention_without_bias_stays_without():
+    data = DataConfig(synthetic=8, workers=0)
+    plan = tracking.Plan(
+        train=TrainConfig(steps=2, batch_size=2, model=ModelConfig(width=0.125, se_bias=False), data=data)
+    )
+    attention = tracking.train_one("all", 0, plan, CPU).attention
+    assert not attention.b1.any() and not attention.b2.any() and attention.w1.any()
+
+
+@pytest.fixture
+def otb(tmp_path) -> Path:
+    """A folder of one OTB sequence."""
     video = SyntheticVideo(5, 4, (160, 120), occlusions=0)
-    (tmp_path / "data/One/img").mkdir(parents=True)
+    (tmp_path / "otb/One/img").mkdir(parents=True)
     for i in range(4):
-        cv2.imwrite(str(tmp_path / f"data/One/img/{i + 1:04d}.jpg"), video.frame(i)[0][..., ::-1])
-    np.savetxt(tmp_path / "data/One/groundtruth_rect.txt", video.boxes + [1, 1, 0, 0], delimiter=",", fmt="%.3f")
-    real = tracking.open_data(tmp_path / "data")
-    assert [s.name for s in real] == ["One"]
-    plan = tracking.Plan(steps=1, batch_size=2, width=0.125, workers=0)
-    model = tracking.train_one("all", 0, plan, torch.device("cpu"))
-    assert 0 < tracking._mean_auc(model, real) <= 1
+        cv2.imwrite(str(tmp_path / f"otb/One/img/{i + 1:04d}.jpg"), video.frame(i)[0][..., ::-1])
+    np.savetxt(tmp_path / "otb/One/groundtruth_rect.txt", video.boxes + [1, 1, 0, 0], delimiter=",", fmt="%.3f")
+    return tmp_path / "otb"
+
+
+def test_data_sets_are_tracked_beside_the_papers_table(otb, tmp_path, capsys):
+    options = ["--eval", f"otb:{otb}", "--set", "train.steps=1", "--set", 'variants=["ReLU", "all"]', "--seeds", "7"]
+    assert main(["experiment", "tracking", "--quick", "-o", str(tmp_path / "out"), *options]) == 0
+    rows = rows_of(tmp_path / "out/tracking_runs.jsonl")
+    assert [(row["variant"], row["seed"]) for row in rows] == [("ReLU", 7), ("all", 7)]
+    assert list(rows[0]["sequences"]) == ["otb/One"] and 0 < rows[0]["otb_success"] <= 1
+    text = (tmp_path / "out/tracking.md").read_text()
+    assert "| SiamFC | paper | 0.581 | 0.783 | 0.728 | 143 |" in text
+    assert f"| SiamFC | here | {rows[0]['otb_success']:.3f} |" in text
+    # What is tracked is not trained on.
+    assert main(["experiment", "tracking", "-o", str(tmp_path / "x"), "--data", f"otb:{otb}", *options[:2]]) == 2
+    assert "data.leave_out must name the sequences of the validation" in capsys.readouterr().err
+
+
+# ---- rows that outlive the process ----------------------------------------------------------------------------
+
+
+def test_a_killed_experiment_loses_the_row_in_work_at_most(tmp_path):
+    """The process is killed while it works on its third row, after half a line was written."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from rich.console import Console
+from tests.tracker.test_experiments import counting
+from tracker.experiments.runs import run_experiment
+def run(row, plan, opened, where):
+    if row["seed"] == 2:
+        with open({str(tmp_path / "counting_runs.jsonl")!r}, "a") as file:
+            file.write('{{"seed": 2, "sco')
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {{"score": float(row["seed"])}}
+run_experiment(counting(run), Counted(), Path({str(tmp_path)!r}), Console(quiet=True), None)
+""".replace("import counting", "import Counted, counting")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    done = []
+
+    def run(row, plan, opened, where):
+        done.append(row["seed"])
+        return {"score": float(row["seed"])}
+
+    rows = run_experiment(counting(run), Counted(), tmp_path, Console(quiet=True), None)
+    assert done == [2, 3] and rows == [{"score": 0.0}, {"score": 1.0}, {"score": 2.0}, {"score": 3.0}]
+    assert [row["seed"] for row in rows_of(tmp_path / "counting_runs.jsonl")] == [0, 1, 2, 3]
+
+
+@dataclass(frozen=True)
+class Counted:
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    steps: int = 5
+
+
+def counting(run) -> Experiment:
+    return Experiment(
+        "counting", "", "", {"default": Counted()}, {}, ("seed",), ("seeds",),
+        with_data=lambda plan, data, evaluate: plan,
+        open=lambda plan: None,
+        runs=lambda plan: iter([{"seed": seed} for seed in plan.seeds]),
+        run=run,
+        report=lambda console, folder, rows, plan: [{"score": row["score"]} for row in rows],
+    )  # fmt: skip
+
+
+def test_rows_of_other_settings_are_refused(tmp_path):
+    experiment = counting(lambda row, plan, opened, where: {"score": 0.0})
+    run_experiment(experiment, Counted(seeds=(0,)), tmp_path, Console(quiet=True), None)
+    assert len(run_experiment(experiment, Counted(seeds=(1, 0)), tmp_path, Console(quiet=True), None)) == 2
+    with pytest.raises(ValueError, match="--output must hold runs of the same settings, got steps = 5, not 6, in "):
+        run_experiment(experiment, Counted(steps=6), tmp_path, Console(quiet=True), None)
+    (tmp_path / "counting_runs.jsonl").write_text("no JSON\n")
+    with pytest.raises(ValueError, match="counting_runs.jsonl:1: line must be JSON, got b'no JSON'"):
+        run_experiment(experiment, Counted(), tmp_path, Console(quiet=True), None)
+
+
+def test_sweeps_add_runs_once_and_leave_the_others():
+    plan = box_loss.Plan(losses=("EIoU", "FocalL1"), seeds=(0,), weight=2.5, sweeps=("weight",))
+    runs = list(box_loss.runs_of(plan))
+    assert [(run["loss"], run["weight"]) for run in runs[:2]] == [("EIoU", 2.5), ("FocalL1", 1.0)]
+    assert sorted(run["weight"] for run in runs if run["loss"] == "EIoU") == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert len(runs) == len({tuple(run.values()) for run in runs}) == 7
+
+
+def test_list_tells_papers_and_times(capsys):
+    assert main(["experiment", "list"]) == 0
+    out = capsys.readouterr().out
+    for text in ("tracking", "Zhang and Wang", "box-loss", "activations", "Hu et al.", "quick: "):
+        assert text in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["experiment", "speed"], "experiment must be one of activations, box-loss, tracking, got 'speed'"),
-        (["experiment", "box-loss", "--data", "x"], "--data must be left out: box-loss makes its own videos"),
+        (
+            ["experiment", "speed"],
+            "experiment must be one of tracking, box-loss, simulation, activations or list, got 'speed'",
+        ),
+        (
+            ["experiment", "box-loss", "--data", "x"],
+            "--data and --eval must be left out: box-loss makes its own videos",
+        ),
+        (["experiment", "tracking", "--set", "train.lrr=1"], "unknown setting train.lrr: did you mean train.lr?"),
+        (["experiment", "tracking", "--unit", "1"], "--unit must be left out: tracking has no unit of length"),
+        (["experiment", "tracking", "--seeds", "a"], "--seeds must be whole numbers N,N,..., got 'a'"),
+        (["experiment", "tracking", "--quick", "--tables"], "--output must hold rows of tracking, got none in "),
         (["experiment", "activations", "--data", "nowhere"], "--data must hold CIFAR-10 or CIFAR-100"),
     ],
 )

@@ -110,7 +110,7 @@ def test_out_scale_multiplies_the_score_map():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"activation": "gelu"}, "activation must be one of relu, mish, got 'gelu'"),
+        ({"activation": "gelu"}, "activation must be one of relu, mish, arelu, asigmoid, atanh, got 'gelu'"),
         ({"attention": "cbam"}, "attention must be one of none, se, got 'cbam'"),
         ({"head": "rpn"}, "head must be one of xcorr, box, got 'rpn'"),
         ({"ops": "cuda"}, "ops must be one of fastops, reference, got 'cuda'"),

@@ -26,7 +26,7 @@ from tracker.io.draw import VideoWriter
 from tracker.training.config import DataConfig, TrainConfig, ValidationConfig
 from tracker.training.log import TrainLog, read_metrics
 from tracker.training.loop import make_optimizer, scale_responses, train, training_form
-from tracker.training.losses import losses_of
+from tracker.training.losses import losses_of, score_loss
 from tracker.training.validation import validate, validation_sequences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -435,3 +435,26 @@ def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path, monkeypatch, capsys):
 def test_augmentation_can_be_switched_off():
     config = replace(CONFIG, steps=2, augment=AugmentConfig.none())
     assert train(small(), config, pairs=PAIRS) != train(small(), replace(CONFIG, steps=2), pairs=PAIRS)
+
+
+def test_mean_score_loss_is_equation_3():
+    """Every cell weighs the same: by hand, with labels 1 within 16 pixels of the target's centre and -1 elsewhere."""
+    torch.manual_seed(0)
+    score = torch.randn(2, 1, 17, 17)
+    boxes = torch.tensor([[-20.0, -30.0, 20.0, 30.0], [4.0, -8.0, 36.0, 24.0]])  # centres (0, 0) and (20, 8)
+    total = 0.0
+    for n, (cx, cy) in enumerate(((0.0, 0.0), (20.0, 8.0))):
+        for row in range(17):
+            for column in range(17):
+                near = math.hypot(8 * (column - 8) - cx, 8 * (row - 8) - cy) <= 16
+                total += math.log1p(math.exp(-(1 if near else -1) * score[n, 0, row, column].item()))
+    loss = score_loss(score, boxes, "mean")
+    assert loss.item() == pytest.approx(total / (2 * 17 * 17), rel=1e-5)
+    assert score_loss(score, boxes).item() != pytest.approx(loss.item(), rel=1e-2)
+
+
+def test_gcc_centralizes_convolutions_alone():
+    model = SiamFC("relu", "se", width=0.125)
+    for name in ("sgd_gcc", "adamw_gcc"):
+        assert make_optimizer(model, TrainConfig(optimizer=name)).param_groups[0]["conv_only"]
+        assert not make_optimizer(model, TrainConfig(optimizer=name.removesuffix("c"))).param_groups[0]["conv_only"]

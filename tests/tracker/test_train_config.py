@@ -50,7 +50,7 @@ def test_settings_replace_those_of_the_file(tmp_path):
         ("lr=0", "lr must be positive and finite, got 0.0"),
         ("lr=inf", "lr must be positive and finite, got inf"),
         ("momentum=-1", "momentum must be at least 0 and finite, got -1.0"),
-        ("optimizer=lion", "optimizer must be one of sgd_gc, adamw_gc, sgd, adamw, got 'lion'"),
+        ("optimizer=lion", "optimizer must be one of sgd_gc, sgd_gcc, adamw_gc, adamw_gcc, sgd, adamw, got 'lion'"),
         ("precision=int8", "precision must be one of float32, bfloat16, float16, got 'int8'"),
         ("data.workers=-1", "workers must be at least 0, got -1"),
         ("data.crop_size=254", "crop_size must be at least 255, got 254"),

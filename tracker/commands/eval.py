@@ -25,7 +25,10 @@ BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
 def evaluate(
     benchmark: Annotated[str, typer.Argument(**choices("|".join(BENCHMARKS)), help="Layout and protocol.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set, in the layout of its authors.")],
-    split: Annotated[str | None, typer.Option(help="got10k: val or test; lasot: test. All of ROOT by default.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="otb: otb50, otb2013 or otb100; got10k: val or test; lasot: test. All of ROOT by default."),
+    ] = None,
     weights: Weights = None,
     activation: Activation = None,
     device: Device = None,

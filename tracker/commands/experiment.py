@@ -1,64 +1,163 @@
-"""`tracker experiment`: what the papers claim, run again, each as one command with a table and a plot."""
+"""`tracker experiment`: experiments of three papers, each one command that ends in tables and plots."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracker.commands.checks import CommandError, input_errors, make_folder
+from tracker.commands.checks import CommandError, Interrupted, input_errors, make_folder
 from tracker.commands.options import Json, Quiet, choices
 from tracker.commands.output import print_json
 
-EXPERIMENTS = {"activations": "activations", "box-loss": "box_loss", "tracking": "tracking"}
+if TYPE_CHECKING:
+    from tracker.experiments.runs import Experiment
+
+MODULES = {
+    "tracking": "tracking",
+    "box-loss": "box_loss",
+    "simulation": "simulation",
+    "activations": "activations",
+}
 
 
 def experiment(
-    name: Annotated[str, typer.Argument(**choices("|".join(EXPERIMENTS)), help="Which one.")],
-    quick: Annotated[bool, typer.Option("--quick", help="All variants, hardly trained: a minute or a few.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(**choices("|".join([*MODULES, "list"])), help="Which one; list names them all."),
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="All variants, hardly trained: a test.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="The settings of the paper, as far as it gives them.")] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the results; made where it is missing.")
     ] = Path("experiments"),
     data: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            help="activations: CIFAR-10 or CIFAR-100, binary version, or train/<class>/ and test/<class>/. tracking: a "
-            "folder of OTB sequences to score as well."
+            metavar="PLACE",
+            help="activations: CIFAR-10 or CIFAR-100, binary version, or train/<class>/ and test/<class>/. tracking: "
+            "what to train on, an archive of tracker prepare or LAYOUT:ROOT; repeatable.",
         ),
     ] = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--eval",
+            metavar="LAYOUT:ROOT",
+            help="tracking: what to track in place of synthetic videos, such as otb:OTB2015:otb2013; repeatable.",
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="The seeds to run.")] = None,
+    unit: Annotated[
+        list[float] | None,
+        typer.Option(help="simulation: side of a square target, in place of 10 and 1; repeatable."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting, such as train.steps=2000; repeatable."),
+    ] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="Run nothing: report the rows that --output has.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an experiment of the papers from several seeds; print its table and leave it as CSV and PNG.
+    """Run an experiment of a paper from several seeds, and compare its tables with the paper's.
 
     \b
-    activations   nine activations, five optimizers, three networks: test accuracy, speed of convergence
-    box-loss      IoU, GIoU, CIoU, EIoU, Focal-EIoU in the box head: overlap on held-out synthetic videos
-    tracking      ReLU, + Mish, + SE, + GC, all of them: success AUC on held-out videos
+    tracking      SiamFC with ReLU, + Mish, + SE, + GC, all of them: success, precision, speed
+    box-loss      losses of box regression in the tracker's box head: overlap on held-out synthetic videos
+    simulation    boxes that descend the gradient of each IoU loss, without a network
+    activations   activation functions, optimizers, networks: test accuracy, speed of convergence
 
-    Writes <name>.csv (mean and standard deviation over the seeds), <name>_runs.csv (a row per run) and <name>.png.
+    A row is appended to <name>_runs.jsonl when its run is done. The same command goes on after the last row, whatever
+    ended it; the folder takes rows of one set of settings only. At the end <name>.csv and <name>.md have the means and
+    standard deviations over the seeds beside the paper's figures, and the plots come as PNG. Settings are those of
+    --quick, --paper or neither, then --data and --eval, then --set.
     Without --data activations runs on scikit-learn's digits: pip install '.[experiments]' in the sources.
 
     \b
     Examples:
+      tracker experiment list
       tracker experiment activations --quick
       tracker experiment activations --data cifar-10-batches-bin --output results
-      tracker experiment box-loss
-      tracker experiment tracking --data otb
+      tracker experiment simulation --unit 1
+      tracker experiment tracking --seeds 0,1,2,3,4 --set train.steps=2000
+      tracker experiment tracking --paper --data got10k:GOT-10k:train --eval otb:OTB2015:otb2013 --eval vot:VOT2018
+      tracker experiment tracking --data train.crops --eval otb:validation --set train.model.width=0.5
     """
     # Imported here: the other commands start without them.
     from rich.console import Console
 
-    if name not in EXPERIMENTS:
-        raise CommandError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
-    if name == "box-loss" and data is not None:
-        raise CommandError("--data must be left out: box-loss makes its own videos")
-    module = import_module(f"tracker.experiments.{EXPERIMENTS[name]}")
+    from tracker.experiments.runs import open_log, report_runs, run_experiment
+
+    console = Console(quiet=quiet or as_json)
+    if name == "list":
+        rows = [_describe(_load(known)) for known in MODULES]
+        if as_json:
+            print_json({"experiments": rows})
+        for row in rows:
+            times = "; ".join(f"{plan}: {time}" for plan, time in row["times"].items())
+            console.print(f"{row['name']:13} {row['about']}\n{'':13} {row['paper']}\n{'':13} {times}", markup=False)
+        return
+    if name not in MODULES:
+        raise CommandError(f"experiment must be one of {', '.join(MODULES)} or list, got {name!r}")
+    if quick and paper:
+        raise CommandError("--quick must come without --paper")
+    chosen = _load(name)
     with input_errors():
+        plan = _plan(
+            chosen, "quick" if quick else "paper" if paper else "default", data, evaluate, seeds, unit, settings
+        )
+        opened = None if tables else chosen.open(plan)
         make_folder(output, "--output")
-        opened = module.open_data(data)
-    rows = module.run(output, Console(quiet=quiet or as_json), opened, quick=quick)
+        log = open_log(chosen, plan, output)
+        if tables:
+            rows = report_runs(chosen, plan, output, console, log)
+    if not tables:
+        try:
+            rows = run_experiment(chosen, plan, output, console, opened)
+        except KeyboardInterrupt:
+            console.print(f"stopped; the same command goes on with {log.path}", soft_wrap=True, markup=False)
+            raise Interrupted from None
     if as_json:
         print_json({"experiment": name, "output": output, "rows": rows})
+
+
+def _load(name: str) -> Experiment:
+    return import_module(f"tracker.experiments.{MODULES[name]}").EXPERIMENT
+
+
+def _describe(experiment: Experiment) -> dict[str, Any]:
+    return {key: getattr(experiment, key) for key in ("name", "about", "paper", "times")}
+
+
+def _plan(
+    experiment: Experiment,
+    kind: str,
+    data: list[str] | None,
+    evaluate: list[str] | None,
+    seeds: str | None,
+    unit: list[float] | None,
+    settings: list[str] | None,
+) -> Any:
+    """The settings that the options choose."""
+    from tracker.experiments.runs import as_dict
+    from tracker.training.config import apply_settings, from_dict
+
+    if kind not in experiment.plans:
+        raise CommandError(f"--{kind} must be left out: {experiment.name} has no such settings")
+    plan = experiment.plans[kind]
+    if data or evaluate:
+        plan = experiment.with_data(plan, data or [], evaluate or [])
+    values = as_dict(plan)
+    if seeds is not None:
+        try:
+            values["seeds"] = [int(part) for part in seeds.split(",")]
+        except ValueError:
+            raise CommandError(f"--seeds must be whole numbers N,N,..., got {seeds!r}") from None
+    if unit and "units" not in values:
+        raise CommandError(f"--unit must be left out: {experiment.name} has no unit of length")
+    values |= {"units": unit} if unit else {}
+    apply_settings(values, settings or ())
+    return from_dict(type(plan), values)

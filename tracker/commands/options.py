@@ -24,7 +24,10 @@ Weights = Annotated[
 ]
 Activation = Annotated[
     str | None,
-    typer.Option(**choices("relu|mish"), help="What the weights were trained with, in place of what they tell."),
+    typer.Option(
+        **choices("relu|mish|arelu|asigmoid|atanh"),
+        help="What the weights were trained with, in place of what they tell.",
+    ),
 ]
 Box = Annotated[
     str | None, typer.Option(metavar="X,Y,W,H", help="Target in the first frame: pixels, 0-based left top corner.")

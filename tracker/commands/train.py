@@ -183,6 +183,7 @@ def _make_model(config: ModelConfig, seed: int) -> SiamFC:
     from tracker.network.checkpoint import load_state
     from tracker.network.model import SiamFC
     from tracker.network.pretrained import find_weights
+    from tracker.training.loop import remove_se_bias
 
     torch.manual_seed(seed)
     model = SiamFC(config.activation, config.attention, config.head, config.width, config.se_reduction)
@@ -198,6 +199,8 @@ def _make_model(config: ModelConfig, seed: int) -> SiamFC:
             model.load_state_dict(state | {key: own[key] for key in fresh})
         except RuntimeError as error:
             raise ValueError(f"model.weights must fit the model's settings, got {config.weights}: {error}") from error
+    if not config.se_bias:
+        remove_se_bias(model)
     return model
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from tracker.data import imagenet_vid
 from tracker.data.annotations import Problems, parse_region, read_flags, read_names, read_rows
 from tracker.data.otb import list_targets, load_sequence
+from tracker.data.otb_lists import OTB_LISTS
 from tracker.data.sequence import Sequence
 from tracker.io.sources import images_in, natural_key
 
@@ -32,7 +33,7 @@ def open_dataset(
     | layout | folders and files | split |
     |---|---|---|
     | got10k | <split>/<name>/*.jpg, groundtruth.txt, absence.label; list.txt | train, val, test |
-    | otb | <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ... | |
+    | otb | <name>/img/*.jpg, groundtruth_rect.txt or .1.txt, .2.txt, ... | otb50, otb2013, otb100 |
     | vot | <name>/*.jpg or color/*.jpg, groundtruth.txt (boxes or polygons); list.txt | |
     | lasot | <class>/<name>/img/*.jpg, groundtruth.txt, full_occlusion.txt, out_of_view.txt | train, test |
     | trackingnet | TRAIN_<i>/frames/<name>/*.jpg, anno/<name>.txt | train, TRAIN_0, test |
@@ -215,7 +216,15 @@ def _load_got10k(folder: Path, problems: Problems) -> list[Sequence]:
 
 def _find_otb(root: Path, split: str | None, problems: Problems) -> list[Path]:
     _no_sequence(root, "img")
-    return _sequence_folders(root, problems, "img")
+    if split is None:
+        return _sequence_folders(root, problems, "img")
+    missing = [name for name in OTB_LISTS[split] if not (root / name).is_dir()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise FileNotFoundError(
+            f"root must hold all sequences of {split}, got {root} without {', '.join(missing[:3])}{more}"
+        )
+    return [root / name for name in OTB_LISTS[split]]
 
 
 def _no_sequence(root: Path, part: str) -> None:
@@ -306,7 +315,7 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "got10k": Layout(_find_got10k, _load_got10k, ("train", "val", "test")),
-    "otb": Layout(_find_otb, _load_otb),
+    "otb": Layout(_find_otb, _load_otb, tuple(OTB_LISTS)),
     "vot": Layout(_find_vot, _load_vot),
     "lasot": Layout(_find_lasot, _load_lasot, ("train", "test")),
     "trackingnet": Layout(_find_trackingnet, _load_trackingnet, ("train", "TRAIN_*", "test")),

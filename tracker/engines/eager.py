@@ -229,7 +229,7 @@ class EagerBoxEngine:
         """A step from another place; the state is put back where its score is too low."""
         cfg, before = self.config, self._state.clone()
         search_size = float(region_side(w, h, cfg.context)) * cfg.instance_size / cfg.exemplar_size
-        self._state[0, : SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size])
+        self._state[0, : SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32)
         result = self._step(image)
         if result.score >= cfg.redetect_score:
             return result

@@ -148,7 +148,7 @@ class FusedEngine:
             before = state.clone()
             side = float(region_side(w, h, self.config.context))
             search_size = side * self.config.instance_size / self.config.exemplar_size
-            state[: State.SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size])
+            state[: State.SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32)
             result = self._follow(image, rows)[0].tolist()
             if result[Result.SCORE] >= self.config.redetect_score:
                 return result

@@ -1,1 +1,1 @@
-"""Experiments of the papers, each one command with a table and a plot."""
+"""Experiments of three papers. Each is one command that appends a row per run, and ends in tables and plots."""

@@ -1,9 +1,11 @@
-"""Paper 001: the losses of box regression in the tracker's box head, everything else being equal."""
+"""Zhang et al. (EIoU): the losses of box regression in the tracker's box head, all else equal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,8 @@ from tracker.data.augment import AugmentConfig, augment, collate
 from tracker.data.crops import crop_target
 from tracker.data.pairs import Pair, PairDataset
 from tracker.eval.metrics import iou
-from tracker.experiments.report import Row, draw_bars, report
+from tracker.experiments.report import Row, draw_bars, summarise, write_report
+from tracker.experiments.runs import Experiment, Where
 from tracker.experiments.videos import StretchedVideo
 from tracker.geometry import INSTANCE
 from tracker.network.box_head import boxes_of
@@ -28,7 +31,33 @@ from tracker.training.loop import train
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOSSES = {"IoU": "iou", "GIoU": "giou", "CIoU": "ciou", "EIoU": "eiou", "Focal-EIoU": "focal_eiou"}
+#: Name -> `box_loss` of `tracker train`. The first six are the fused ops of the package, the rest baselines.
+LOSSES = {
+    "IoU": "iou",
+    "GIoU": "giou",
+    "DIoU": "diou",
+    "CIoU": "ciou",
+    "EIoU": "eiou",
+    "Focal-EIoU": "focal_eiou",
+    "Focal-EIoU v1": "focal_eiou_v1",
+    "Focal-EIoU*": "focal_eiou_star",
+    "FocalL1": "focal_l1",
+    "BalancedL1": "balanced_l1",
+    "SmoothL1": "smooth_l1",
+}
+L1_LOSSES = ("FocalL1", "BalancedL1", "SmoothL1")  # of offsets, not of the IoU
+#: Table 1 and Table 2 of the paper: COCO box AP of RetinaNet with ResNet-50. Its baseline is SmoothL1.
+PAPER_AP = {
+    "SmoothL1": 35.9, "IoU": 36.5, "GIoU": 36.5, "CIoU": 36.7, "FocalL1": 36.5, "BalancedL1": 36.3, "EIoU": 37.0,
+    "Focal-EIoU v1": 36.8, "Focal-EIoU": 37.5,
+}  # fmt: skip
+#: Figure 9: the weight of the box loss, beta of the FocalL1 losses, gamma of the focal EIoU losses. The paper's values
+#: of the axes are not in its text; these span the ranges that it names.
+SWEEPS = {
+    "weight": (("EIoU",), (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)),
+    "beta": (("FocalL1", "Focal-EIoU v1"), (0.4, 0.6, 0.8, 1.0)),
+    "gamma": (("Focal-EIoU", "Focal-EIoU*"), (0.25, 0.5, 1.0, 1.5, 2.0)),
+}
 STRETCH = 1.6  # of the videos: aspect ratios change by up to 1.6^4 = 6.6
 CROP = 383  # room to shift and stretch the instance crop of 255
 #: A box head must see targets off the middle and of other sizes than the tracker's last guess.
@@ -38,16 +67,40 @@ HELD_OUT = 2_000_000  # seeds of the test videos, from here on; training draws f
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: every loss from every seed."""
+    """What is run: every loss from every seed, then the sweeps.
 
+    Args:
+        losses: names of `LOSSES`.
+        seeds: each decides the start of the network and the pairs.
+        sweeps: names of `SWEEPS`; each repeats some losses with several values of one setting.
+        weight: of a loss of the IoU against the score's; the paper's is 2.5.
+        l1_weight: the same of a loss of offsets; the paper's is 1.
+        beta: of FocalL1 and Focal-EIoU v1.
+        gamma: of Focal-EIoU and Focal-EIoU*.
+        steps, batch_size, width, workers: of the training.
+        pairs: number of held-out pairs.
+        videos, frames: number and length of the held-out videos.
+    """
+
+    losses: tuple[str, ...] = tuple(LOSSES)
     seeds: tuple[int, ...] = (0, 1, 2)
+    sweeps: tuple[str, ...] = ()
+    weight: float = 1.0
+    l1_weight: float = 1.0
+    beta: float = 0.8
+    gamma: float = 0.5
     steps: int = 600
     batch_size: int = 8
     width: float = 0.25
-    pairs: int = 256  # held out
+    pairs: int = 256
     videos: int = 12
     frames: int = 80
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        for field, values, known in (("losses", self.losses, LOSSES), ("sweeps", self.sweeps, SWEEPS)):
+            if unknown := [value for value in values if value not in known]:
+                raise ValueError(f"{field} must be among {', '.join(known)}, got {unknown[0]!r}")
 
 
 QUICK = Plan(seeds=(0, 1), steps=24, batch_size=4, width=0.125, pairs=16, videos=1, frames=20, workers=0)
@@ -80,40 +133,92 @@ class StretchedPairs:
         return Pair(exemplar, search, exemplar_box, search_box)
 
 
-def open_data(folder: Path | None) -> None:
-    """There is none: the videos are synthetic."""
+def with_data(plan: Plan, data: list[str], evaluate: list[str]) -> Plan:
+    """Refuse data: the videos are synthetic."""
+    raise ValueError("--data and --eval must be left out: box-loss makes its own videos")
 
 
-def run(folder: Path, console: Console, data: None = None, *, quick: bool = False) -> list[Row]:
-    """Run the experiment, print its table and leave it in `folder`; return the rows of the table."""
-    plan = QUICK if quick else Plan()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    console.print(
-        f"{len(LOSSES)} losses, {len(plan.seeds)} seeds, {plan.steps} steps each on {device}", highlight=False
-    )
-    runs = []
-    for name in LOSSES:
-        for seed in plan.seeds:
-            model = train_one(name, seed, plan, device)
-            runs.append({"loss": name, "seed": seed} | evaluate(model, plan))
-            console.print(f"  {name}, seed {seed}: video IoU {runs[-1]['video_iou']:.3f}", highlight=False)
+def runs_of(plan: Plan) -> Iterator[Row]:
+    """All losses from one seed, then the sweeps from it, before the next seed. No run comes twice."""
+    for seed in plan.seeds:
+        done = []
+        swept = [
+            (loss, _settings(loss, plan) | {sweep: value})
+            for sweep in plan.sweeps
+            for loss in SWEEPS[sweep][0]
+            for value in SWEEPS[sweep][1]
+        ]
+        for loss, chosen in [*((loss, _settings(loss, plan)) for loss in plan.losses), *swept]:
+            run = {"loss": loss, **chosen, "seed": seed}
+            if run not in done:
+                done.append(run)
+                yield run
 
-    def draw(figure: Figure, rows: Sequence[Row]) -> None:
-        draw_bars(figure, rows, "loss", "video_iou", f"Tracking with the box head, {plan.steps} steps")
 
+def _settings(loss: str, plan: Plan) -> Row:
+    """The settings of a loss outside the sweeps."""
+    weight = plan.l1_weight if loss in L1_LOSSES else plan.weight
+    return {"weight": weight, "beta": plan.beta, "gamma": plan.gamma}
+
+
+def _is_plain(row: Row, plan: Plan, but: str = "") -> bool:
+    """Whether a row has the settings of the plan, one of them left out."""
+    return all(row[key] == value for key, value in _settings(row["loss"], plan).items() if key != but)
+
+
+def run_one(run: Row, plan: Plan, opened: None, where: Where) -> Row:
+    """Train with one loss from one seed, and score the network."""
+    settings = {"box_weight": run["weight"], "beta": run["beta"], "gamma": run["gamma"]}
+    return evaluate(train_one(run["loss"], run["seed"], plan, where, **settings), plan)
+
+
+def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[Row]:
+    """The table of all losses beside the paper's AP, their overlaps as a plot, and figure 9 where there are sweeps."""
+    plain = [row for row in rows if _is_plain(row, plan)]
     values = ("pair_iou", "video_iou", "aspect_error")
-    return report(console, folder, "box_loss", runs, ["loss"], values, draw)
+
+    def draw(figure: Figure, table: Sequence[Row]) -> None:
+        chosen = [row for row in table if _is_plain(row, plan)]
+        draw_bars(figure, chosen, "loss", "video_iou", f"Tracking with the box head, {plan.steps} steps")
+
+    def beside(table: Sequence[Row]) -> list[Row]:
+        scores = {row["loss"]: row for row in summarise(plain, ["loss"], values)}
+        return [
+            {"loss": name, "AP in the paper": ap, **scores[name]} for name, ap in PAPER_AP.items() if name in scores
+        ]
+
+    plots = {f"sweep_{sweep}": partial(_draw_sweep, rows=rows, sweep=sweep, plan=plan) for sweep in plan.sweeps}
+    by = ["loss", "weight", "beta", "gamma"]
+    title = "Tables 1 and 2 of the paper, COCO AP, beside overlaps here"
+    return write_report(
+        console, folder, "box-loss", rows, by, values, draw, size=(12, 4), extra={title: beside}, plots=plots
+    )
 
 
-def train_one(name: str, seed: int, plan: Plan, device: torch.device) -> SiamFC:
-    """The same network, trained on the same pairs in the same order whatever the loss."""
+def _draw_sweep(figure: Figure, rows: Sequence[Row], sweep: str, plan: Plan) -> None:
+    """The overlap on held-out pairs against one setting, the others as they are in the plan."""
+    axes = figure.add_subplot()
+    for loss in SWEEPS[sweep][0]:
+        chosen = [row for row in rows if row["loss"] == loss and _is_plain(row, plan, but=sweep)]
+        table = sorted(summarise(chosen, [sweep], ["pair_iou"]), key=lambda row: row[sweep])
+        deviations = [0.0 if math.isnan(row["pair_iou_std"]) else row["pair_iou_std"] for row in table]
+        axes.errorbar(
+            [row[sweep] for row in table], [row["pair_iou"] for row in table], deviations, label=loss, capsize=4
+        )
+    axes.set(xlabel=sweep, ylabel="IoU on held-out pairs", title=f"Figure 9 of the paper: {sweep}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def train_one(name: str, seed: int, plan: Plan, where: Where, **settings: float) -> SiamFC:
+    """The same network, trained on the same pairs in the same order whatever the loss; `settings` of `TrainConfig`."""
     torch.manual_seed(seed)
-    model = SiamFC("mish", "se", "box", plan.width).to(device)
+    model = SiamFC("mish", "se", "box", plan.width).to(where.device)
     config = TrainConfig(
         seed=seed, steps=plan.steps, batch_size=plan.batch_size, lr=5e-2, final_lr=2.5e-3, box_loss=LOSSES[name],
-        augment=AugmentConfig(**AUGMENT), data=DataConfig(workers=plan.workers),
+        augment=AugmentConfig(**AUGMENT), data=DataConfig(workers=plan.workers), **settings,
     )  # fmt: skip
-    train(model, config, pairs=PairDataset(StretchedPairs(plan.steps * plan.batch_size), seed))
+    train(model, config, pairs=PairDataset(StretchedPairs(plan.steps * plan.batch_size), seed), folder=where.scratch)
     return model
 
 
@@ -157,3 +262,19 @@ def _pair_iou(model: SiamFC, plan: Plan) -> float:
 def _corner_and_size(boxes: Tensor) -> np.ndarray:
     boxes = boxes.cpu().numpy()
     return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+
+
+EXPERIMENT = Experiment(
+    name="box-loss",
+    paper="Zhang et al., Focal and efficient IOU loss for accurate bounding box regression",
+    about="losses of box regression in the tracker's box head: overlap on held-out synthetic videos",
+    plans={"quick": QUICK, "default": Plan(), "paper": Plan(sweeps=tuple(SWEEPS), weight=2.5)},
+    times={"quick": "1 minute on one core", "default": "3 hours on two cores", "paper": "10 hours on two cores"},
+    key=("loss", "weight", "beta", "gamma", "seed"),
+    choices=("losses", "seeds", "sweeps", "weight", "l1_weight", "beta", "gamma"),
+    with_data=with_data,
+    open=lambda plan: None,
+    runs=runs_of,
+    run=run_one,
+    report=report,
+)

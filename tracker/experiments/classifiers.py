@@ -1,4 +1,10 @@
-"""The activations and the networks that paper 003 compares, at the size of small images."""
+"""The activations and the networks that Hu et al. compare, at the size of small images.
+
+The networks follow figure 5 of the paper. It leaves open the strides, the paddings and the place of the activations: a
+convolution is followed by its normalisation, where the figure has one, and the activation; convolutions keep the size
+of the image, and pools halve it. Its dropouts of .8 and .9 are what is kept. `width` scales all channels and `depth`
+the numbers of blocks; 1 is the paper's.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +29,13 @@ class Swish(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.b * x)
+
+
+class PReLU(nn.PReLU):
+    """nn.PReLU with slope 0 at the start, as in the code of Hu et al.; torch's starts at .25."""
+
+    def __init__(self) -> None:
+        super().__init__(init=0.0)
 
 
 class PELU(nn.Module):
@@ -57,69 +70,179 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-#: One set of parameters per layer, as the paper has it.
+#: One set of parameters per layer, as the paper has it. LReLU's slope and PReLU's start are those of its authors' code;
+#: PELU starts from 1 and FReLU from 0, as Trottier et al. and Qiu et al. do.
 ACTIVATIONS: dict[str, Activation] = {
+    "Sigmoid": nn.Sigmoid,
+    "ASigmoid": fastops.nn.ASigmoid,
+    "Tanh": nn.Tanh,
+    "ATanh": fastops.nn.ATanh,
     "ReLU": nn.ReLU,
-    "LReLU": partial(nn.LeakyReLU, 0.01),
-    "PReLU": nn.PReLU,
+    "LReLU": partial(nn.LeakyReLU, 0.2),
+    "PReLU": PReLU,
     "Swish": Swish,
     "PELU": PELU,
     "FReLU": FReLU,
-    "ASigmoid": fastops.nn.ASigmoid,
-    "ATanh": fastops.nn.ATanh,
     "AReLU": fastops.nn.AReLU,
 }
 
 
-def alexnet(channels: int, classes: int, activation: Activation, width: int) -> nn.Sequential:
-    """Three convolutions without normalisation, two pools, one hidden layer."""
+class _Builder:
+    """Layers of one network: channels scaled by `width`, and an activation of its own behind each convolution."""
+
+    def __init__(self, activation: Activation, width: float) -> None:
+        self.activation, self._width = activation, width
+
+    def scaled(self, channels: int) -> int:
+        return max(4, round(channels * self._width))
+
+    def conv(self, inputs: int, outputs: int, kernel: int, norm: bool = False, act: bool = True) -> list[nn.Module]:
+        """Inputs and outputs are channels as they are, not yet to be scaled."""
+        layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)]
+        return layers + [nn.BatchNorm2d(outputs)] * norm + ([self.activation()] if act else [])
+
+
+def _pool() -> nn.Module:
+    return nn.MaxPool2d(3, 2, padding=1)  # 1 x 1 stays 1 x 1
+
+
+def alexnet(channels: int, classes: int, activation: Activation, width: float, depth: float) -> nn.Sequential:
+    """Four convolutions without batch normalisation, the first two with local response normalisation."""
+    make = _Builder(activation, width)
+    c1, c2, c3, c4, hidden = map(make.scaled, (96, 256, 384, 256, 2048))
     return nn.Sequential(
-        nn.Conv2d(channels, width, 5, padding=2), activation(), nn.MaxPool2d(2),
-        nn.Conv2d(width, 2 * width, 5, padding=2), activation(), nn.MaxPool2d(2),
-        nn.Conv2d(2 * width, 2 * width, 3, padding=1), activation(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(8 * width, 8 * width), activation(), nn.Dropout(0.1), nn.Linear(8 * width, classes),
+        *make.conv(channels, c1, 11), nn.LocalResponseNorm(5), _pool(),
+        *make.conv(c1, c2, 5), nn.LocalResponseNorm(5), _pool(),
+        *make.conv(c2, c3, 3), *make.conv(c3, c4, 5), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(4 * c4, hidden), activation(), nn.Dropout(0.1), nn.Linear(hidden, classes),
     )  # fmt: skip
 
 
-def vgg(channels: int, classes: int, activation: Activation, width: int) -> nn.Sequential:
-    """Three stages of two 3x3 convolutions, normalised once a stage as in the paper's figure 5, and a pool."""
-    layers: list[nn.Module] = []
-    inputs = channels
-    for outputs in (width, 2 * width, 4 * width):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), activation()]
-        layers += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), activation(), nn.MaxPool2d(2)]
-        inputs = outputs
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, inputs), activation(), nn.Dropout(0.1)]
-    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+def vgg(channels: int, classes: int, activation: Activation, width: float, depth: float) -> nn.Sequential:
+    """Five stages of 3x3 convolutions, normalised once a stage, pools behind the last three, two hidden layers."""
+    make = _Builder(activation, width)
+    layers, inputs = [], channels
+    for outputs, count, pool in ((64, 2, False), (128, 2, False), (256, 3, True), (512, 3, True), (512, 3, True)):
+        outputs, count = make.scaled(outputs), max(1, round(count * depth))
+        for k in range(count):
+            layers += make.conv(inputs, outputs, 3, norm=k == count - 1)
+            inputs = outputs
+        layers += [_pool()] * pool
+    first, second = make.scaled(8192), make.scaled(7168)
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, first), activation(), nn.Dropout(0.1),
+        nn.Linear(first, second), activation(), nn.Dropout(0.1), nn.Linear(second, classes),
+    )  # fmt: skip
+
+
+#: Channels of the branches of each inception block (Szegedy et al.): 1x1; 3x3 and 5x5, each behind a 1x1; pool and 1x1.
+_INCEPTION = {
+    "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64), "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64), "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128), "5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128),
+}  # fmt: skip
+
+
+class _Inception(nn.Module):
+    def __init__(self, inputs: int, sizes: tuple[int, ...], make: _Builder) -> None:
+        super().__init__()
+        one, before3, three, before5, five, pooled = map(make.scaled, sizes)
+        self.branches = nn.ModuleList(
+            nn.Sequential(*layers)
+            for layers in (
+                make.conv(inputs, one, 1),
+                make.conv(inputs, before3, 1) + make.conv(before3, three, 3),
+                make.conv(inputs, before5, 1) + make.conv(before5, five, 5),
+                [nn.MaxPool2d(3, 1, padding=1), *make.conv(inputs, pooled, 1)],
+            )
+        )
+        self.outputs = one + three + five + pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def googlenet(channels: int, classes: int, activation: Activation, width: float, depth: float) -> nn.Sequential:
+    """A 7x7 and two 3x3 convolutions, nine inception blocks in three stages, a mean over the image."""
+    make = _Builder(activation, width)
+    c1, c2 = make.scaled(64), make.scaled(192)
+    layers = [*make.conv(channels, c1, 7), _pool(), *make.conv(c1, c2, 3), *make.conv(c2, c2, 3), _pool()]
+    inputs = c2
+    for name, sizes in _INCEPTION.items():
+        layers += [_pool()] * (name in ("4a", "5a"))
+        block = _Inception(inputs, sizes, make)
+        layers, inputs = [*layers, block], block.outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(inputs, classes))
 
 
 class _Residual(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
+    """1x1, 3x3 and 1x1 convolutions beside a short cut."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int, make: _Builder) -> None:
         super().__init__()
+        middle = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
         self.main = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), activation(),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs),
+            *make.conv(inputs, inner, 1, norm=True), middle, nn.BatchNorm2d(inner), make.activation(),
+            *make.conv(inner, outputs, 1, norm=True, act=False),
         )  # fmt: skip
         same = stride == 1 and inputs == outputs
         self.short = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        self.activation = activation()
+        self.activation = make.activation()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.main(x) + self.short(x))
 
 
-def resnet(channels: int, classes: int, activation: Activation, width: int) -> nn.Sequential:
-    """A 3x3 convolution, four residual blocks in three stages, a mean over the image."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation(),
-        _Residual(width, width, 1, activation), _Residual(width, 2 * width, 2, activation),
-        _Residual(2 * width, 4 * width, 2, activation), _Residual(4 * width, 4 * width, 1, activation),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes),
-    )  # fmt: skip
+def resnet(channels: int, classes: int, activation: Activation, width: float, depth: float) -> nn.Sequential:
+    """A 7x7 convolution, stages of 3, 4, 6 and 3 bottleneck blocks, a mean over the image."""
+    make = _Builder(activation, width)
+    inputs = make.scaled(64)
+    layers = [*make.conv(channels, inputs, 7, norm=True), _pool()]
+    for stage, (inner, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        outputs = make.scaled(4 * inner)
+        for k in range(max(1, round(count * depth))):
+            stride = 2 if k == 0 and stage else 1
+            layers.append(_Residual(inputs, make.scaled(inner), outputs, stride, make))
+            inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
-NETWORKS: dict[str, Callable[[int, int, Activation, int], nn.Sequential]] = {
+class _Dense(nn.Module):
+    """Normalisation, 1x1 and 3x3 convolutions; what comes in stays beside what comes out."""
+
+    def __init__(self, inputs: int, growth: int, make: _Builder) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.BatchNorm2d(inputs), make.activation(), nn.Conv2d(inputs, 2 * growth, 1, bias=False), nn.Dropout(0.2),
+            nn.BatchNorm2d(2 * growth), make.activation(), nn.Conv2d(2 * growth, growth, 3, padding=1, bias=False),
+            nn.Dropout(0.2),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.main(x)], 1)
+
+
+def densenet(channels: int, classes: int, activation: Activation, width: float, depth: float) -> nn.Sequential:
+    """A 7x7 convolution, dense blocks of 6, 12, 48 and 32 layers of growth 24, a mean over the image."""
+    make = _Builder(activation, width)
+    growth = make.scaled(24)
+    inputs = 2 * growth
+    layers = [nn.Conv2d(channels, inputs, 7, padding=3, bias=False)]
+    for block, count in enumerate((6, 12, 48, 32)):
+        if block:  # the transition layer
+            layers += [*make.conv(inputs, inputs // 2, 1), nn.AvgPool2d(2, ceil_mode=True)]
+            inputs //= 2
+        for _ in range(max(1, round(count * depth))):
+            layers.append(_Dense(inputs, growth, make))
+            inputs += growth
+    layers += [nn.BatchNorm2d(inputs), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+NETWORKS: dict[str, Callable[[int, int, Activation, float, float], nn.Sequential]] = {
     "AlexNet": alexnet,
     "VGG": vgg,
+    "GoogLeNet": googlenet,
     "ResNet": resnet,
+    "DenseNet": densenet,
 }

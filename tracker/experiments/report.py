@@ -1,17 +1,18 @@
-"""Results of an experiment: a row per run, a table of means over the seeds as CSV and on the screen, a plot."""
+"""Results of an experiment: tables of means over the seeds on the screen, as CSV and as Markdown, and plots."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from tracker.installed import install_hint
+from tracker.io.files import write_whole
 from tracker.io.report import Row, write_csv, write_plot
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def summarise(runs: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> 
 
 def print_table(console: Console, title: str, rows: Sequence[Row], digits: int = 3) -> None:
     """Print rows of `summarise`, each value as mean ± standard deviation."""
-    table = Table(title=title)
+    table = RichTable(title=title)
     columns = [column for column in rows[0] if not column.endswith("_std")]
     for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
@@ -52,62 +53,89 @@ def print_table(console: Console, title: str, rows: Sequence[Row], digits: int =
     console.print(table)
 
 
-def print_grid(console: Console, title: str, rows: Sequence[Row], down: str, across: str, value: str) -> None:
-    """Print one value of rows of `summarise` as a grid of two of their columns."""
-    table = Table(title=title)
-    columns = list(dict.fromkeys(row[across] for row in rows))
-    cells = {(row[down], row[across]): _cell(row, value, 3) for row in rows}
-    table.add_column(down)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name in dict.fromkeys(row[down] for row in rows):
-        table.add_row(name, *(cells[name, column] for column in columns))
-    console.print(table)
-
-
-def _cell(row: Row, column: str, digits: int) -> str:
-    value, deviation = row[column], row.get(f"{column}_std")
+def _cell(row: Row, column: str, digits: int = 3) -> str:
+    value, deviation = row.get(column), row.get(f"{column}_std")
+    if value is None:
+        return ""
     if not isinstance(value, float):
         return str(value)
+    if math.isnan(value):
+        return "-"
+    if abs(value) >= 10:  # frames per second, seconds: three digits in all are enough
+        digits = min(digits, 1 if abs(value) < 100 else 0)
     if deviation is None or math.isnan(deviation):
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def report(
+def markdown_table(rows: Sequence[Row], digits: int = 3) -> str:
+    """Rows of `summarise` as a Markdown table, each value as mean ± standard deviation.
+
+    Example:
+        >>> print(markdown_table([{"net": "a", "score": 2.0, "score_std": 0.5}]))
+        | net | score |
+        |---|---:|
+        | a | 2.000 ± 0.500 |
+    """
+    columns = [column for column in rows[0] if not column.endswith("_std")]
+    lines = [
+        "| " + " | ".join(column.replace("_", " ") for column in columns) + " |",
+        "|" + "|".join("---" if isinstance(rows[0][column], str) else "---:" for column in columns) + "|",
+    ]
+    lines += ["| " + " | ".join(_cell(row, column, digits) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+Table = Sequence[Row]
+
+
+def write_report(
     console: Console,
     folder: Path,
     name: str,
     runs: Sequence[Row],
     by: Sequence[str],
     values: Sequence[str],
-    draw: Callable[[Figure, Sequence[Row]], None],
+    draw: Callable[[Figure, Table], None] | None = None,
+    *,
     size: tuple[float, float] = (9, 4),
+    extra: Mapping[str, Callable[[Table], Table]] | None = None,
+    plots: Mapping[str, Callable[[Figure], None]] | None = None,
     show: bool = True,
 ) -> list[Row]:
-    """Print the table of an experiment and leave `<name>.csv`, `<name>_runs.csv` and `<name>.png` in `folder`.
+    """Print the tables of an experiment, and write `<name>.csv`, `<name>.md` and the plots to `folder`.
 
     Args:
         runs: a row per run.
         by: the columns that tell variants apart.
         values: the columns that are averaged over the seeds.
-        draw: draws the rows of the table on a figure.
-        size: of the figure, in inches.
-        show: print the table.
+        draw: draws the rows of the main table on the figure of `<name>.png`.
+        size: of that figure, in inches.
+        extra: further tables, by title, made from the rows of the main one.
+        plots: further plots, `<name>_<key>.png`.
+        show: print the main table.
 
     Returns:
-        the rows of the table.
+        the rows of the main table.
     """
     rows = summarise(runs, by, values)
-    write_csv(folder / f"{name}_runs.csv", runs)
-    write_csv(folder / f"{name}.csv", rows)
+    tables = {name: rows} | {title: make(rows) for title, make in (extra or {}).items()}
+    tables = {title: table for title, table in tables.items() if table}
     if show:
         print_table(console, name, rows)
-    files = [f"{name}.csv", f"{name}_runs.csv"]
-    if write_plot(folder / f"{name}.png", lambda figure: draw(figure, rows), size):
-        files.append(f"{name}.png")
-    else:
-        console.print(f"no plot: matplotlib is missing, {install_hint('plot')}", markup=False)
+    for title, table in list(tables.items())[1:]:
+        print_table(console, title, table)
+    write_csv(folder / f"{name}.csv", rows)
+    text = "\n\n".join(f"## {title}\n\n{markdown_table(table)}" for title, table in tables.items())
+    write_whole(folder / f"{name}.md", f"{text}\n".encode())
+    files = [f"{name}.csv", f"{name}.md"]
+    drawn = {} if draw is None else {f"{name}.png": (lambda figure: draw(figure, rows), size)}
+    drawn |= {f"{name}_{key}.png": (paint, (11, 6)) for key, paint in (plots or {}).items()}
+    for file, (paint, inches) in drawn.items():
+        if not write_plot(folder / file, paint, inches):
+            console.print(f"no plot: matplotlib is missing, {install_hint('plot')}", markup=False)
+            break
+        files.append(file)
     console.print(f"wrote {', '.join(str(folder / file) for file in files)}", soft_wrap=True, markup=False)
     return rows
 

@@ -151,11 +151,8 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
         if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
             raise ValueError(f"dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
-<<<<<<< HEAD
     if model.int8 is not None:
         metadata["int8"] = model.int8.to_json()
-    write_whole(path, save(state, metadata))
-=======
     write_whole(path, sorted_header(save(state, metadata)))
 
 
@@ -171,7 +168,6 @@ def sorted_header(data: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
->>>>>>> field
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:
@@ -225,16 +221,12 @@ def load_model(
     as_measured = activation in (None, settings.get("activation"))
     if activation is not None:
         settings["activation"] = activation
-<<<<<<< HEAD
-    model = SiamFC(**settings, out_scale=out_scale, ops=ops)
+    model = SiamFC(**settings, out_scale=out_scale, ops=ops).float()  # whatever the default dtype
     if "int8" in metadata and as_measured:
         try:
             model.int8 = Int8Settings.from_json(metadata["int8"])
         except ValueError as error:
             raise ValueError(f"{error} in {path}") from error
-=======
-    model = SiamFC(**settings, out_scale=out_scale, ops=ops).float()  # whatever the default dtype
->>>>>>> field
     wanted = model.state_dict()
     state = {key: value for key, value in wanted.items() if key.endswith(_BATCHES)} | state
     floats = [key for key, value in wanted.items() if value.is_floating_point()]

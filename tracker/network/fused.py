@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastops
 from fastops.nn import FrozenConv2d
 from tracker.network.box_head import BoxHead, correlate, distances
-from tracker.network.model import SiamFC
+from tracker.network.model import ADAPTIVE, SiamFC
 
 
 class FusedNetwork:
     """`SiamFC` for inference: batch norm folded, channels_last, bias and activation inside the convolutions.
 
     Scores equal the model's in eval mode up to rounding. Before a max pool the activation runs on a part of the values
-    only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. Whatever the dtype,
-    the features are float32: a score map rounded to 8 bits would move the peak.
+    only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. The adaptive
+    activations run by themselves behind their convolution. Whatever the dtype, the features are float32: a score map
+    rounded to 8 bits would move the peak.
 
     Args:
         model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
@@ -44,6 +46,9 @@ class FusedNetwork:
         self._convs = []
         for block, pool in zip(blocks, self._pools, strict=True):
             has_norm = len(block) > 1
+            if has_norm and model.activation in ADAPTIVE:
+                self._convs.append(FrozenAdaptive(block, model.activation, **options))
+                continue
             activation = model.activation if has_norm and not pool else "none"
             self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
         self._attention: tuple[Tensor, ...] | None = None
@@ -66,7 +71,9 @@ class FusedNetwork:
         x = crops
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
-            if pool:
+            if pool and self._activation in ADAPTIVE:
+                x = F.max_pool2d(x, 3, 2)
+            elif pool:
                 x = fastops.relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
         return x.to(self._wide)
 
@@ -96,13 +103,29 @@ class FusedNetwork:
         return torch.cat([first, distances(*edges)], 1) if edges else first
 
 
+class FrozenAdaptive:
+    """A convolution, its batch norm and an adaptive activation, for inference."""
+
+    def __init__(self, block: nn.Sequential, activation: str, **options) -> None:
+        self._conv = FrozenConv2d(block[0], block[1], "none", **options)
+        names = {"arelu": "adaptive_relu", "asigmoid": "adaptive_sigmoid", "atanh": "adaptive_tanh"}
+        self._function = getattr(fastops, names[activation])
+        own = block[2]
+        self._shape = [p.detach().to(**options, copy=True) for p in (own.a, own.b, own.c, own.d)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._function(self._conv(x), *self._shape)
+
+
 class FrozenBoxHead:
     """`BoxHead` for inference."""
 
     def __init__(self, head: BoxHead, activation: str, **options) -> None:
-        def frozen(block: nn.Module, activation: str) -> FrozenConv2d:
+        def frozen(block: nn.Module, activation: str) -> FrozenConv2d | FrozenAdaptive:
             if isinstance(block, nn.Conv2d):
                 return FrozenConv2d(block, **options)
+            if activation in ADAPTIVE:
+                return FrozenAdaptive(block, activation, **options)
             return FrozenConv2d(block[0], block[1], activation, **options)
 
         self._template, self._search = frozen(head.template, "none"), frozen(head.search, "none")

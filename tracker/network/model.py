@@ -15,7 +15,8 @@ from tracker.network.box_head import BoxHead, BoxOutput
 from tracker.network.int8_settings import Int8Settings
 
 BASE_CHANNELS = (96, 256, 384, 384, 256)
-ACTIVATIONS = ("relu", "mish")
+ACTIVATIONS = ("relu", "mish", "arelu", "asigmoid", "atanh")
+ADAPTIVE = ACTIVATIONS[2:]  # their shape is learned: parameters a, b, c, d in every layer
 ATTENTIONS = ("none", "se")
 HEADS = ("xcorr", "box")
 OPS = ("fastops", "reference")
@@ -66,7 +67,10 @@ def depthwise_xcorr(z: Tensor, x: Tensor) -> Tensor:
 
 
 class ReferenceSEAttention(nn.Module):
-    """Squeeze-and-excitation in stock PyTorch: x * sigmoid(w2 relu(w1 mean(x) + b1) + b2), paper 000 eq. 7-9."""
+    """Squeeze-and-excitation in stock PyTorch: x * sigmoid(w2 relu(w1 mean(x) + b1) + b2).
+
+    Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 7-9.
+    """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -84,6 +88,22 @@ class ReferenceSEAttention(nn.Module):
         squeezed = x.mean(dim=(2, 3))  # [N, C]
         gate = F.linear(F.relu(F.linear(squeezed, self.w1, self.b1)), self.w2, self.b2).sigmoid()
         return x * gate[:, :, None, None]
+
+
+class ReferenceAdaptive(nn.Module):
+    """The adaptive activations of Hu et al. in stock PyTorch; see `fastops.nn.AReLU`, `ASigmoid` and `ATanh`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        starts = (1.0, 0.0 if kind == "arelu" else 1.0, 0.0, 0.0)
+        self.a, self.b, self.c, self.d = (nn.Parameter(torch.full((1,), start)) for start in starts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "arelu":
+            return torch.maximum(self.a * x + self.c, self.b * x + self.d)
+        function = torch.sigmoid if self.kind == "asigmoid" else torch.tanh
+        return self.b * function(self.a * x + self.c) + self.d
 
 
 class Backbone(nn.Module):
@@ -119,7 +139,8 @@ class SiamFC(nn.Module):
     ``attention.{w1,b1,w2,b2}``, the box head ``box_head.*``.
 
     Args:
-        activation: "relu" or "mish".
+        activation: "relu" or "mish"; or "arelu", "asigmoid" or "atanh", whose shape is learned, with parameters
+            ``backbone.conv{1..4}.2.{a,b,c,d}``.
         attention: "none", or "se" for squeeze-and-excitation after the backbone, on both branches.
         head: "xcorr", the score map alone; or "box", which gives a score and a box in every cell, so that the tracker
             follows the target's aspect ratio (see `tracker.network.box_head`).
@@ -131,7 +152,9 @@ class SiamFC(nn.Module):
     Raises:
         ValueError: when an argument is out of its range.
 
-    Source: Bertinetto et al., Fully-Convolutional Siamese Networks for Object Tracking; paper 000 (Mish, attention).
+    Source: Bertinetto et al., Fully-Convolutional Siamese Networks for Object Tracking; Zhang and Wang, Object
+    tracking in siamese network with attention mechanism and Mish function (Mish, attention); Hu et al., Adaptively
+    customizing activation functions for various layers.
 
     Example:
         >>> net = SiamFC(width=0.25, ops="reference")
@@ -177,10 +200,12 @@ class SiamFC(nn.Module):
 
             mish, attention_block, self._xcorr = fastops.nn.Mish, fastops.nn.SEAttention, fastops.xcorr
             depthwise = fastops.xcorr_depthwise
+            adaptive = {"arelu": fastops.nn.AReLU, "asigmoid": fastops.nn.ASigmoid, "atanh": fastops.nn.ATanh}
         else:
+            adaptive = {kind: partial(ReferenceAdaptive, kind) for kind in ADAPTIVE}
             mish, attention_block, self._xcorr = nn.Mish, ReferenceSEAttention, grouped_xcorr
             depthwise = depthwise_xcorr
-        make_activation = mish if activation == "mish" else partial(nn.ReLU, inplace=True)
+        make_activation = {"relu": partial(nn.ReLU, inplace=True), "mish": mish, **adaptive}[activation]
         self.backbone = Backbone(channels, make_activation)
         # Drawn before all else: at one seed the convolutions start equal, whatever attention and head come behind them.
         for module in self.backbone.modules():

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tracker.config import NOT_NEGATIVE, POSITIVE, at_least, check_settings, one_of
+from tracker.config import NOT_NEGATIVE, POSITIVE, Rule, at_least, check_settings, one_of
 from tracker.data.augment import AugmentConfig
 from tracker.data.crops import CROP_SIZE
 from tracker.data.pairs import MAX_GAP
 from tracker.geometry import INSTANCE
-from tracker.training.losses import BOX_LOSSES
+from tracker.training.losses import BOX_LOSSES, SCORE_LOSSES
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-OPTIMIZERS = ("sgd_gc", "adamw_gc", "sgd", "adamw")
+OPTIMIZERS = ("sgd_gc", "sgd_gcc", "adamw_gc", "adamw_gcc", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine")
 PRECISIONS = ("float32", "bfloat16", "float16")
 #: What `load_config` takes for head "box" where nothing else is said: a box head must see targets off the middle, and
@@ -40,6 +40,8 @@ class ModelConfig:
 
     Args:
         activation, attention, head, width, se_reduction: as for `tracker.SiamFC`.
+        se_bias: whether the attention's two linear layers learn a bias. Without it their biases are and stay 0, as in
+            equation 8 of Zhang and Wang.
         weights: checkpoint to start from; "" is a fresh network.
         response_deviation: standard deviation of the responses that a fresh network starts with; see
             `tracker.training.loop.scale_responses`. 0 leaves the network as it is initialised.
@@ -50,6 +52,7 @@ class ModelConfig:
     head: str = "xcorr"
     width: float = 1.0
     se_reduction: int = 16
+    se_bias: bool = True
     weights: str = ""
     response_deviation: float = 1.0
 
@@ -132,7 +135,8 @@ class TrainConfig:
         epochs: how often all pairs are gone through.
         steps: number of batches, in place of `epochs`; 0 leaves it to them.
         batch_size: pairs per step, of all processes together.
-        optimizer: "sgd_gc" or "adamw_gc", with gradient centralization in one kernel; "sgd" or "adamw" of torch.
+        optimizer: "sgd_gc" or "adamw_gc", with gradient centralization in one kernel; "sgd_gcc" or "adamw_gcc", which
+            centralize the gradients of convolutions alone; "sgd" or "adamw" of torch.
         lr, final_lr: learning rate after the warm-up and of the last step.
         schedule: how it falls from one to the other, "exponential" or "cosine".
         warmup: number of steps in which it rises to `lr`, in equal parts.
@@ -147,7 +151,12 @@ class TrainConfig:
         weight_decay: of the optimizer.
         clip: largest norm of all gradients together, above which they are scaled down; 0 for none.
         precision: "float32", or "bfloat16" or "float16" for torch.autocast (the latter with a GradScaler).
-        box_loss: of head "box".
+        score_loss: "balanced", in which the positive and the negative cells of a score map weigh one half each; or
+            "mean", the plain mean over the cells, equation 3 of Zhang and Wang.
+        box_loss: of head "box"; see `tracker.training.losses.box_head_loss`.
+        box_weight: weight of the box loss against the score's.
+        gamma: exponent of "focal_eiou" and "focal_eiou_star".
+        beta: of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
         sync_batch_norm: statistics of batch norms over the batches of all processes, not of each one's own.
         winograd: on a CPU in float32, compute the large convolutions by Winograd's minimal filtering, which rounds less
             exactly (1e-5); see `fastops.nn.WinogradConv2d`.
@@ -187,7 +196,11 @@ class TrainConfig:
     weight_decay: float = 5e-4
     clip: float = 0.0
     precision: str = "float32"
+    score_loss: str = "balanced"
     box_loss: str = "focal_eiou"
+    box_weight: float = 1.0
+    gamma: float = 0.5
+    beta: float = 0.8
     sync_batch_norm: bool = True
     winograd: bool = True
     compile: bool = False
@@ -206,10 +219,12 @@ class TrainConfig:
             {
                 "epochs batch_size lr final_lr checkpoint_every keep": POSITIVE,
                 "seed steps momentum weight_decay clip warmup backbone_lr checkpoint_minutes": NOT_NEGATIVE,
-                "teacher_weight teacher_map_weight label_weight": NOT_NEGATIVE,
+                "teacher_weight teacher_map_weight label_weight box_weight gamma": NOT_NEGATIVE,
+                "beta": Rule("between 1/e and 1", lambda value: 1 / math.e <= value <= 1),
                 "optimizer": one_of(OPTIMIZERS),
                 "schedule": one_of(SCHEDULES),
                 "precision": one_of(PRECISIONS),
+                "score_loss": one_of(SCORE_LOSSES),
                 "box_loss": one_of(BOX_LOSSES),
             },
         )
@@ -222,7 +237,9 @@ class TrainConfig:
         """Weight of one of the losses in the sum that training minimises, by the loss's name."""
         if loss == "features":
             return self.teacher_weight
-        return self.teacher_map_weight if loss in ("map", "teacher_box") else self.label_weight
+        if loss in ("map", "teacher_box"):
+            return self.teacher_map_weight
+        return self.label_weight * (self.box_weight if loss == "box" else 1.0)
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of step `step` of `steps`, from 1."""
@@ -259,6 +276,26 @@ def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} must be TOML, got {error}") from error
+    apply_settings(values, settings)
+    if isinstance(values.get("model"), dict) and values["model"].get("head") == "box":
+        for name, defaults in BOX_HEAD.items():
+            if isinstance(values.setdefault(name, {}), dict):
+                values[name] = defaults | values[name]
+    return from_dict(TrainConfig, values)
+
+
+def apply_settings(values: dict[str, Any], settings: Iterable[str]) -> None:
+    """Put `settings`, "key=value" each, into `values`, as `load_config` does.
+
+    Raises:
+        ValueError: for a setting of another form.
+
+    Example:
+        >>> values = {"lr": 1.0}
+        >>> apply_settings(values, ["lr=0.05", "model.activation=relu"])
+        >>> values
+        {'lr': 0.05, 'model': {'activation': 'relu'}}
+    """
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
@@ -270,11 +307,6 @@ def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
             if not isinstance(table, dict):
                 raise ValueError(f"{part} must be a table to hold {key.strip()}, got {table!r}")
         table[name] = _parse(text.strip())
-    if isinstance(values.get("model"), dict) and values["model"].get("head") == "box":
-        for name, defaults in BOX_HEAD.items():
-            if isinstance(values.setdefault(name, {}), dict):
-                values[name] = defaults | values[name]
-    return from_dict(TrainConfig, values)
 
 
 def _parse(text: str) -> Any:

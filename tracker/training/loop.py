@@ -108,7 +108,9 @@ def train(
             taught = time.perf_counter() - taught
             with torch.autocast(device.type, getattr(torch, config.precision), enabled=config.precision != "float32"):
                 given = network(batch.exemplar, batch.instance)
-                parts = losses_of(given if targets is None else given.output, batch, config.box_loss)
+                output = given if targets is None else given.output
+                options = {"gamma": config.gamma, "beta": config.beta}
+                parts = losses_of(output, batch, config.box_loss, config.score_loss, **options)
                 if targets is not None:
                     parts |= teacher_losses(given, targets)
             loss = torch.stack([config.weight_of(name) * part for name, part in parts.items()]).sum()
@@ -192,13 +194,14 @@ def training_form(
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer that the configuration names, of all parameters, each at its share of the learning rate."""
+    family, _, suffix = config.optimizer.partition("_")
     kind = {
-        "sgd_gc": fastops.optim.SGDGC,
-        "sgd": torch.optim.SGD,
-        "adamw_gc": fastops.optim.AdamWGC,
-        "adamw": torch.optim.AdamW,
-    }[config.optimizer]
-    options = {"momentum": config.momentum} if "sgd" in config.optimizer else {}
+        "sgd": fastops.optim.SGDGC if suffix else torch.optim.SGD,
+        "adamw": fastops.optim.AdamWGC if suffix else torch.optim.AdamW,
+    }[family]
+    options = {"momentum": config.momentum} if family == "sgd" else {}
+    if suffix:
+        options["conv_only"] = suffix == "gcc"
     groups = [{"params": list(model.parameters()), "lr_factor": 1.0}]
     if config.backbone_lr != 1:
         backbone = {id(p) for name, p in model.named_parameters() if "backbone." in name}
@@ -243,6 +246,17 @@ def _validate(
             save_state(model, folder / "best.safetensors")
     if log is not None:
         log.validation({"step": state.step, "auc": auc, "best_auc": state.progress["best_auc"], "sequences": scores})
+
+
+@torch.no_grad()
+def remove_se_bias(model: SiamFC) -> None:
+    """Set the biases of the channel attention to 0 and keep training from changing them, in place.
+
+    The gate is then sigmoid(W2 relu(W1 z)), equation 8 of Zhang and Wang. A model without attention stays as it is.
+    """
+    for name, parameter in model.attention.named_parameters():
+        if name in ("b1", "b2"):
+            parameter.zero_().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -5,33 +5,62 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fastops
 from tracker.data.augment import Batch
 from tracker.geometry import INSTANCE, STRIDE, cell_offsets
 from tracker.network.box_head import BoxOutput, boxes_of
+from tracker.training import box_losses
 
-BOX_LOSSES = ("focal_eiou", "eiou", "ciou", "giou", "iou")
-GAMMA = 0.5  # of Focal-EIoU
-
-
-def losses_of(output: Any, batch: Batch, box_loss: str) -> dict[str, Tensor]:
-    """The losses of what the network gives, by name; training minimises their sum."""
-    if isinstance(output, BoxOutput):
-        return box_head_loss(output, batch.box, box_loss)
-    return {"score": score_loss(output, batch.box - INSTANCE / 2)}
+SCORE_LOSSES = ("balanced", "mean")
+FUSED_BOX_LOSSES = ("focal_eiou", "eiou", "ciou", "diou", "giou", "iou")
+BOX_LOSSES = (*FUSED_BOX_LOSSES, "focal_l1", "smooth_l1", "balanced_l1", "focal_eiou_v1", "focal_eiou_star")
+GAMMA, BETA = 0.5, 0.8  # of Focal-EIoU and FocalL1
+RADIUS = 16.0  # pixels from the target's centre within which a cell of the score map counts as the target
 
 
-def score_loss(score: Tensor, boxes: Tensor) -> Tensor:
-    """Balanced logistic loss of score maps [N, 1, H, W]; the label is 1 within 16 pixels of the target's centre.
+def losses_of(output: Any, batch: Batch, box_loss: str, score: str = "balanced", **options: float) -> dict[str, Tensor]:
+    """The losses of what the network gives, by name; training minimises their weighted sum.
 
     Args:
-        score: logits.
+        output: score map, or what the box head gives.
+        batch: what the network was given.
+        box_loss: `kind` of `box_head_loss`.
+        score: `kind` of `score_loss`.
+        options: of `box_head_loss`.
+    """
+    if isinstance(output, BoxOutput):
+        return box_head_loss(output, batch.box, box_loss, score, **options)
+    return {"score": score_loss(output, batch.box - INSTANCE / 2, score)}
+
+
+def score_loss(score: Tensor, boxes: Tensor, kind: str = "balanced") -> Tensor:
+    r"""Logistic loss of score maps; the label y is +1 within 16 pixels of the target's centre, else -1.
+
+    $$L = \frac{1}{N} \sum_n \sum_{u} w_{nu} \ln(1 + e^{-y_{nu} v_{nu}})$$
+
+    "balanced" gives both labels one half of each map's weight; "mean" weighs all cells alike, which is equation 3 of
+    Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function".
+
+    Args:
+        score: logits v, [N, 1, H, W].
         boxes: [N, 4], x1, y1, x2, y2 in pixels from the middle of the instance crop.
+        kind: "balanced" or "mean".
+
+    Example:
+        >>> box = torch.tensor([[-32.0, -32.0, 32.0, 32.0]])
+        >>> round(float(score_loss(torch.zeros(1, 1, 17, 17), box, "mean")), 4)
+        0.6931
     """
     centers = centers_of(boxes, score.shape[2:])
-    return _ops().balanced_logistic_loss(score, stride=float(STRIDE), centers=centers)
+    if kind == "balanced":
+        return _ops().balanced_logistic_loss(score, radius=RADIUS, stride=float(STRIDE), centers=centers)
+    rows, columns = (torch.arange(n, device=score.device, dtype=torch.float32) for n in score.shape[2:])
+    distance = torch.hypot(rows[:, None] - centers[:, :1, None], columns - centers[:, 1:, None])  # [N, H, W]
+    label = torch.where(distance * STRIDE <= RADIUS, 1.0, -1.0)
+    return F.softplus(-label * score[:, 0].float()).mean()
 
 
 def centers_of(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -59,18 +88,30 @@ def assign(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return centers_of(boxes, size), inside_y[:, :, None] & inside_x[:, None, :]
 
 
-def box_head_loss(output: BoxOutput, boxes: Tensor, kind: str = "focal_eiou") -> dict[str, Tensor]:
-    r"""Losses of the box head; train on their sum.
+def box_head_loss(
+    output: BoxOutput,
+    boxes: Tensor,
+    kind: str = "focal_eiou",
+    score: str = "balanced",
+    *,
+    gamma: float = GAMMA,
+    beta: float = BETA,
+) -> dict[str, Tensor]:
+    r"""Losses of the box head; train on their weighted sum.
 
-    .. math:: L_{score} = \text{balanced logistic}, \qquad
-        L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}
+    $$L_{score} = \text{`score_loss`}, \qquad L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}$$
 
-    over the cells u within the target's box; w is IoU^0.5 for Focal-EIoU (paper 001, eq. 11) and 1 for the others.
+    over the cells u within the target's box. The weight w is $\mathrm{IoU}^\gamma$ for Focal-EIoU (equation 11 of Zhang
+    et al., "Focal and efficient IOU loss for accurate bounding box regression") and 1 for the others.
 
     Args:
         output: what the model gives.
         boxes: [N, 4] float32, x1, y1, x2, y2 of the targets in pixels of the instance crop, which spans 0 to 255.
-        kind: "focal_eiou", "eiou", "ciou", "giou" or "iou".
+        kind: "iou", "giou", "diou", "ciou", "eiou" or "focal_eiou"; or a loss of `tracker.training.box_losses`:
+            "smooth_l1", "balanced_l1", "focal_l1", "focal_eiou_v1" or "focal_eiou_star".
+        score: `kind` of `score_loss`.
+        gamma: exponent of "focal_eiou" and "focal_eiou_star".
+        beta: of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
 
     Returns:
         "score" and "box", scalars. Targets without a cell add nothing to "box".
@@ -91,18 +132,22 @@ def box_head_loss(output: BoxOutput, boxes: Tensor, kind: str = "focal_eiou") ->
     ops = _ops()
     boxes = boxes.float() - INSTANCE / 2
     _, inside = assign(boxes, output.score.shape[2:])
-    score = score_loss(output.score, boxes)
+    score_part = score_loss(output.score, boxes, score)
 
     # All cells, those outside weighing nothing: picking the others out would wait for the device.
     pred = boxes_of(output.ltrb.float())
     target = boxes[:, None, None].expand_as(pred)
     weight = inside.float()
+    if kind not in FUSED_BOX_LOSSES:
+        options = {"gamma": gamma} if kind == "focal_eiou_star" else {"beta": beta} if "focal" in kind else {}
+        losses = getattr(box_losses, kind)(pred, target, **options)
+        return {"score": score_part, "box": (weight * losses).sum() / weight.sum().clamp(min=1e-2)}
     if kind == "focal_eiou":
-        weight = weight * (1 - ops.iou_loss(pred.detach(), target, reduction="none")).pow(GAMMA)
+        weight = weight * (1 - ops.iou_loss(pred.detach(), target, reduction="none")).pow(gamma)
         kind = "eiou"
     losses = getattr(ops, f"{kind}_loss")(pred, target, reduction="none")
     # The least sum: one cell of IoU 1e-4, so that no weights give no loss, and not NaN.
-    return {"score": score, "box": (weight * losses).sum() / weight.sum().clamp(min=1e-2)}
+    return {"score": score_part, "box": (weight * losses).sum() / weight.sum().clamp(min=1e-2)}
 
 
 def _ops():

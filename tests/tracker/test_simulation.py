@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 import fastops
-from benchmarks import simulate_boxes as simulation
-from benchmarks.simulate_boxes import LOSSES, QUANTILES, SETUPS, THRESHOLDS, Curves, learning_rate, simulate
+from tests.tracker.test_experiments import rows_of
+from tracker.cli import main
+from tracker.experiments import simulation
+from tracker.experiments.simulation import LOSSES, QUANTILES, SETUPS, THRESHOLDS, Curves, learning_rate, simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OTHERS = ("IoU", "GIoU", "DIoU", "CIoU")  # than EIoU
@@ -129,69 +128,71 @@ def test_fused_and_reference_curves_are_the_same(setup, device, dtype, iteration
         assert c.error[-1] < c.error[0] - 0.1
 
 
-def _main(tmp_path, *arguments: str) -> None:
-    base = ["--device", "cpu", "--points", "2", "--output-dir", str(tmp_path)]
-    assert simulation.main([*base, *arguments]) == 0
+def test_the_unit_scales_all_lengths():
+    big, small = SETUPS[1].boxes(2, 0), SETUPS[1].boxes(2, 0, 1.0)
+    for a, b in zip(big, small, strict=True):
+        torch.testing.assert_close(a, 10 * b)
 
 
-def test_a_run_leaves_plots_curves_and_tables(tmp_path, capsys):
+def test_the_worked_example_is_in_units_of_the_target_with_boxes_apart():
+    """In unit 1, apart from the target, CIoU lengthens both sides, as the paper says; larger boxes hardly move."""
+    sides = {
+        (row["unit"], row["centres apart"], row["loss"]): (row["w"], row["h"])
+        for unit in (1.0, 10.0)
+        for row in simulation.worked_example(unit)
+    }
+    w, h = sides["1.0", "3.8, 0.7", "CIoU"]
+    assert w > 1.3 and h == pytest.approx(2.84, abs=0.05)
+    assert sides["10.0", "3.8, 0.7", "CIoU"] == pytest.approx((1.0, 2.4), abs=0.02)
+    assert sides["1.0", "0.0, 0.0", "CIoU"] == pytest.approx((1, 1), abs=0.05)
+
+
+def test_a_statement_holds_where_the_curves_say_so(curves):
+    rows = simulation.statements(10.0, curves)
+    said = {(row["set-up"], row["statement"]): row for row in rows}
+    assert len(said) == len(rows)
+    for other in ("IoU", "GIoU", "CIoU"):
+        assert said["1", f"EIoU converges faster than {other}: less error after every iteration"]["holds"] == "yes"
+    focal = said["1", "Focal-EIoU ends with more error than EIoU"]
+    assert focal["holds"] == "no"  # the good boxes are still on their way; see the longer run above
+    flipped = {setup: of | {"EIoU": of["IoU"], "IoU": of["EIoU"]} for setup, of in curves.items()}
+    row = simulation.statements(10.0, flipped)[0]
+    assert row["statement"].startswith("EIoU converges faster than IoU") and row["holds"] == "no"
+
+
+def test_a_run_leaves_rows_tables_and_plots(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    for iterations in (4, 8):  # the second run's files replace the first's
-        _main(tmp_path, "--iterations", str(iterations))
-        assert {f.name for f in tmp_path.iterdir()} == {"simulation.csv", "simulation_1.png", "simulation_2.png"}
-        with (tmp_path / "simulation.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == 2 * len(LOSSES) * (iterations + 1)
-        assert all(0 <= float(row["mean_iou"]) <= 1 and float(row["error"]) > 0 for row in rows)
-        assert [row["iteration"] for row in rows if row["iou_quantile_0.5"]][:5] == [
-            str(iterations * quarter // 4) for quarter in range(5)
-        ]
-    for name in ("simulation_1.png", "simulation_2.png"):
-        from matplotlib.image import imread
+    options = [
+        "--quick",
+        "-o",
+        str(tmp_path),
+        "--set",
+        "points=2",
+        "--set",
+        "iterations=8",
+        "--unit",
+        "10",
+        "--unit",
+        "1",
+    ]
+    assert main(["experiment", "simulation", *options]) == 0
+    rows = rows_of(tmp_path / "simulation_runs.jsonl")
+    assert len(rows) == 2 * 2 * len(LOSSES) and all(len(row["curves"]["error"]) == 9 for row in rows)
+    assert list(rows[0]["curves"]["quantiles"]) == ["0", "2", "4", "6", "8"]
+    plots = {f"simulation_unit{unit}_{setup}.png" for unit in (1, 10) for setup in (1, 2)}
+    others = {"simulation_runs.jsonl", "simulation.csv", "simulation.md"}
+    assert {path.name for path in tmp_path.iterdir()} == plots | others
+    text = (tmp_path / "simulation.md").read_text()
+    assert "## Statements of section 5.3" in text and "1.64, 2.84" in text
+    from matplotlib.image import imread
 
+    for name in plots:
         pixels = imread(tmp_path / name)[..., :3]
-        assert pixels.shape[0] > 600 and pixels.shape[1] > 1500
         for color, _ in simulation.STYLES.values():
             wanted = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
             assert (abs(pixels - wanted).max(-1) < 0.01).any(), (name, color)
-    out = capsys.readouterr().out
-    assert out.count("| Focal-EIoU, eq. 10 |") == 4 and "Set-up 2: 54 pairs" in out
 
 
-def test_backends_print_the_same_errors(tmp_path, capsys):
-    tables = []
-    for backend in ("fastops", "reference"):
-        _main(tmp_path, "--iterations", "3", "--no-plot", "--backend", backend)
-        lines = capsys.readouterr().out.splitlines()
-        tables.append([line.split("|")[1:-2] for line in lines if line.startswith("|")])  # without the seconds
-    assert tables[0] == tables[1] and [f.name for f in tmp_path.iterdir()] == ["simulation.csv"]
-
-
-def test_without_matplotlib(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SystemExit, match=r"simulate_boxes: the plots need matplotlib: pip install .*--no-plot"):
-        _main(tmp_path, "--iterations", "1")
-    assert list(tmp_path.iterdir()) == []
-    _main(tmp_path, "--iterations", "1", "--no-plot")
-
-
-def test_a_failed_plot_leaves_the_old_one(monkeypatch, tmp_path):
-    figure = pytest.importorskip("matplotlib.figure")
-    old = tmp_path / "simulation_1.png"
-    old.write_bytes(b"old")
-
-    def fail(self, path, **options):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(figure.Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
-        _main(tmp_path, "--iterations", "1")
-    assert old.read_bytes() == b"old" and list(tmp_path.iterdir()) == [old]
-
-
-@pytest.mark.parametrize("option", ["--iterations", "--points"])
-def test_counts_must_be_positive(option, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        _main(tmp_path, option, "0")
-    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+def test_counts_must_be_positive(tmp_path, capsys):
+    assert main(["experiment", "simulation", "-o", str(tmp_path), "--set", "iterations=0"]) == 2
+    assert "iterations must be at least 1" in capsys.readouterr().err
