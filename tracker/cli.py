@@ -1,4 +1,4 @@
-"""The `tracker` command: a line per command, and how each of them ends."""
+"""The `tracker` command: the list of its commands, and their exit codes."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def _without_command(
     if version:
         print(f"{NAME} {installed_version()}")
         raise typer.Exit
-    # Not `no_args_is_help`: newer versions of click raise the whole help as a usage error.
+    # `no_args_is_help` would raise the whole help as a usage error in newer versions of click.
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
-# In the order, and the words, that the help shows.
+# The help shows this order and these words.
 for _function, _short in (
     (track, "Track a target through a video, camera or folder."),
-    (demo, "Everything at once, on a video made here."),
+    (demo, "Make a video, track it, compare speeds."),
     (prepare, "Cut the crops of data sets into one file."),
     (train, "Train a network."),
     (evaluate, "Score the tracker on a benchmark."),
-    (bench, "Measure this machine: stock PyTorch against fused."),
+    (bench, "Measure this machine: stock PyTorch against fused ops."),
     (export, "Write the network as ONNX or torch.export."),
     (serve, "Open a page to track in the browser."),
     (experiment, "Run an experiment of the papers."),
@@ -61,9 +61,9 @@ for _function, _short in (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0, 1 for training that failed, 2 for bad usage or input (each with one line on stderr), 130 for Ctrl-C.
+    0 is success, 1 a training that failed, 2 bad usage or input, 130 Ctrl-C. Codes 1 and 2 print one line on stderr.
     """
-    # OpenCV and FFmpeg report every codec they try; the command reports what matters itself.
+    # OpenCV and FFmpeg print every codec they try; the command prints its own errors.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
@@ -85,11 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _mistake(error: Exception) -> str | None:
-    """What the user did wrong, or None where the error is not the user's."""
-    # Usage errors come from click or from typer's own copy of it, as typer's version has it.
+    """The message of a user's mistake, or None for any other error."""
+    # Usage errors come from click, or from typer's own copy of it, depending on typer's version.
     if hasattr(error, "format_message"):
         return error.format_message()
-    # Imported here: whoever raised them has loaded them, and help comes without OpenCV.
+    # Imported here, so that --help needs no OpenCV. Code that raised these errors has loaded them already.
     from tracker.io.draw import VideoError
     from tracker.io.sources import SourceError
 

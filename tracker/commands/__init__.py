@@ -1,1 +1,6 @@
-"""Commands of `tracker` with a file of their own."""
+"""The commands of `tracker`, one file each; `tracker/cli.py` lists them.
+
+- `track`, `demo`, `prepare`, `train`, `eval`, `bench`, `export`, `serve`, `experiment`, `info`: the commands.
+- `run_demo`: what `tracker demo` does.
+- `options`, `checks`, `output`: options, input checks and output that commands share.
+"""
