@@ -1,18 +1,20 @@
-"""The same tracker several ways: python -m benchmarks.fps [--source FOLDER_OR_VIDEO --box x,y,w,h] [--csv FILE]
+"""The speed of one tracker in several implementations.
 
-reference  stock eager PyTorch, OpenCV crops of a padded copy, NumPy post-processing, as the well-known SiamFC does it
+    python -m benchmarks.fps [--source FOLDER_OR_VIDEO --box x,y,w,h] [--csv FILE]
+
+reference  the usual SiamFC: stock eager PyTorch, OpenCV crops of a padded copy, NumPy after the network
 compile    the same with its network under torch.compile
 fastops    tracker.Tracker, in each of --dtype
 
-for the ReLU network and for the paper's (Mish + SE). All track the same frames in one run, taking turns of a few frames
-(so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
-before any figure is printed; half types may differ by more, and say by how much. Milliseconds and speed-ups are of the
-median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
-took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
-median over the turns, in which the two follow one another.
+Each runs with the ReLU network and with the paper's network (Mish + SE). All track the same frames in one run. They
+take turns of a few frames, because after another tracker's turn the weights have left the cache. Their boxes must be
+equal before any number is printed; for half types the difference is printed. Milliseconds and speed-ups are those of
+the median update. "tracker fps" is frames over the total time of the updates; "end-to-end fps" adds the time to decode
+the frames. The last table is the price of Mish and attention: the speed with them over the speed without them, as the
+median over the turns, in which the two networks follow each other.
 
-Weights: --weights (a ReLU checkpoint), by default those in $SIAMFC_DATA/weights, else random ones; the Mish + SE
-network takes over their convolutions, its attention starts at random: a speed test, its boxes mean little.
+Weights are those of --weights (a ReLU checkpoint), by default those in $SIAMFC_DATA/weights, else random. The Mish + SE
+network uses their convolutions, and random attention. So its speed is valid, but its boxes mean little.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from tracker.io.sources import open_images, open_source
 from tracker.network.checkpoint import load_model
 
 MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
-# Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
+# For equal boxes, in the worst frame and on average: float32 rounding can move an arg max by 1/16 of a cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99
 HALF_MEAN_IOU = 0.8
 TURN = 8  # frames
@@ -66,7 +68,7 @@ def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
 
 
 def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
-    """The first frames and the seconds it took to decode them (a synthetic video: to render them)."""
+    """The first frames, and the seconds to decode them (to render them for a synthetic video)."""
     start = time.perf_counter()
     if isinstance(source, SyntheticVideo):
         frames = [source.frame(i)[0] for i in range(count)]
@@ -77,7 +79,7 @@ def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
 
 
 def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: str) -> tuple[dict, dict]:
-    """Seconds of every update and the boxes of every tracker, in turns, one after the other going first."""
+    """Seconds of every update and boxes of every tracker. They run in turns; each turn another one starts."""
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     names = list(trackers)
     for tracker in trackers.values():
@@ -101,7 +103,7 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
 
 
 def make_trackers(args: argparse.Namespace, weights: Path | None) -> dict[tuple[str, str], object]:
-    """By name and network."""
+    """The trackers, by name and network."""
     models = {kind: build_model(kind, weights) for kind in MODELS}
     trackers: dict[tuple[str, str], object] = {}
     for name in ("reference", "compile")[: 1 if args.no_compile else 2]:
@@ -118,7 +120,7 @@ def make_trackers(args: argparse.Namespace, weights: Path | None) -> dict[tuple[
 
 
 def price(plain: np.ndarray, adorned: np.ndarray) -> float:
-    """Speed of the adorned network over the plain one's, turn by turn."""
+    """Speed of the network with Mish and attention over that of the plain network, for each turn."""
     turns = range(0, len(plain), TURN)
     return float(np.median([np.median(plain[t : t + TURN]) / np.median(adorned[t : t + TURN]) for t in turns]))
 
@@ -154,7 +156,7 @@ def main() -> int:
     height, width = frames[0].shape[:2]
     print(f"{where['device']}, torch {where['torch']}; {name}, {len(frames)} frames of {width}x{height}\n")
 
-    torch._dynamo.config.cache_size_limit = 64  # the networks share their code: each size of each is a graph of its own
+    torch._dynamo.config.cache_size_limit = 64  # the networks share code: each size of each needs a graph
     trackers = make_trackers(args, weights)
     seconds, boxes = measure(trackers, frames, box, args.device)
     rows, table = [], []

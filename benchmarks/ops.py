@@ -1,9 +1,10 @@
 """Each op against eager PyTorch and torch.compile: python -m benchmarks.ops [--device cuda] [--csv FILE]
 
-Per op, size, dtype and direction (forward under inference_mode; forward + backward): median microseconds of eager |
-torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy", in turns with them,
-moves the bytes which the op must read and write (each input and result once per pass): the floor of the memory-bound
-ones. "memory" is the peak of what forward + backward allocate, over eager's.
+For each op, size, dtype and direction it prints median microseconds. Directions are forward under inference_mode, and
+forward + backward. The competitors are eager, torch.compile, fastops, and on a GPU Triton. They run in turns; each is
+checked against float64 first. "copy", in turns with them, moves the bytes that the op must read and write, each input
+and result once per pass: the lower bound of a memory-bound op. "memory" is the peak that forward + backward allocate,
+over eager's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _run(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], direction:
 
 
 def _triton_twin(case: Case) -> Callable[..., Tensor]:
-    """The Triton twin as a function with gradients, for the GPU table."""
+    """The Triton kernel as a function with gradients, for the GPU table."""
     import importlib
 
     ops = importlib.import_module(f"fastops.triton.{case.stem}").OPS
@@ -72,7 +73,7 @@ def _triton_twin(case: Case) -> Callable[..., Tensor]:
 def run_case(
     case: Case, device: str, dtype: torch.dtype, direction: str, args: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Seconds, and peak bytes of forward + backward, of each competitor; seconds also of the copy, if there is one."""
+    """Seconds of each competitor and of the copy, if there is one; peak bytes of forward + backward."""
     torch.manual_seed(0)
     inputs = case.inputs(device=device, dtype=dtype)
     if case.channels_last:

@@ -1,37 +1,39 @@
 """Boxes regressed by each IoU loss, without a network: python -m benchmarks.simulate_boxes [--device cuda]
 
-The simulation of "Focal and efficient IOU loss for accurate bounding box regression" (section 5.3, algorithm 1): every
-anchor box descends the gradient of a loss towards every target box. Per set-up: curves of the error and box plots of
-the IoU over the iterations (simulation_1.png is the paper's figure 7, simulation_2.png its figure 8) and a table of
-where each loss arrived; all curves go to simulation.csv. The pairs of a loss advance together, as one [N, 4] tensor:
-one fused pass for the loss and its gradients, one that scales them to the step, one that takes it.
+This is the simulation of Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression" (section
+5.3, algorithm 1): every anchor box descends the gradient of a loss towards every target box. For each set-up it writes
+curves of the error and box plots of the IoU over the iterations, and prints a table of the final errors.
+simulation_1.png is the paper's figure 7, simulation_2.png its figure 8. All curves go to simulation.csv. The pairs of a
+loss advance together, as one [N, 4] tensor. An iteration takes three passes: loss and gradients, scaling of the
+gradients, the step.
 
-Where the paper is open or contradicts itself, this is what runs here, and why:
+Where the paper leaves a choice or contradicts itself, this program does the following:
 
 - Lengths are in the unit of the text: targets of area 100 at (10, 10), centres of anchors in a 20 x 20 box about it.
-  Boxes are some 10 wide and the gradients of an IoU about 1/10 per unit, so that 200 steps of 0.1 bring few of them to
-  their targets: the curves compare the pace. More --iterations show where it leads.
-- Set-up 1 has the aspect ratios 1:4, 1:3, 1:2, 1:1, 2:1, 3:1 and 4:1 (width:height) for anchors, too; the text prints
-  six, but counts seven. A scale is an area.
-- The gradient is that of (x, y, w, h), centre and sides, as in eq. 6. Line 10 prints it with a plus: it is descended.
-  The factor (2 - IoU) of the simulation's original (Zheng et al. 2020) is not in the paper and not here.
+  Boxes are about 10 wide, and the gradient of an IoU is about 1/10 per unit. So 200 steps of 0.1 bring few boxes to
+  their targets, and the curves compare the pace. More --iterations show the end.
+- Set-up 1 uses the aspect ratios 1:4, 1:3, 1:2, 1:1, 2:1, 3:1 and 4:1 (width:height) for anchors too. The text lists
+  six ratios but counts seven. A scale is an area.
+- The gradient is that of (x, y, w, h), centre and sides, as in eq. 6. Line 10 prints it with a plus; here it is
+  descended. The factor (2 - IoU) of the original simulation (Zheng et al. 2020) is not in the paper and not used here.
 - The error is |x - xt| + |y - yt| + |w - wt| + |h - ht|, summed over all pairs (line 12) and divided by their number.
-- A pair moves by the gradient of its own loss (line 10): by that of the sum over the pairs, N times their mean.
-  Focal-EIoU is eq. 11, a weighted mean in place of the mean, so likewise N times it; its batch are all pairs.
-  "Focal-EIoU, eq. 10" is the loss without that normalisation. Its weights are constants of the gradient and at most 1:
-  it takes EIoU's way with shorter steps and cannot have the better boxes that the paper reports. With eq. 11 boxes of
-  more than the average weight take longer steps than EIoU's.
-- High-quality boxes: the paper gives no threshold. Their number is here the share of the pairs with an IoU above 0.5,
-  0.75 and 0.9, their quality the mean IoU and its upper quartile (the top of a box of the box plots).
+- A pair moves by the gradient of its own loss (line 10). This is the gradient of the sum over the N pairs, or N times
+  that of their mean. Focal-EIoU is eq. 11, a weighted mean over all pairs; its gradient is multiplied by N too.
+  "Focal-EIoU, eq. 10" is the loss without that normalisation. Its weights are constants of the gradient and at most 1.
+  So it follows EIoU with shorter steps, and cannot have the better boxes that the paper reports. With eq. 11, boxes
+  with more than the average weight take longer steps than EIoU's.
+- The paper gives no threshold for high-quality boxes. Here their number is the share of pairs with an IoU above 0.5,
+  0.75 and 0.9. Their quality is the mean IoU and its upper quartile (the top of a box in the box plots).
 - The losses are those of the figures, and DIoU. Norms of the differences are left out, as in the paper: their gradients
-  do not shrink with the size of the boxes, so that the same step would compare units, not losses.
+  do not shrink with the size of the boxes, so the same step would compare units, not losses.
 
-What comes out (200 iterations, both set-ups): the error of EIoU is below those of IoU, GIoU, DIoU and CIoU after every
-iteration; Focal-EIoU has the highest mean IoU and upper quartile, the most boxes above 0.9, and a longer lower tail
-than EIoU. Two statements of the paper do not come out so. In set-up 1 the error of Focal-EIoU is to be above EIoU's: it
-is below (21.04 and 21.36) while the good boxes are on their way, and above in a longer run (14.76 and 14.03 after
---iterations 1000). In set-up 2 it is to be the lowest of all: it is for the first 42 iterations, then EIoU's is (10.20
-and 10.08 in the end): most of the error is of boxes of little overlap, whose steps are shorter than EIoU's.
+Results (200 iterations, both set-ups): the error of EIoU is below those of IoU, GIoU, DIoU and CIoU after every
+iteration. Focal-EIoU has the highest mean IoU and upper quartile, the most boxes above 0.9, and a longer lower tail
+than EIoU. Two statements of the paper are not reproduced. In set-up 1 the paper's error of Focal-EIoU is above EIoU's.
+Here it is below (21.04 and 21.36) as long as good boxes are still moving, and above in a longer run (14.76 and 14.03
+after --iterations 1000). In set-up 2 the paper's error of Focal-EIoU is the lowest of all. Here it is the lowest for
+the first 42 iterations; then EIoU's is (10.20 and 10.08 in the end). Most of the error comes from boxes with little
+overlap, and their steps are shorter than EIoU's.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ SETUPS = (
 
 @dataclass(frozen=True)
 class Curves:
-    """What a loss made of the boxes: after 0, 1, ... iterations, and quantiles of the IoU after some of them."""
+    """The errors and IoUs of a loss after 0, 1, ... iterations, and quantiles of the IoU after some of them."""
 
     error: np.ndarray  # [T + 1] L1 distance of a pair, on average
     iou: np.ndarray  # [T + 1] mean
@@ -126,7 +128,7 @@ class Curves:
     seconds: float
 
     def reached(self, share: float) -> int | None:
-        """The first iteration with an error of at most that share of the first one."""
+        """The first iteration whose error is at most `share` of the first error."""
         there = np.flatnonzero(self.error <= share * self.error[0])
         return int(there[0]) if len(there) else None
 

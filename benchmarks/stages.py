@@ -1,12 +1,18 @@
-"""Where the tracker's time goes, and what many targets cost: python -m benchmarks.stages [--csv FILE] [--plot FILE.png]
+"""The time of each stage of a frame, for one and for many targets.
 
-For frame sizes, numbers of targets, scales and dtypes: milliseconds per frame of decode (a video file, by OpenCV),
-upload, crop, network, xcorr, response and whatever is left of the step; the speed in target-frames per second with and
-without decoding; and that of as many single trackers one after another, each reading the video itself (measured on
---singles of them). "network" has two floors at the convolution rate measured here (`F.conv2d`, 256 to
-384 channels, 3x3): the multiplications of direct convolutions, and those of the algorithm in use.
+    python -m benchmarks.stages [--csv FILE] [--plot FILE.png]
 
-The synthetic video is rendered and encoded first; the network's weights are random. The Mish + SE network by default.
+For several frame sizes, numbers of targets, scales and dtypes it prints
+
+- milliseconds per frame of decode (a video file, by OpenCV), upload, crop, network, xcorr, response and the rest;
+- target-frames per second, with and without decoding;
+- the same for as many single trackers, one after another, each reading the video itself (measured on --singles of
+them).
+
+"network" has two lower bounds, at the convolution rate measured here (`F.conv2d`, 256 to 384 channels, 3x3): one for
+the multiplications of direct convolutions, one for those of the algorithm in use.
+
+The synthetic video is rendered and encoded first. The weights are random. The default is the Mish + SE network.
 """
 
 from __future__ import annotations
@@ -65,7 +71,7 @@ def decode(path: Path) -> tuple[list[np.ndarray], float]:
 
 
 def boxes_around(box: np.ndarray, size: tuple[int, int], count: int) -> list[np.ndarray]:
-    """The box itself, and others of its size all over the frame."""
+    """The box itself, and boxes of its size at other positions in the frame."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 1, (count - 1, 2)) * (np.array(size) - box[2:])
     return [box, *(np.array([*corner, *box[2:]]) for corner in corners)]
@@ -78,7 +84,7 @@ class Stopwatch:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._sync = torch.cuda.synchronize if device == "cuda" else lambda: None
         network = engine.network
-        engine._replay = engine._follow  # a captured step does not tell its stages
+        engine._replay = engine._follow  # the stages of a captured step cannot be timed
         engine.upload = self.timed("upload", engine.upload)
         network.features = self.timed("network", network.features)
         network.scores = self.timed("xcorr", network.scores)
@@ -142,7 +148,7 @@ def breakdown(
 def singles_per_target(
     model: SiamFC, path: Path, frames: list[np.ndarray], boxes: list[np.ndarray], options: dict
 ) -> float:
-    """Seconds per frame of one of several single trackers, each reading the video itself (decoded ahead, as always)."""
+    """Seconds per frame of one of several single trackers; each reads the video itself, decoded ahead."""
     trackers = [Tracker(model, **options) for _ in boxes]
     for tracker in trackers:  # weights packed
         tracker.init(frames[0], boxes[0])
@@ -154,7 +160,7 @@ def singles_per_target(
 
 
 def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray]) -> float:
-    """Seconds per frame with the video read along."""
+    """Seconds per frame, including decoding."""
     for target in tracker.targets:
         tracker.drop(target)
     start = time.perf_counter()
@@ -163,7 +169,7 @@ def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray])
 
 
 def network_flops(model: SiamFC, crops: int, side: int) -> tuple[float, float]:
-    """Floating-point operations of the convolutions for some crops: direct, and as the CPU path multiplies."""
+    """Floating-point operations of the convolutions of some crops: direct, and by the algorithm of the CPU path."""
     direct = least = 0.0
     x = torch.empty(crops, 3, side, side, device="meta")
     for block in (getattr(model.backbone, f"conv{i}") for i in range(1, 6)):
@@ -193,7 +199,7 @@ def _winograd_share(layer: nn.Conv2d, shape: tuple[int, ...], out: torch.Size) -
 
 
 def convolution_rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of torch's convolution of the size of SiamFC's third."""
+    """Floating-point operations per second of torch's convolution, at the size of SiamFC's third convolution."""
     n = 64 if device == "cuda" else 3
     x, weight = torch.randn(n, 256, 28, 28, device=device), torch.randn(384, 256, 3, 3, device=device)
     x, weight = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, weight))
@@ -232,7 +238,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def cases(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
-    """Size, targets, scales and dtype: each varied by itself from one VGA target in three scales; 64 also at 1080p."""
+    """Size, targets, scales and dtype. Each is varied alone, from one VGA target in three scales; also 64 at 1080p."""
     base = ("VGA", 1, 3, args.dtype[0])
     found = [base]
     found += [("VGA", 1, 3, dtype) for dtype in args.dtype[1:]]

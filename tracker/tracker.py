@@ -31,8 +31,8 @@ class Tracker:
 
     The boxes equal those of the usual PyTorch SiamFC (`ReferenceTracker`) as long as they are within these limits: the
     centre stays within the image, the shorter side is at least `min_target_size`, both sides are at most
-    `max_target_ratio` times the image's. A target that starts beyond a limit may keep its size. So a lost target neither
-    drifts away nor slows the tracker down.
+    `max_target_ratio` times the image's. A target that starts beyond a limit may keep its size. So a lost target
+    neither drifts away nor slows the tracker down.
 
     With a box head, the tracker searches one scale and takes the box, including its aspect ratio, from the best cell
     (`tracker.engines.box_update`). The limits are the same.

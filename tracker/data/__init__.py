@@ -1,6 +1,6 @@
 """Data sets, and what training makes of them.
 
-- `datasets`: readers of GOT-10k, OTB, VOT, LaSOT, TrackingNet, ImageNet-VID and plain folders. A new data set goes here.
+- `datasets`: readers of GOT-10k, OTB, VOT, LaSOT, TrackingNet, ImageNet-VID, plain folders. A new data set goes here.
 - `otb`, `imagenet_vid`, `annotations`: the file formats of those data sets.
 - `sequence`: one annotated sequence.
 - `prepare`, `archive`: cut the crops of a data set into one file, and read that file.

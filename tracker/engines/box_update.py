@@ -1,4 +1,4 @@
-"""What the tracker does after a network with a box head: score maps and distances in, boxes out."""
+"""The next box of a target, from the score map and the distances of a network with a box head."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ MIN_SIDE = 1e-3
 def box_update(maps: Tensor, state: Tensor, config: TrackerConfig) -> Tensor:
     r"""Choose the best cell of each target and move the target's box towards the cell's.
 
-    .. math::
-        p_u &= e^{-k (\max(s_u / s, s / s_u) \max(r_u / r, r / r_u) - 1)} \quad
-            s = \sqrt{(w + c)(h + c)}, \; c = \tfrac{w + h}{2}, \; r = \tfrac{w}{h} \\
-        u &= \arg\max (1 - \omega) p_u \sigma(v_u) + \omega \operatorname{hann}_u, \qquad
-        \lambda = \text{box\_lr} \; p_u \sigma(v_u) \\
-        (w, h) &\leftarrow (1 - \lambda) (w, h) + \lambda (w_u, h_u)
+    $$
+    \begin{align*}
+    p_u &= e^{-k (\max(s_u / s, s / s_u) \max(r_u / r, r / r_u) - 1)} \quad
+    s = \sqrt{(w + c)(h + c)}, \; c = \tfrac{w + h}{2}, \; r = \tfrac{w}{h} \\
+    u &= \arg\max (1 - \omega) p_u \sigma(v_u) + \omega \operatorname{hann}_u, \qquad
+    \lambda = \text{box\_lr} \; p_u \sigma(v_u) \\
+    (w, h) &\leftarrow (1 - \lambda) (w, h) + \lambda (w_u, h_u)
+    \end{align*}
+    $$
 
-    with the scores v, the weight k of changes of size s and aspect ratio r, and the window's weight :math:`\omega`. The
-    centre becomes that of the cell's box. Centre and sides are then kept within the limits that `Tracker` names; score
-    and lost are as there, of the score map. Nothing waits for the device, so it can be captured in a CUDA graph.
+    with the scores v, the weight k of changes of size s and aspect ratio r, and the weight $\omega$ of the window. The
+    centre becomes the centre of the cell's box. Centre and sides are then kept within the limits of `Tracker`. `score`
+    and `lost` are computed as in `Tracker`, from the score map. Nothing waits for the device, so a CUDA graph can
+    capture this function.
 
     Args:
-        maps: [K, 5, h, w], score and l, t, r, b in pixels of the instance crop.
+        maps: [K, 5, h, w]: score, and l, t, r, b in pixels of the instance crop.
         state: [K, 12] float32 with the columns of `fastops.ops.response.State`, changed in place. In the first frame
-            (the column OWN_CONTRAST is negative) only that column is set.
+            the column OWN_CONTRAST is negative; then only this column is set.
         config: settings.
 
     Returns:
-        [K, 6] with the columns of `fastops.ops.response.Result`; NaN, and the state unchanged, where maps are not
-        finite.
+        [K, 6] with the columns of `fastops.ops.response.Result`. Where maps are not finite, the result is NaN and the
+        state is unchanged.
 
     Source: Li et al., SiamRPN, section 3.4 (penalty, window, size update).
     """
@@ -45,13 +49,13 @@ def box_update(maps: Tensor, state: Tensor, config: TrackerConfig) -> Tensor:
     score = maps[:, 0].flatten(1)  # [K, cells]
     x1, y1, x2, y2 = boxes_of(maps[:, 1:]).flatten(1, 2).unbind(2)
 
-    # The crop shows a square of whole pixels: that of `fastops.crop_and_resize`.
+    # `fastops.crop_and_resize` rounds the region to whole pixels.
     shown = search_size.round().clamp(min=1)
     half = (shown - 1) / 2
     shown_cx, shown_cy = (cx - half).round() + half, (cy - half).round() + half
-    pixels = shown / config.instance_size  # of the image per pixel of the crop
+    pixels = shown / config.instance_size  # image pixels per pixel of the crop
 
-    # An untrained network's sides may be 0 or beyond float32's squares.
+    # The sides of an untrained network may be 0, or so large that their squares overflow.
     new_w, new_h = ((side * pixels[:, None]).clamp(MIN_SIDE, MAX_BOX_SIDE) for side in (x2 - x1, y2 - y1))
     size_change = _ratio(region_side(new_w, new_h, config.context), region_side(w, h, config.context)[:, None])
     aspect_change = _ratio(new_w / new_h, (w / h)[:, None])

@@ -1,4 +1,4 @@
-"""Tracking on the device: crops, network, correlation and box update of all targets, the state never leaving it."""
+"""Tracking on the device: crops, network, correlation and box update of all targets; their state never leaves it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from tracker.network.autotune import fastest_dtype
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
-#: Targets that pass through the network together. On a CPU more of them would only leave the cache (12 crops at a time:
-#: 27 ms for each three, 3 crops: 15 ms), and one by one each gets the bits that it gets alone. On a GPU they fill it.
+#: Number of targets that pass through the network together. On a CPU more targets would not fit into the cache (27 ms
+#: for each 3 crops in batches of 12, 15 ms in batches of 3). One by one, each target also gets the same bits as alone.
+#: On a GPU many targets are needed to fill it.
 CHUNK = {"cpu": 1, "cuda": 64}
 
 
 class FusedEngine:
-    """A table of targets, one a row, followed together.
+    """Follows a table of targets together; each target is a row.
 
-    Everything that a target has lies in tensors on the network's device: its template, its padding colour and its row
-    of `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates them and updates the
-    boxes; the host only reads the results. On a GPU a step on one image is captured once as a CUDA graph and replayed:
-    its frame lies in a buffer of the engine, and host and device do nothing for each other but one upload, from pinned
-    memory on a stream of its own, and one read of [K, 6] results.
+    The data of a target is in tensors on the network's device: its template, its padding colour and its row of
+    `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates the crops and updates
+    the boxes. The host only reads the results. On a GPU, a step on one image is captured once as a CUDA graph, then
+    replayed. Its frame is in a buffer of the engine. So a step needs one upload, from pinned memory on its own stream,
+    and one read of [K, 6] results.
 
     Args:
         network: embeds and correlates the crops.
@@ -41,7 +42,7 @@ class FusedEngine:
     """
 
     def __init__(self, network: FusedNetwork, config: TrackerConfig) -> None:
-        if network.head == "box":  # which tells the size: one scale is enough
+        if network.head == "box":  # it predicts the size, so one scale is enough
             config = replace(config, scale_num=1)
         self.network, self.config = network, config
         cfg, self._device = config, network.device
@@ -59,21 +60,23 @@ class FusedEngine:
         self._update = update_of(network.head, cfg)
         self._reserve(1)
 
-    def upload(self, image: Tensor, place: int = 0) -> Tensor:
-        """The image on the device; on a GPU in the buffer of this size and place, so every frame of a call to `step`
-        needs a place of its own."""
+    def upload(self, image: Tensor, slot: int = 0) -> Tensor:
+        """Return the image on the device.
+
+        On a GPU the image is in the buffer of its size and `slot`: frames of one `step` call must use different slots.
+        """
         if self._uploads is None:
             return image.to(self._device)
         with self._guard():
-            return self._uploads(image, place)
+            return self._uploads(image, slot)
 
     def _guard(self) -> AbstractContextManager:
-        """Streams and captures are those of the current device."""
+        """Make the engine's device current: streams and captures belong to the current device."""
         return nullcontext() if self._uploads is None else torch.cuda.device(self._device)
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
-        """Put a target into `row`: template, colour and state, from `image`, uint8 [H, W, 3] on the device."""
+        """Set a target's template, colour and state in `row`, from `image`, uint8 [H, W, 3] on the device."""
         with self._guard():
             self._start(row, image, start)
 
@@ -94,7 +97,7 @@ class FusedEngine:
             )
         self._templates[row] = template[0]
         self.state[row] = torch.tensor(start.row())
-        result = self._follow(image, slice(row, row + 1))  # its own contrast
+        result = self._follow(image, slice(row, row + 1))  # sets the contrast of the first frame
         if not bool(result.isfinite().all()):
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
 
@@ -109,12 +112,11 @@ class FusedEngine:
         """Find targets in their next images.
 
         Args:
-            groups: images, uint8 [H, W, 3] on the device, and the rows of the targets to find in each: a slice, or
-                indices on the device.
+            groups: pairs of an image, uint8 [H, W, 3] on the device, and the rows of its targets: a slice, or indices
+                on the device.
 
         Returns:
-            [K, 6] on the device, the targets of all groups in their order, with the columns of
-            `fastops.ops.response.Result`.
+            [K, 6] on the device with the columns of `fastops.ops.response.Result`: the targets of all groups, in order.
         """
         with self._guard():
             if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
@@ -125,7 +127,7 @@ class FusedEngine:
     def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
         state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
         results = self._update(self._maps(image, state, colors, templates), state)
-        if not isinstance(rows, slice):  # state is a copy
+        if not isinstance(rows, slice):  # then state is a copy
             self.state[rows] = state
         return results
 
@@ -133,18 +135,18 @@ class FusedEngine:
         return self._graphs.step(self._follow, self.state, image, rows)
 
     def rows(self, rows: Sequence[int]) -> slice | Tensor:
-        """Rows as `step` takes them: a slice, which costs no copies, where they follow one another."""
+        """Rows in the form that `step` takes: a slice, which needs no copies, if they are consecutive."""
         if list(rows) == list(range(rows[0], rows[0] + len(rows))):
             return slice(rows[0], rows[0] + len(rows))
         return torch.tensor(rows, device=self._device)
 
     @torch.inference_mode()
     def set_image_size(self, rows: slice | Tensor, width: int, height: int) -> None:
-        """Tell targets that their images have another size from now on."""
+        """Set the size of the next images of targets."""
         self.state[rows, State.IMAGE_WIDTH], self.state[rows, State.IMAGE_HEIGHT] = width, height
 
     def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> Tensor:
-        """Maps [K S, 1, h, w], or [K, 5, h, w] of the box head, of the targets around where they were."""
+        """Maps [K S, 1, h, w], or [K, 5, h, w] with a box head, around the last positions of the targets."""
         cfg, maps = self.config, []
         for k in range(0, len(state), self._chunk):
             chunk = slice(k, k + self._chunk)
@@ -165,7 +167,7 @@ class FusedEngine:
         return maps
 
     def _reserve(self, capacity: int) -> None:
-        """Grow the table, into new memory: graphs of the old one are void."""
+        """Grow the table. Its memory is new, so the captured graphs are dropped."""
         self._graphs.clear()
         cfg, old = self.config, self.capacity
         state, colors, templates = self.state, self._colors, self._templates
@@ -187,7 +189,7 @@ class FusedEngine:
 
 
 def update_of(head: str, config: TrackerConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """What follows a network with this head: maps and state in, state changed, results out."""
+    """The box update for this head: it takes maps and state, changes the state and returns results."""
     if head == "box":
         return partial(box_update, config=config)
     return partial(
@@ -213,12 +215,12 @@ def make_engine(
 
 
 def is_finite(values: Sequence[float]) -> bool:
-    """Was the network's response that a row of results comes from?"""
+    """Whether the network's response was finite, by a row of results."""
     return values[Result.SCORE] == values[Result.SCORE]
 
 
 def to_result(values: Sequence[float]) -> TrackResult:
-    """A row of results.
+    """Convert a row of results.
 
     Raises:
         FloatingPointError: where the network's response was not finite.
@@ -230,7 +232,7 @@ def to_result(values: Sequence[float]) -> TrackResult:
 
 
 class SingleEngine:
-    """`FusedEngine` with one target, as `Tracker` sees it."""
+    """`FusedEngine` with one target, for `Tracker`."""
 
     def __init__(
         self,

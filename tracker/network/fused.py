@@ -1,4 +1,4 @@
-"""The network as the tracker runs it: weights frozen, ops fused."""
+"""The network for inference, as the tracker runs it: frozen weights, fused ops."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tracker.network.model import SiamFC
 class FusedNetwork:
     """`SiamFC` for inference: batch norm folded, channels_last, bias and activation inside the convolutions.
 
-    Scores equal the model's in eval mode up to rounding. Before a max pool the activation runs on a part of the values
-    only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. Whatever the dtype,
-    the features are float32: a score map rounded to 8 bits would move the peak.
+    Scores equal the model's in eval mode up to rounding. Where a max pool follows, the activation runs on a part of the
+    values only: ReLU is monotone, so it runs after the pool; Mish needs only the smallest and largest value of each
+    window. The features are float32 for all half types: a score map rounded to 8 bits would move the peak.
 
     Args:
-        model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
-        device: where to run; None is the model's own.
-        dtype: floating-point type to run in; None is the model's own.
+        model: the network; `fastops.accelerate` may have changed it. Its parameters are copied.
+        device: where to run; None is the model's device.
+        dtype: floating-point type to run in; None is the model's.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class FusedNetwork:
     ) -> None:
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
-        model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
+        model = fastops.restore(copy.deepcopy(model))  # the blocks are read layer by layer
         self.head, self.out_scale = model.head, model.out_scale
         self._activation = model.activation
         options = {"device": self.device, "dtype": self.dtype}
@@ -43,36 +43,41 @@ class FusedNetwork:
             activation = model.activation if has_norm and not pool else "none"
             self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
         self._attention: tuple[Tensor, ...] | None = None
-        wide = torch.promote_types(self.dtype, torch.float32)
+        self._feature_dtype = torch.promote_types(self.dtype, torch.float32)
         if model.attention_kind == "se":
             weights = model.attention
             parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
-            self._attention = tuple(t.detach().to(self.device, wide, copy=True) for t in parameters)
-        self._wide = wide
+            self._attention = tuple(t.detach().to(self.device, self._feature_dtype, copy=True) for t in parameters)
         if model.box_head is not None:
-            self._box_head = FrozenBoxHead(model.box_head, model.activation, device=self.device, dtype=wide)
+            options["dtype"] = self._feature_dtype  # of what it is given
+            self._box_head = FrozenBoxHead(model.box_head, model.activation, **options)
 
     def features(self, crops: Tensor) -> Tensor:
-        """Embed crops [N, 3, H, W] of the network's dtype, grey levels 0 to 255, as [N, C, H', W'] (float32, or
-        float64 for float64), both channels_last."""
+        """Embed crops [N, 3, H, W] as [N, C, H', W'], both channels_last.
+
+        Crops have the network's dtype and values from 0 to 255. The features are float32, or float64 for float64.
+        """
         return self.attend(self.embed(crops))
 
     def embed(self, crops: Tensor) -> Tensor:
-        """The features before the attention."""
+        """The features before channel attention."""
         x = crops
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
             if pool:
                 x = fastops.relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
-        return x.to(self._wide)
+        return x.to(self._feature_dtype)
 
     def attend(self, features: Tensor) -> Tensor:
-        """Channel attention on the features, where the network has it."""
+        """Apply channel attention to the features, if the network has it."""
         return features if self._attention is None else fastops.se_attention(features, *self._attention)
 
     def scores(self, templates: Tensor, features: Tensor) -> Tensor:
-        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or
-        [K S, 5, H', W'], score and l, t, r, b, of the box head."""
+        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches.
+
+        Returns:
+            Score maps [K S, 1, H', W']; with a box head [K S, 5, H', W'], which are score, l, t, r and b.
+        """
         if self.head == "box":
             return self._box_head(templates, features)
         return fastops.xcorr(templates, features, self.out_scale)
