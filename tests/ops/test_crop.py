@@ -472,19 +472,19 @@ def test_set_backend(backend, device):
             pytest.skip("triton was imported without its interpreter")
     called = []
     module = importlib.import_module(f"fastops.{backend}.crop")
-    twin = module.OPS["crop_and_resize"]
+    kernel = module.OPS["crop_and_resize"]
     args = schema_arguments(device)
     schema_op(*args)
     expected = args[-1].clone()
     fastops._backends._resolve.cache_clear()
-    module.OPS["crop_and_resize"] = lambda *a: called.append(backend) or twin(*a)
+    module.OPS["crop_and_resize"] = lambda *a: called.append(backend) or kernel(*a)
     try:
         with fastops.set_backend(backend, "crop_and_resize"):
             args[-1].zero_()
             schema_op(*args)
             torch.library.opcheck(schema_op, args, test_utils="test_schema")
     finally:
-        module.OPS["crop_and_resize"] = twin
+        module.OPS["crop_and_resize"] = kernel
         fastops._backends._resolve.cache_clear()
     assert called and torch.equal(args[-1], expected)
 

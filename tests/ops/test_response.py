@@ -94,7 +94,7 @@ def noisy_bump(rng: np.random.Generator) -> np.ndarray:
 
 
 def one_place(rng: np.random.Generator) -> np.ndarray:
-    """Flat but for one place. In steps of 1/64 that float64 upsamples exactly, so ties by symmetry are ties."""
+    """Flat except in one cell. In steps of 1/64, which float64 upsamples exactly, so ties by symmetry are ties."""
     m = np.full((17, 17), rng.integers(-64, 64) / 64)
     m[tuple(rng.integers(17, size=2))] += rng.integers(1, 128) / 64
     return m

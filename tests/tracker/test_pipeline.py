@@ -37,9 +37,9 @@ def _trained_like(activation: str, attention: str, ops: str = "fastops") -> Siam
                 module.bias.normal_()
                 module.momentum = None  # running statistics of the batch below
         model.train()(*(255 * torch.rand(2, 3, side, side) for side in (127, 255)))
-    twin = SiamFC(activation, attention, width=0.25, ops=ops)
-    twin.load_state_dict(model.state_dict())
-    return twin.eval()
+    copied = SiamFC(activation, attention, width=0.25, ops=ops)
+    copied.load_state_dict(model.state_dict())
+    return copied.eval()
 
 
 def _crops() -> tuple[np.ndarray, np.ndarray]:
