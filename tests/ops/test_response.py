@@ -308,7 +308,7 @@ def test_the_defaults_are_the_trackers():
 
 @each_dtype
 def test_first_frame(dtype, device):
-    """Sets the contrast from the middle scale alone and leaves the rest, whatever the maps say."""
+    """It sets the contrast from the middle scale and leaves the rest unchanged, for any maps."""
     responses = randn(2, 3, 17, 17, dtype=dtype, device=device)
     state = targets(2, device, OWN_CONTRAST=-1, MISSES=3)
     before = state.clone()
@@ -335,7 +335,7 @@ def test_score_misses_and_lost(device):
 
 
 def test_limits(device):
-    """Two steps left and up, in the smallest of three scales: the centre stays in the image, the sides above least."""
+    """Two steps left and up, in the smallest of three scales: centre in the image, sides above the minimum."""
     responses = torch.zeros(3, 3, 17, 17, device=device)
     responses[0, 0, 4, 4] = responses[1, 2, 12, 12] = responses[2, 2, 12, 12] = 1
     state = targets(3, device, IMAGE_WIDTH=100, IMAGE_HEIGHT=90, WIDTH=5, HEIGHT=5, SEARCH_SIZE=1000)
@@ -383,7 +383,7 @@ def test_a_range_beyond_float32(device):
 @pytest.mark.kernels
 @each_dtype
 def test_targets_alone_and_together(dtype, device):
-    """Bit for bit, whatever the other targets and the threads."""
+    """Equal bit for bit, for any other targets and threads."""
     k = 5
     responses, state = randn(k, 3, 5, 5, dtype=dtype, device=device), targets(k, device)
     alone_state = state.clone()

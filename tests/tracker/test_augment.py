@@ -1,4 +1,4 @@
-"""`augment`: the box follows the target to the pixel, the generator decides everything, colours do what they say."""
+"""`augment`: the box follows the target to the pixel, only the generator is random, colours change as documented."""
 
 from __future__ import annotations
 
