@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler of peak_memory tells when it starts and stops
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler of peak_memory prints when it starts and stops
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402

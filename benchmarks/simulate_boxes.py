@@ -69,7 +69,7 @@ LOSSES = {
     "Focal-EIoU": ("focal_eiou_loss", {"reduction": "weighted"}),
     "Focal-EIoU, eq. 10": ("focal_eiou_loss", {}),
 }
-#: Okabe and Ito's colours, which the colour-blind tell apart; a line style each, for print in grey.
+#: Okabe and Ito's colours, for colour-blind readers; a line style each, for print in grey.
 STYLES = {
     "IoU": ("#000000", ":"),
     "GIoU": ("#E69F00", "--"),

@@ -289,7 +289,7 @@ def main() -> int:
             step = sum(seconds for stage, seconds in stages.items() if stage != "decode")
             both = batch_end_to_end(tracker, path, boxes)
             single = singles_per_target(model, path, frames, boxes[: args.singles], options)
-            # On a CPU the products are computed in float32 whatever the dtype of the values.
+            # On a CPU the products are computed in float32 for every dtype of the values.
             rate = rates["float32" if args.device == "cpu" and "float32" in rates else dtype]
             direct, least = network_flops(model, scales * targets, options["config"].instance_size)
             floor, direct_floor = (least if args.device == "cpu" else direct) / rate, direct / rate

@@ -96,7 +96,7 @@ SPECIAL = [-INF, -2.0, -0.0, 0.0, 1.0, 3.0, INF, NAN]
     "values", [(1.0, 0.5, 0.0, 0.5), (INF, 1.0, 0.0, 0.0), (2.0, NAN, 1.0, 0.0), (0.0, 1.0, NAN, 1.0)]
 )
 def test_infinities_nan_and_ties_as_torch_has_them(kind, values, device):
-    """Each value has its own channel, so each gradient is tested alone. (1.0, 0.5, 0.0, 0.5): relu has its kink at 1."""
+    """Each value has its own channel, so each gradient is tested alone. (1.0, 0.5, 0.0, 0.5): relu bends at 1."""
     x = torch.tensor(SPECIAL, device=device)[None].requires_grad_()
     leaves = [x, *(p.requires_grad_() for p in parameters_like(x, values, (len(SPECIAL),)))]
     expected = getattr(reference, f"adaptive_{kind}")(*leaves)
