@@ -16,7 +16,6 @@ import torch
 
 from fastops.optim import SGDGC
 from tracker.cli import main
-from tracker.network import checkpoint
 
 
 def kill() -> None:
@@ -52,11 +51,11 @@ def half_a_write(descriptor: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place, nth, *arguments = sys.argv[1:]
-    if place == "step":
+    point, nth, *arguments = sys.argv[1:]
+    if point == "step":
         before(SGDGC, "step", int(nth), half_a_step)
-    elif place == "write":
-        before(checkpoint.os, "fsync", int(nth), half_a_write)
-    elif place == "rename":
-        before(checkpoint.os, "replace", int(nth), lambda *paths: kill())
+    elif point == "write":
+        before(os, "fsync", int(nth), half_a_write)
+    elif point == "rename":
+        before(os, "replace", int(nth), lambda *paths: kill())
     sys.exit(main(arguments))
