@@ -51,11 +51,11 @@ def half_a_write(descriptor: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    point, nth, *arguments = sys.argv[1:]
-    if point == "step":
+    place, nth, *arguments = sys.argv[1:]
+    if place == "step":
         before(SGDGC, "step", int(nth), half_a_step)
-    elif point == "write":
+    elif place == "write":
         before(os, "fsync", int(nth), half_a_write)
-    elif point == "rename":
+    elif place == "rename":
         before(os, "replace", int(nth), lambda *paths: kill())
     sys.exit(main(arguments))
