@@ -1,4 +1,4 @@
-"""The compiled CUDA kernels: no spills anywhere, 128-bit loads where memory is the limit."""
+"""What the compiler made of the CUDA kernels: no spills anywhere, 128-bit loads where memory is the limit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ STEP = {"long_sums_kernel", "step_kernel"}  # of the optimizers, which are not i
 
 @pytest.mark.parametrize("kernel", sorted(STEP.union(*(row.memory_bound_kernels for row in OPS.values()))))
 def test_memory_bound_kernels_load_128_bits_at_once(kernel):
-    """One instantiation per dtype must have them; those for unaligned data cannot."""
+    """In one instantiation for each dtype: those for unaligned data cannot."""
     by_dtype: dict[str, int] = {}
     for name, count in wide_loads()[kernel].items():
         dtype = re.search(r"\b(float|double|half|bfloat16)\b", name)[1]

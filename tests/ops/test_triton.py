@@ -1,4 +1,4 @@
-"""The Triton kernels against the float64 reference: on a GPU, or without one in Triton's interpreter."""
+"""The Triton twins against the float64 reference: on the GPU where there is one, else through Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if fastops.load_error is None:
     reference_impl = partial(implementation, "reference")
 
     SAMPLES = list(cases())
-else:  # the Triton kernels run without the library, which defines the schemas of the fake kernels
+else:  # the twins run without the library, which defines the schemas that the fake kernels belong to
     SAMPLES = []
 
 OPS = {
     name: op
-    for family in sorted(path.stem for path in Path(fastops.triton.__file__).parent.glob("[!_]*.py"))
-    for name, op in importlib.import_module(f"fastops.triton.{family}").OPS.items()
+    for stem in sorted(path.stem for path in Path(fastops.triton.__file__).parent.glob("[!_]*.py"))
+    for name, op in importlib.import_module(f"fastops.triton.{stem}").OPS.items()
 }
 # Of the relative L2 error. The interpreter truncates to bfloat16 where a GPU rounds: about 0.35 % instead of 0.17 %.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 6e-3}
@@ -378,7 +378,7 @@ def test_batch_norm_with_a_large_mean(first):
     ],
 )
 def test_samples(row, sample, dtype):
-    """The Triton kernel and the reference implementation, forward and backward, on the samples of the table."""
+    """The twin and the reference of the schema, forward and backward, on the table's own samples."""
     if dtype != torch.float32 and sample not in row.core:
         pytest.skip("only the core samples")
     inputs = row.make(sample, dtype, DEVICE)
@@ -402,7 +402,7 @@ def each_sample(but=()):
 
 # Without the samples that are large for the interpreter and whose layouts others have.
 @each_sample(but=(*LARGE, "sliced_threads", "siamfc"))
-def test_triton_kernels_give_the_strides_of_the_fake_kernels(row, sample):
+def test_twins_give_the_strides_of_the_fake_kernels(row, sample):
     check_facts(OPS.__getitem__, row, row.make(sample, torch.float32, DEVICE), [one_expanded])
 
 

@@ -1,4 +1,4 @@
-"""Read and write weights, without ever running a pickle."""
+"""Reading and writing weights; never by running a pickle."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
     elif path.suffix in (".pth", ".pt"):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about a bad file: the error below describes it
+                warnings.simplefilter("ignore")  # of what the file is, where it is none: the error tells
                 state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # unpickling may raise any exception
-            # torch's message is left out: it advises to load the file without the check, which may run code in it.
+        except Exception as error:  # pickle raises whatever it stumbles over
+            # Not torch's own words: they advise to load it all the same, which may run what is in the file.
             raise ValueError(f"path must be a file of plain weights, got {path}") from error
     else:
         raise ValueError(f"path must end in .pth, .pt or .safetensors, got {path}")
@@ -57,12 +57,11 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
 def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict from .pth or .pt (weights only) or .safetensors, on the CPU.
 
-    A dictionary under the key "state_dict" or "model" is unwrapped. A prefix "module." or "net." of all keys is
-    removed.
+    A dictionary kept under "state_dict" or "model" is unwrapped; a prefix "module." or "net." on every key is removed.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is not a dictionary of tensors, or loading it would run a pickle.
+        ValueError: when the file is not a dictionary of tensors, or would need a pickle to be run.
     """
     return _read(path)[0]
 
@@ -71,10 +70,10 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
     """Write the model's weights and settings as safetensors; the file appears whole or not at all.
 
     Args:
-        model: the model, which is not changed.
-        path: the file, `*.safetensors`.
-        dtype: floating-point weights are rounded to this type, such as torch.float16; None keeps their type.
-            `load_model` builds a float32 network from either.
+        model: stays as it is.
+        path: of the file.
+        dtype: what floating-point weights are rounded to, such as torch.float16; None keeps theirs. `load_model`
+            gives a float32 network of either.
 
     Raises:
         ValueError: when the name does not end in .safetensors, or a weight overflows in `dtype`.
@@ -91,20 +90,20 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
         raise ValueError(f"path must end in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if dtype is not None:
-        original, state = state, {key: v.to(dtype) if v.is_floating_point() else v for key, v in state.items()}
-        if bad := [key for key in state if original[key].isfinite().all() and not state[key].isfinite().all()]:
+        wide, state = state, {key: v.to(dtype) if v.is_floating_point() else v for key, v in state.items()}
+        if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
             raise ValueError(f"dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
     write_whole(path, save(state, metadata))
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:
-    """Infer width, attention and head from keys and shapes. The activation leaves no trace in them."""
+    """Infer what keys and shapes tell: width, attention, head. They do not tell the activation, taken as ReLU."""
     try:
         channels = [state[f"backbone.conv{i}.0.weight"].shape[0] for i in range(1, 6)]
     except KeyError as error:
         raise ValueError(f"weights must have the key {error}, got {_some(state)} in {path}") from error
-    # Several widths round to the channel count of a layer. The model's width must suit all layers.
+    # Each layer allows the widths that round to its channel count; the model's width is one that all layers allow.
     half = CHANNEL_MULTIPLE / 2
     low = max((c - half) / base for c, base in zip(channels, BASE_CHANNELS, strict=True))
     high = min((c + half) / base for c, base in zip(channels, BASE_CHANNELS, strict=True))
@@ -131,12 +130,12 @@ def load_model(
 ) -> SiamFC:
     """Build the variant of `SiamFC` that a checkpoint holds, load it strictly and put it in eval mode.
 
-    `save_state` writes the variant into the file's metadata. Without metadata, width, attention and head are inferred
-    from keys and shapes. These do not show the activation: it is ReLU, or `activation` where that is given.
+    The variant comes from the metadata that `save_state` writes; without it, width, attention and head come from keys
+    and shapes, and the activation, which leaves no trace in them, is ReLU unless `activation` says otherwise.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file holds anything but weights, or keys or shapes do not match; the message names them.
+        ValueError: when the file is not plain weights, or keys or shapes do not match; the message names them.
     """
     state, metadata = _read(path)
     if "activation" in metadata:
