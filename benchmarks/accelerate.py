@@ -1,8 +1,8 @@
 """Whole networks before and after fastops.accelerate: python -m benchmarks.accelerate [--device cuda] [--csv FILE]
 
-Median milliseconds of a call in eval mode under inference_mode, and of a training step's forward and backward pass:
-eager | torch.compile | accelerated, in turns, each checked first. Convolutions take most of the time of a network, so
-the ratios are those a user sees, not those of the ops.
+It prints median milliseconds of a call in eval mode under inference_mode, and of a training step's forward and backward
+pass. The competitors are eager, torch.compile and accelerated. They run in turns, and each is checked first.
+Convolutions take most of the time of a network, so these are the ratios that a user sees, not those of the ops.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import fastops
 from benchmarks.harness import Results, compare, environment, full_float32, print_table, relative_error
 from tracker import SiamFC
 
-TOLERANCE = 1e-2  # of all gradients together: at the kinks of ReLU eager float32 itself is off by 2e-3
+TOLERANCE = 1e-2  # over all gradients: at the kinks of ReLU, eager float32 itself is off by 2e-3
 
 
 class SqueezeExcitation(nn.Module):
-    """As torchvision writes it."""
+    """Squeeze-and-excitation as torchvision writes it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

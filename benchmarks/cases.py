@@ -1,4 +1,4 @@
-"""What benchmarks.ops times: each op with its inputs, sizes, and the PyTorch that a user would write without it."""
+"""The cases of benchmarks.ops: each op with its inputs, its sizes, and the PyTorch code that it replaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Case:
     channels_last: bool = False
     #: Positions of the inputs that get a gradient; None for all. An op of none is timed forward only.
     differentiable: tuple[int, ...] | None = None
-    #: Further arguments of the Triton twin; None where it is not timed.
+    #: Further arguments of the Triton kernel; None where it is not timed.
     twin: tuple | None = ()
 
 
@@ -54,7 +54,7 @@ def eager_mish_max_pool2d(x: Tensor) -> Tensor:
 
 
 def eager_se_attention(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """What a squeeze-and-excitation module of today does."""
+    """Squeeze-and-excitation as common libraries write it."""
     gate = F.linear(F.relu(F.linear(x.mean((2, 3)), w1, b1)), w2, b2).sigmoid()
     return x * gate[:, :, None, None]
 
@@ -121,7 +121,7 @@ def eager_focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8) -> Tens
 
 
 def eager_logistic_loss(responses: Tensor) -> Tensor:
-    """With its labels and weights made once, as a training loop would."""
+    """Labels and weights are made once, as in a training loop."""
     labels, weights = _logistic_labels(responses.shape[-1], responses.dtype, responses.device)
     losses = F.binary_cross_entropy_with_logits(responses, labels.expand_as(responses), weights, reduction="none")
     return losses.sum((1, 2, 3)).mean()
@@ -153,7 +153,7 @@ def randn(*sizes: tuple[int, ...]) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def boxes(n: int) -> Callable[..., tuple[Tensor, ...]]:
-    """Predictions around their targets, most of them overlapping."""
+    """Predictions around their targets; most of them overlap."""
 
     def make(**options) -> tuple[Tensor, Tensor]:
         corner, size = torch.rand(n, 2, **options), 0.1 + torch.rand(n, 2, **options)

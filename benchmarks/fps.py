@@ -1,6 +1,8 @@
-"""The same tracker several ways: python -m benchmarks.fps [--source FOLDER_OR_VIDEO --box x,y,w,h] [--csv FILE]
+"""The speed of one tracker in several implementations.
 
-reference  stock eager PyTorch, OpenCV crops of a padded copy, NumPy post-processing, as the well-known SiamFC does it
+    python -m benchmarks.fps [--source FOLDER_OR_VIDEO --box x,y,w,h] [--csv FILE]
+
+reference  the usual SiamFC: stock eager PyTorch, OpenCV crops of a padded copy, NumPy after the network
 compile    the same with its network under torch.compile
 compile graph  (on a GPU) the same under torch.compile(mode="reduce-overhead"), which captures it as CUDA graphs
 fastops    tracker.Tracker, in each of --dtype
@@ -87,7 +89,7 @@ def annotated(args: argparse.Namespace) -> Sequence:
 
 
 def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
-    """The first frames and the seconds it took to decode them (a synthetic video: to render them)."""
+    """The first frames, and the seconds to decode them (to render them for a synthetic video)."""
     start = time.perf_counter()
     if isinstance(source, SyntheticVideo):
         frames = [source.frame(i)[0] for i in range(count)]
@@ -98,7 +100,7 @@ def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
 
 
 def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: str) -> tuple[dict, dict]:
-    """Seconds of every update and the boxes of every tracker, in turns, one after the other going first."""
+    """Seconds of every update and boxes of every tracker. They run in turns; each turn another one starts."""
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     names = list(trackers)
     for tracker in trackers.values():
@@ -153,7 +155,7 @@ def make_trackers(
 
 
 def price(plain: np.ndarray, adorned: np.ndarray) -> float:
-    """Speed of the adorned network over the plain one's, turn by turn."""
+    """Speed of the network with Mish and attention over that of the plain network, for each turn."""
     turns = range(0, len(plain), TURN)
     return float(np.median([np.median(plain[t : t + TURN]) / np.median(adorned[t : t + TURN]) for t in turns]))
 

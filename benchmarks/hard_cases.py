@@ -1,8 +1,11 @@
-"""What a target costs that is not where it should be: python -m benchmarks.hard_cases [--frames 10000] [--csv FILE]
+"""The time of targets in unusual positions: python -m benchmarks.hard_cases [--frames 10000] [--csv FILE]
 
-Median milliseconds of an update, of trackers that take turns on VGA frames of noise: a target in view; one that has
-left the frame (a box at the corner, most of it outside); a box a hundred times larger than the frame; and one that has
-been lost, on empty frames, for --frames frames by the time it is measured.
+It prints the median milliseconds of an update. Trackers take turns on VGA frames of noise. Their targets are:
+
+- in view;
+- outside the frame: a box at the corner, most of it outside;
+- a hundred times larger than the frame;
+- lost, on empty frames, for --frames frames before the measurement.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def main() -> int:
     names = list(trackers)
     for i in range(args.measured):
         for name in names:
-            for _ in range(2):  # the second one finds its weights in the cache, as in a run of its own
+            for _ in range(2):  # the second one finds its weights in the cache, as in a separate run
                 start = time.perf_counter()
                 last = trackers[name].update(empty if name == "lost" else frames[i % len(frames)])
                 elapsed = time.perf_counter() - start

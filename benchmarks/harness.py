@@ -1,7 +1,7 @@
-"""What the benchmarks share: side-by-side timing, a description of the machine, result files.
+"""Shared by the benchmarks: side-by-side timing, a description of the machine, result files.
 
-Machines are noisy: competitors take turns within one run, medians and 20/80 % bands are reported, and ratios are what
-to quote. Nothing is timed before it was checked to give equal results.
+Machines are noisy. So competitors take turns within one run, and medians and 20/80 % bands are reported. Quote ratios.
+Nothing is timed before its results were checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler of peak_memory tells when it starts and stops
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler of peak_memory prints when it starts and stops
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -34,10 +34,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory stay with the process, as with the allocators that PyTorch's tuning guide recommends.
+    """Keep freed memory in the process, as the allocators of PyTorch's tuning guide do.
 
-    By default glibc gives large blocks back to the system, and whoever allocates next pays for new pages: 19 ms instead
-    of 5 for a forward mish of 64 MB, for all competitors alike.
+    By default glibc returns large blocks to the system, and the next allocation pays for new pages. A forward mish of
+    64 MB then takes 19 ms instead of 5, for all competitors alike.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
     if mallopt is not None:
@@ -64,8 +64,8 @@ def _summary(seconds: Sequence[float]) -> Timing:
 def compare(competitors: Mapping[str, Callable[[], object]], device: str, budget: float = 1.0) -> dict[str, Timing]:
     """Time callables in turns for about ``budget`` seconds; short ones are repeated inside a sample.
 
-    On CUDA a sample is bracketed by synchronisation, and short calls are queued together, so that launch-bound ops are
-    timed at their launch rate and long ones at their duration.
+    On CUDA the device is synchronised before and after a sample, and short calls are queued together. So launch-bound
+    ops are timed at their launch rate, long ones at their duration.
     """
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     inner = {}
@@ -94,16 +94,18 @@ def compare(competitors: Mapping[str, Callable[[], object]], device: str, budget
 
 
 def copy_of(device: str, moved: int) -> Callable[[], object]:
-    """A copy that reads and writes ``moved`` bytes together: the floor of an op that must move as many. To be timed in
-    turns with the op: one that runs alone finds its bytes in the cache (measured for 8 MB: 45 us alone, 170 us after
-    another's turn)."""
+    """A copy that reads and writes `moved` bytes in total: the lower bound of an op that must move as many.
+
+    Time it in turns with the op. A copy that runs alone finds its bytes in the cache (8 MB: 45 us alone, 170 us after
+    another competitor's turn).
+    """
     source = torch.ones(max(1, moved // 2), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int:
-    """The most bytes that torch's allocators held at a time during a call, over those before it."""
+    """Peak of the bytes held by torch's allocators during a call, minus the bytes held before it."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -254,7 +256,7 @@ class Results:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table with aligned columns, as README quotes them."""
+    """Print a Markdown table with aligned columns."""
     widths = [max(len(str(cell)) for cell in column) for column in zip(header, *rows, strict=True)]
     line = lambda cells: "| " + " | ".join(str(c).ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"  # noqa: E731
     print(line(header))

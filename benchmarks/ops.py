@@ -61,7 +61,7 @@ def _run(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], direction:
 
 
 def _triton_twin(case: Case) -> Callable[..., Tensor]:
-    """The Triton twin as a function with gradients, for the GPU table."""
+    """The Triton kernel as a function with gradients, for the GPU table."""
     import importlib
 
     ops = importlib.import_module(f"fastops.triton.{case.stem}").OPS
@@ -97,7 +97,7 @@ def with_tf32(run: Callable[[], object]) -> Callable[[], object]:
 def run_case(
     case: Case, device: str, dtype: torch.dtype, direction: str, args: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Seconds, and peak bytes of forward + backward, of each competitor; seconds also of the copy, if there is one."""
+    """Seconds of each competitor and of the copy, if there is one; peak bytes of forward + backward."""
     torch.manual_seed(0)
     inputs = case.inputs(device=device, dtype=dtype)
     if case.channels_last:

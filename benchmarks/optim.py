@@ -1,10 +1,13 @@
 """The optimizers against torch.optim and a Python loop: python -m benchmarks.optim [--device cuda] [--csv FILE]
 
-Per optimizer, list of parameters and dtype: median milliseconds of one step of torch's foreach and fused optimizers
-after gradient centralization in a Python loop ("gc+foreach", "gc+fused"), of fastops, and of torch's alone, which
-centralize nothing; in turns, fastops checked against float64 first. `centralize_gradients_` is timed against the loop.
-"copy", in turns with them, moves the bytes which the step must read and write: gradients once, parameters and states
-twice.
+For each optimizer, list of parameters and dtype it prints median milliseconds of one step:
+
+- "gc+foreach" and "gc+fused": torch's optimizers after gradient centralization in a Python loop;
+- "fastops";
+- "foreach" and "fused": torch's optimizers alone, without centralization;
+- "copy": moves the bytes that the step must read and write: gradients once, parameters and states twice.
+
+All run in turns; fastops is checked against float64 first. `centralize_gradients_` is timed against the loop.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def resnet50() -> list[tuple[int, ...]]:
 
 
 def siamfc() -> list[tuple[int, ...]]:
-    """Those of the tracker's AlexNet: 18 tensors, 2,336,480 values."""
+    """The shapes of the parameters of the tracker's AlexNet: 18 tensors, 2,336,480 values."""
     from tracker.network.model import SiamFC
 
     return [tuple(p.shape) for p in SiamFC().parameters()]
@@ -75,7 +78,7 @@ def centralize_loop(params: list[Tensor]) -> None:
 
 
 def parameters(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype) -> list[nn.Parameter]:
-    """Parameters with gradients, the same ones at every call but for their dtype."""
+    """Parameters with gradients; every call gives the same values, in the given dtype."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter((0.1 * torch.randn(s, generator=generator)).to(device, dtype)) for s in shapes]
     for p in params:
@@ -122,7 +125,7 @@ def check_centralize(shapes, device: str, dtype: torch.dtype) -> None:
 
 
 def competitors(name: str, shapes, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """Each has parameters, gradients and states of its own."""
+    """The competitors; each has its own parameters, gradients and states."""
     if name == "centralize_gradients_":
         loop, fused = (parameters(shapes, device, dtype) for _ in range(2))
         return {
@@ -157,7 +160,7 @@ def main() -> int:
     args = parse(parser)
     keep_freed_memory()
 
-    # Values moved for each one of a parameter.
+    # Values moved for each value of a parameter.
     moved_values = {"centralize_gradients_": 2, "SGDGC": 5, "AdamWGC": 7}
     for threads in args.threads or [torch.get_num_threads()]:
         torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
 """Bar charts of a results file: python -m benchmarks.plot [RESULTS.csv] [--output-dir FOLDER]
 
-Writes <results>-ops-<dtype>.png for the last commit of benchmarks.ops in the file (default: the newest file): how many
-times faster than eager PyTorch and torch.compile each op is, forward and forward + backward.
+It writes <results>-ops-<dtype>.png for the last commit of benchmarks.ops in the file (default: the newest file). The
+bars show how many times faster than eager PyTorch and torch.compile each op is, forward and forward + backward.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks.harness import RESULTS
 from tracker.installed import install_hint
 from tracker.io.files import replacing
 
-COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # told apart also by the colour-blind
+COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # also for the colour-blind
 DIRECTIONS = ("forward", "forward+backward")
 
 
@@ -47,7 +47,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
             at = [n + (i - (len(competitors) - 1) / 2) * height for n, name in enumerate(names) if name in by_name]
             kept = [by_name[name] for name in names if name in by_name]
             ratios = [float(row[f"{competitor}_us"] or "nan") / float(row["fastops_us"]) for row in kept]
-            lengths = [ratio - 1 for ratio in ratios]  # from 1 on, so that what is slower points the other way
+            lengths = [ratio - 1 for ratio in ratios]  # bars start at 1, so slower ops point the other way
             bars = axis.barh(at, lengths, height, left=1, color=COLOURS[competitor], label=f"faster than {competitor}")
             axis.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], padding=2, fontsize=7)
         axis.axvline(1, color="black", linewidth=0.8)

@@ -1,5 +1,4 @@
-"""Runs the rows of the tests' sample table on the GPU, forward and backward, and frames of a tracker: for
-compute-sanitizer.
+"""Work for compute-sanitizer: the tests' samples of every op, forward and backward, and tracked frames, on the GPU.
 
 compute-sanitizer --tool memcheck python -m benchmarks.sanitize [--seconds 60]
 """
@@ -17,7 +16,7 @@ from tracker import BatchTracker, SiamFC
 
 
 def track() -> None:
-    """Crops inside, across and outside of the frame; three targets, two of them dropped."""
+    """Track with crops inside, across and outside the frame, and three targets of which two are dropped."""
     torch.manual_seed(0)
     tracker = BatchTracker(SiamFC("mish", "se", width=0.25), device="cuda")
     frames = torch.randint(256, (4, 120, 160, 3), dtype=torch.uint8).numpy()

@@ -1,10 +1,6 @@
-"""Where the tracker's time goes, and what many targets cost: python -m benchmarks.stages [--csv FILE] [--plot FILE.png]
+"""The time of each stage of a frame, for one and for many targets.
 
-For frame sizes, numbers of targets, scales and dtypes: milliseconds per frame of decode (a video file, by OpenCV),
-upload, crop, network, xcorr, response and whatever is left of the step; the speed in target-frames per second with and
-without decoding; and that of as many single trackers one after another, each reading the video itself (measured on
---singles of them). "network" has two floors at the convolution rate measured here (`F.conv2d`, 256 to
-384 channels, 3x3): the multiplications of direct convolutions, and those of the algorithm in use.
+    python -m benchmarks.stages [--csv FILE] [--plot FILE.png]
 
 On a GPU a step is a replayed graph: it is timed over --frames frames after a warm-up, and its stages are those of the
 kernels in a profiler's trace of replays ("other": the time in which the GPU waits).
@@ -68,7 +64,7 @@ def decode(path: Path) -> tuple[list[np.ndarray], float]:
 
 
 def boxes_around(box: np.ndarray, size: tuple[int, int], count: int) -> list[np.ndarray]:
-    """The box itself, and others of its size all over the frame."""
+    """The box itself, and boxes of its size at other positions in the frame."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 1, (count - 1, 2)) * (np.array(size) - box[2:])
     return [box, *(np.array([*corner, *box[2:]]) for corner in corners)]
@@ -179,7 +175,7 @@ def breakdown(
 def singles_per_target(
     model: SiamFC, path: Path, frames: list[np.ndarray], boxes: list[np.ndarray], options: dict
 ) -> float:
-    """Seconds per frame of one of several single trackers, each reading the video itself (decoded ahead, as always)."""
+    """Seconds per frame of one of several single trackers; each reads the video itself, decoded ahead."""
     trackers = [Tracker(model, **options) for _ in boxes]
     for tracker in trackers:  # weights packed, and on a GPU the step captured
         tracker.init(frames[0], boxes[0])
@@ -192,7 +188,7 @@ def singles_per_target(
 
 
 def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray]) -> float:
-    """Seconds per frame with the video read along."""
+    """Seconds per frame, including decoding."""
     for target in tracker.targets:
         tracker.drop(target)
     ends = [time.perf_counter() for _ in tracker.track(path, boxes)]
@@ -201,7 +197,7 @@ def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray])
 
 
 def network_flops(model: SiamFC, crops: int, side: int) -> tuple[float, float]:
-    """Floating-point operations of the convolutions for some crops: direct, and as the CPU path multiplies."""
+    """Floating-point operations of the convolutions of some crops: direct, and by the algorithm of the CPU path."""
     direct = least = 0.0
     x = torch.empty(crops, 3, side, side, device="meta")
     for block in (getattr(model.backbone, f"conv{i}") for i in range(1, 6)):
@@ -231,7 +227,7 @@ def _winograd_share(layer: nn.Conv2d, shape: tuple[int, ...], out: torch.Size) -
 
 
 def convolution_rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of torch's convolution of the size of SiamFC's third."""
+    """Floating-point operations per second of torch's convolution, at the size of SiamFC's third convolution."""
     n = 64 if device == "cuda" else 3
     x, weight = torch.randn(n, 256, 28, 28, device=device), torch.randn(384, 256, 3, 3, device=device)
     x, weight = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, weight))
@@ -270,7 +266,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def cases(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
-    """Size, targets, scales and dtype: each varied by itself from one VGA target in three scales; 64 also at 1080p."""
+    """Size, targets, scales and dtype. Each is varied alone, from one VGA target in three scales; also 64 at 1080p."""
     base = ("VGA", 1, 3, args.dtype[0])
     found = [base]
     found += [("VGA", 1, 3, dtype) for dtype in args.dtype[1:]]
@@ -322,7 +318,7 @@ def main() -> int:
             step = sum(seconds for stage, seconds in stages.items() if stage != "decode")
             both = batch_end_to_end(tracker, path, boxes)
             single = singles_per_target(model, path, frames, boxes[: args.singles], options)
-            # On a CPU the products are computed in float32 whatever the dtype of the values.
+            # On a CPU the products are computed in float32 for every dtype of the values.
             rate = rates["float32" if args.device == "cpu" and "float32" in rates else dtype]
             direct, least = network_flops(model, scales * targets, options["config"].instance_size)
             floor, direct_floor = (least if args.device == "cpu" else direct) / rate, direct / rate

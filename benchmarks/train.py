@@ -1,16 +1,16 @@
-"""A training step of the paper's network, and how long it waits for data: python -m benchmarks.train [--csv FILE]
+"""The time of a training step of the paper's network, and its wait for data: python -m benchmarks.train [--csv FILE]
 
-Per competitor: median milliseconds of data (cutting and varying the crops of a loaded batch), forward (with the loss),
-backward and optimizer, in turns; the step is the latter three together, and pairs per second are those of the step. All
-train SiamFC with Mish and squeeze-and-excitation by SGD with gradient centralization, and are checked to take the same
-step first:
+For each competitor it prints median milliseconds of data (cutting and augmenting the crops of a loaded batch), forward
+(with the loss), backward and optimizer. A step is the last three together; pairs per second are those of the step. The
+competitors run in turns. All train SiamFC with Mish and squeeze-and-excitation, by SGD with gradient centralization.
+They are checked to take the same step first:
 
 reference  stock PyTorch: nn.Mish, a grouped convolution as correlation, binary cross-entropy with ready-made labels,
            torch.optim.SGD (foreach) after gradient centralization in a Python loop
 compile    the same, the network through torch.compile
 fastops    as tracker.training trains: fused modules, channels_last, one kernel for the optimizer's step
 
-Then `tracker.training.loop.train` itself, with workers: the part of a step that it waits for its data.
+Then it measures `tracker.training.loop.train` with workers: the part of a step that waits for data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tracker.training.loop import make_optimizer, scale_responses, train, traini
 from tracker.training.losses import losses_of
 
 PHASES = ("data", "forward", "backward", "optimizer")
-#: Of a step's change of the weights: reference float32 itself differs by 3e-4 from float64, bfloat16 by 1e-1.
+#: Tolerance of a step's weight changes: reference float32 itself differs by 3e-4 from float64, bfloat16 by 1e-1.
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.3, "float16": 0.3}
 
 
@@ -50,7 +50,7 @@ def cross_entropy(responses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def labels_and_weights(device: str) -> tuple[Tensor, Tensor]:
-    """Of targets in the middle of the crop, [1, 1, 17, 17] each; made once, as stock trainers do."""
+    """Labels and weights [1, 1, 17, 17] for a target in the centre of the crop; made once, as stock trainers do."""
     places = torch.arange(17.0, device=device) - 8
     labels = (places[:, None].square() + places.square() <= 4).float()[None, None]
     weights = torch.where(labels > 0, 0.5 / labels.sum(), 0.5 / (1 - labels).sum())
@@ -81,7 +81,7 @@ class Step:
             batch = augment(loaded, generator, replace(AugmentConfig(), shift=0.0), device=self.device)
         if not self.fused:  # NCHW, as stock loaders give it
             batch = batch._replace(exemplar=batch.exemplar.contiguous(), instance=batch.instance.contiguous())
-        # The target in the middle for all, as the ready-made labels have it.
+        # All targets are in the centre, as in the ready-made labels.
         return batch._replace(box=batch.box.new_tensor([[91.5, 91.5, 163.5, 163.5]]).expand(len(batch.box), 4))
 
     def forward(self, batch: Batch) -> Tensor:
@@ -119,7 +119,7 @@ class Step:
 
 
 def check(steps: dict[str, Step], start: SiamFC, loaded: Pair, tolerance: float) -> None:
-    """The first step of each has the loss of the reference and changes the weights as it does."""
+    """Check that the first step of each competitor has the loss and the weight changes of the reference."""
     before = flat(start)
     expected = None
     for name, step in steps.items():
@@ -137,7 +137,7 @@ def flat(model: nn.Module) -> Tensor:
 
 
 class Times:
-    """Takes the place of a `TrainLog`: keeps what steps took."""
+    """A `TrainLog` that keeps the times of steps."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []

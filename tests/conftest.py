@@ -1,4 +1,4 @@
-"""What the op tests share: devices, and errors that must read the same from the kernel and the fake kernel."""
+"""Fixtures of all tests; for the op tests devices, and errors that kernel and fake kernel must raise alike."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 
 from tests.support.paths import DATA, MISSING, ROOT, WEIGHTS
 
-# Before torch loads OpenMP: on a busy machine spinning threads make the small samples six times slower.
+# Set before torch loads OpenMP: on a busy machine, spinning threads make small samples six times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch  # noqa: E402
 
-# Before torch.compile's modules load triton: without a GPU test_triton.py runs through the interpreter.
+# Set before torch.compile's modules load triton: without a GPU, test_triton.py uses Triton's interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -88,13 +88,13 @@ def _run_with_instruction_set(capability: str, file: str, selection: str) -> Non
 
 @pytest.fixture
 def run_with_instruction_set() -> Callable[[str, str, str], None]:
-    """Runs the tests of a file that a selection names in a process whose CPU kernels are of a lower instruction set."""
+    """Runs selected tests of a file in a process whose CPU kernels use a lower instruction set."""
     return _run_with_instruction_set
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """For small networks on shared cores: a second thread waits more than it works."""
+    """One thread: for small networks on shared cores, a second thread mostly waits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

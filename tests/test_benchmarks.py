@@ -147,7 +147,7 @@ def test_hard_cases(monkeypatch, capsys, tmp_path):
     assert hard_cases.main() == 0
     rows = _rows(results)
     assert [row["target"] for row in rows] == list(hard_cases.BOXES)
-    # Crops cost the same wherever and however large they are; ten times leaves room for a busy machine.
+    # A crop takes the same time at any position and size; the factor of ten allows for a busy machine.
     assert max(float(row["p50_ms"]) for row in rows) < 10 * min(float(row["p50_ms"]) for row in rows)
     monkeypatch.setattr(sys, "argv", ["benchmark", "--device", "cpu", "--width", "0.25", "--frames", "2"])
     with pytest.raises(SystemExit, match="the target of empty frames must be lost"):

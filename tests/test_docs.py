@@ -87,6 +87,13 @@ def test_tables_are_those_of_the_results(site):
         last_rows("ops", ["no_op"])
 
 
+def test_files_of_the_map_exist():
+    """Every path that docs/map.md names is there; `<op>` stands for mish."""
+    named = re.findall(r"`((?:[\w<>*-]+/)+[\w<>.*-]*)", (DOCS / "map.md").read_text(encoding="utf-8"))
+    found = [any(any(root.glob(path.replace("<op>", "mish"))) for root in (ROOT, ROOT / "tracker")) for path in named]
+    assert len(named) > 30 and [path for path, there in zip(named, found, strict=True) if not there] == []
+
+
 # ---- the pages' examples ---------------------------------------------------------------------------------------
 
 

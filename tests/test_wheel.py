@@ -1,4 +1,4 @@
-"""The wheel of `make wheel`, where dist/ has one newer than the sources: what it asks of a system, and its use."""
+"""The wheel of `make wheel`, if dist/ has one newer than the sources: its requirements and its use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SiamFC single-object tracking made of fused ops.
+"""SiamFC object tracking with fused ops.
 
 >>> from tracker import Tracker
 >>> tracker = Tracker.from_pretrained("siamfc.safetensors")  # doctest: +SKIP
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracker.network.model import SiamFC
     from tracker.tracker import Tracker
 
-# Imported when asked for: `tracker --help` comes without torch, all but BatchTracker without the compiled library.
+# Imported on first use: `tracker --help` works without torch, and all except BatchTracker without the compiled library.
 _MODULES = {
     "BatchTracker": "tracker.batch",
     "SiamFC": "tracker.network.model",

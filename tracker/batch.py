@@ -1,4 +1,4 @@
-"""Many targets at once, in one video or in many."""
+"""`BatchTracker`: many targets at once, in one video or in several."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tracker.tracker import check_dtype, device_of, find_model
 
 
 class BatchTracker:
-    """Many targets, in one video or in many, each tracked as by a `Tracker` of its own.
+    """Many targets in one video or in several, each tracked as by its own `Tracker`.
 
-    A frame is read, uploaded and looked at once for all of its targets, and on a GPU all of them pass through the
-    network together; on a CPU one after the other, with the results of single trackers to the last bit. Targets may be
-    added and dropped between any two frames. Memory grows by 55 KB for each target at full width; on a GPU also by what
-    the network needs for up to 64 of them at once.
+    A frame is read and uploaded once for all of its targets. On a GPU the targets pass through the network together. On
+    a CPU they pass one after the other, and the results equal those of single trackers to the last bit. Targets may be
+    added and dropped between any two frames. Each target takes 55 KB of memory at full width. On a GPU the network also
+    needs its memory for up to 64 targets at once.
 
     Args:
         model, weights, activation, config, device, dtype: as for `Tracker`.
@@ -56,7 +56,7 @@ class BatchTracker:
         self._targets: list[int] = []  # by row
         self._videos: list[Hashable] = []  # of each row
         self._image_sizes: dict[Hashable, tuple[int, int]] = {}  # of the videos with targets
-        self._known: set[Hashable] = set()  # videos that ever had one
+        self._known: set[Hashable] = set()  # videos that ever had a target
         self._next = 0
 
     @classmethod
@@ -72,8 +72,8 @@ class BatchTracker:
         """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
 
         Args:
-            path: a checkpoint, or the name of weights in the package, see `tracker.network.pretrained`; None: the
-                default ones.
+            path: a checkpoint, or the name of weights in the package (see `tracker.network.pretrained`); None is the
+                default weights.
             device, dtype, activation: as for `BatchTracker`.
 
         Example:
@@ -88,19 +88,19 @@ class BatchTracker:
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """The numbers of the targets, those added first first."""
+        """The numbers of the targets, in the order they were added."""
         return tuple(sorted(self._targets))
 
     def add(self, image: Image, box: Sequence[float] | np.ndarray, video: Hashable = None) -> int:
         """Start on a target and return its number.
 
         Args:
-            image: RGB uint8 [H, W, 3], or grey [H, W]: the frame of its video that was tracked last, or the first.
-            box: x, y, w, h in pixels, 0-based; may leave the image but must overlap it.
-            video: any name of the video it is in; leave it out where there is only one.
+            image: RGB uint8 [H, W, 3], or grey [H, W]: the last tracked frame of the video, or its first frame.
+            box: x, y, w, h in pixels, 0-based; may reach beyond the image but must overlap it.
+            video: a name for the video; not needed where there is only one.
 
         Raises:
-            ValueError: when the image or the box is not of this kind.
+            ValueError: when the image or the box is not valid.
         """
         image = as_rgb(image)
         start = Start.of(image, as_box(box, image.shape), self.config)
@@ -116,7 +116,7 @@ class BatchTracker:
         return [row for row, name in enumerate(self._videos) if name == video]
 
     def _set_image_size(self, video: Hashable, size: tuple[int, int]) -> None:
-        """Frames of a video are of this height and width from now on."""
+        """Set the (height, width) of the next frames of a video."""
         if self._image_sizes.get(video, size) != size:
             self._engine.set_image_size(self._engine.rows(self._rows(video)), size[1], size[0])
         self._image_sizes[video] = size
@@ -131,7 +131,7 @@ class BatchTracker:
             raise KeyError(f"target must be one of {list(self.targets)}, got {target!r}")
         row, last = self._targets.index(target), len(self) - 1
         video = self._videos[row]
-        if row != last:  # the last one takes its row
+        if row != last:  # the last target moves to this row
             self._engine.move(last, row)
             self._targets[row], self._videos[row] = self._targets[last], self._videos[last]
         self._targets.pop(), self._videos.pop()
@@ -142,15 +142,15 @@ class BatchTracker:
         """Find the targets in the next frame of their videos.
 
         Args:
-            images: the next frame where there is one video; else the next frame of each video by its name. Targets in
-                videos without a frame stay as they are.
+            images: the next frame if there is one video; otherwise a dictionary from the name of a video to its next
+                frame. Targets in videos without a frame keep their state.
 
         Returns:
-            the result of each target found, by its number.
+            A dictionary from the number of a target to its result.
 
         Raises:
             ValueError: when an image is not RGB uint8 [H, W, 3] or grey [H, W], or its video never had a target.
-            FloatingPointError: when the network's response for a target is not finite; the message names the targets,
+            FloatingPointError: when the network's response for a target is not finite. The message names the targets;
                 the attribute `results` holds the results of the others.
         """
         if not isinstance(images, Mapping):
@@ -182,7 +182,7 @@ class BatchTracker:
     def track(self, source: Any, boxes: Iterable[Sequence[float] | np.ndarray]) -> Iterator[list[TrackResult | None]]:
         """Yield the results of new targets for every frame of `source`; the first are the given boxes.
 
-        The targets are in a video of their own and are dropped at the end. One that is dropped before gives None.
+        The targets belong to a new video and are dropped at the end. A target that is dropped earlier yields None.
 
         Args:
             source: a video file, image folder, camera or iterable of images; see `tracker.io.sources.open_source`.

@@ -1,4 +1,4 @@
-"""The `tracker` command: a line per command, and how each of them ends."""
+"""The `tracker` command: the list of its commands, and their exit codes."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def _without_command(
     if version:
         print(f"{NAME} {installed_version()}")
         raise typer.Exit
-    # Not `no_args_is_help`: newer versions of click raise the whole help as a usage error.
+    # `no_args_is_help` would raise the whole help as a usage error in newer versions of click.
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
-# In the order, and the words, that the help shows.
+# The help shows this order and these words.
 for _function, _short in (
     (track, "Track a target through a video, camera or folder."),
-    (demo, "Everything at once, on a video made here."),
+    (demo, "Make a video, track it, compare speeds."),
     (prepare, "Cut the crops of data sets into one file."),
     (train, "Train a network."),
     (evaluate, "Score the tracker on a benchmark."),
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     | 2 | bad usage, bad input or an output that cannot be written; one line on stderr says which |
     | 130, 143, 129 | ended by Ctrl-C, SIGTERM, SIGHUP; what was done until then is kept |
     """
-    # OpenCV and FFmpeg report every codec they try; the command reports what matters itself.
+    # OpenCV and FFmpeg print every codec they try; the command prints its own errors.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -150,7 +150,7 @@ def _mistake(error: Exception) -> str | None:
     # Usage errors come from click or from typer's own copy of it, as typer's version has it.
     if hasattr(error, "format_message"):
         return error.format_message()
-    # Imported here: whoever raised them has loaded them, and help comes without OpenCV.
+    # Imported here, so that --help needs no OpenCV. Code that raised these errors has loaded them already.
     from tracker.io.draw import VideoError
     from tracker.io.files import DISK_ERRORS
     from tracker.io.sources import SourceError

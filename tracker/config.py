@@ -1,4 +1,4 @@
-"""Settings of the tracker, typed and checked."""
+"""`TrackerConfig`, the settings of the tracker, and the checks of all settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tracker.geometry import CONTEXT, EXEMPLAR, INSTANCE, RESPONSE, STRIDE
 
 
 class Rule(NamedTuple):
-    """What a setting must be, in words and as a test."""
+    """What a setting must be: in words, for the error, and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -33,14 +33,14 @@ def one_of(choices: Collection[str]) -> Rule:
 
 
 def check_settings(settings: Any, rules: Mapping[str, Rule]) -> None:
-    """Check a dataclass of settings: its numbers are numbers, whole where they must be, and every rule holds.
+    """Check a dataclass of settings: every number is a number or an integer, as its field says, and every rule holds.
 
     Args:
         settings: the dataclass.
-        rules: by the names of the fields that they are for, separated by spaces.
+        rules: from field names, separated by spaces, to the rule for these fields.
 
     Raises:
-        ValueError: names the field, what it must be and what it is.
+        ValueError: the message names the field, what it must be and what it is.
     """
     for field in fields(settings):
         value, kind = getattr(settings, field.name), {"int": Integral, "float": Real}.get(field.type)
@@ -56,20 +56,20 @@ def check_settings(settings: Any, rules: Mapping[str, Rule]) -> None:
 class TrackerConfig:
     """Settings of `Tracker`; the defaults are those of SiamFC-3s.
 
-    Sizes are in pixels. `exemplar_size` and `instance_size` are the sides of the network's two inputs; the rest of the
-    geometry must fit them: ``response_size = (instance_size - exemplar_size) / total_stride + 1``.
+    Sizes are in pixels. `exemplar_size` and `instance_size` are the sides of the network's two inputs. The other sizes
+    must fit them: `response_size = (instance_size - exemplar_size) / total_stride + 1`.
 
     Args:
         exemplar_size: side of the template crop.
         instance_size: side of a search crop.
-        context: margin around the target, as a part of (w + h).
+        context: margin around the target, as a fraction of (w + h).
         scale_num: number of scales searched per frame (odd).
         scale_step: ratio between neighbouring scales.
         scale_lr: how far the size moves towards the best scale, 0 to 1.
-        scale_penalty: factor on the response of every scale but the middle one.
+        scale_penalty: factor on the response of every scale except the middle one.
         window_influence: weight of the Hann window against the response, 0 to 1.
-        box_lr: how far the size moves towards the box of a sure cell, 0 to 1; this and the next two are for networks
-            with a box head, which search one scale and use none of the five above.
+        box_lr: how far the size moves towards the box of a cell with full confidence, 0 to 1. This and the next two
+            settings are for networks with a box head; these search one scale and ignore the five settings above.
         box_penalty: weight of changes of size and aspect ratio against the score, at least 0.
         box_window: weight of the Hann window against the score, 0 to 1.
         response_size: side of the network's score map.

@@ -1,4 +1,4 @@
-"""Processes that work together, as torchrun starts them: who this one is, what it takes, what all of them found."""
+"""Several processes, as torchrun starts them: the rank of this one, its share of the work, the results of all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; by default there is this one alone, and nothing is sent anywhere.
+    """The processes of a run; by default this process only, and nothing is sent anywhere.
 
     Args:
         rank: number of this process, from 0.
@@ -31,12 +31,12 @@ class World:
 
     @classmethod
     def of_environment(cls) -> World:
-        """What torchrun, or whatever else sets RANK and WORLD_SIZE, says of this process.
+        """Read RANK and WORLD_SIZE, which torchrun or another launcher sets.
 
-        Nothing is connected: good for work that is shared out, no more.
+        The processes are not connected: this is enough to divide work, but not to exchange results.
 
         Raises:
-            ValueError: when they do not name one of the processes.
+            ValueError: when RANK is not the number of one of the processes.
         """
         rank, size, local_rank = (_whole_number(*pair) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
         if rank >= size:
@@ -49,11 +49,11 @@ class World:
         return self.rank == 0
 
     def device(self) -> torch.device:
-        """This process's GPU, or the CPU where there is none."""
+        """The GPU of this process, or the CPU where there is no GPU."""
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every size-th of `items`: those that this process works on.
+        """The items that this process works on: every `size`-th one.
 
         Example:
             >>> World(rank=1, size=3).share("abcdefgh")
@@ -62,7 +62,7 @@ class World:
         return items[self.rank :: self.size]
 
     def collect(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values of all processes in one dictionary, the same in each of them."""
+        """Merge the dictionaries of all processes; each process gets the same result."""
         if self.size == 1:
             return values
         parts: list[dict[str, Any]] = [{} for _ in range(self.size)]
@@ -77,7 +77,7 @@ class World:
         return values
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             dist.barrier()
 
@@ -91,10 +91,10 @@ def _whole_number(name: str, default: int) -> int:
 
 @contextmanager
 def join() -> Iterator[World]:
-    """The processes that torchrun started with this one, connected over NCCL (GPUs) or gloo; alone without torchrun.
+    """Connect the processes that torchrun started, over NCCL (GPUs) or gloo; without torchrun, this process only.
 
     Raises:
-        ValueError: when RANK and WORLD_SIZE tell of others, and nothing tells how to reach them.
+        ValueError: when WORLD_SIZE names other processes, and no variable says how to reach them.
 
     Example:
         >>> with join() as world:

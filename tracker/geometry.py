@@ -1,7 +1,7 @@
-"""The geometry of SiamFC, which crops, network, labels and tracker share.
+"""The geometry of SiamFC, shared by crops, network, labels and tracker.
 
-The network sees two squares around a target: the exemplar, and the instance in which it searches. Both are cut at the
-same scale: the target with its context fills the exemplar.
+The network sees two squares around a target: the exemplar, which is the template, and the instance, which is searched.
+Both have the same scale: the target with its context fills the exemplar.
 
 Source: Bertinetto et al., Fully-Convolutional Siamese Networks for Object Tracking, section 3.
 """
@@ -17,14 +17,18 @@ from torch import Tensor
 EXEMPLAR = 127  # side of the template crop in pixels
 INSTANCE = 255  # side of the search crop in pixels
 STRIDE = 8  # pixels of the instance crop per cell of the network's maps
-CONTEXT = 0.5  # margin around the target, as a part of w + h
+CONTEXT = 0.5  # margin around the target, as a fraction of w + h
 RESPONSE = (INSTANCE - EXEMPLAR) // STRIDE + 1  # side of the network's maps in cells
 
 Side = TypeVar("Side", float, np.ndarray, Tensor)
 
 
 def region_side(w: Side, h: Side, context: float = CONTEXT) -> Side:
-    """Side of the square that shows a target of w x h with its context: sqrt((w + p)(h + p)), p = context (w + h).
+    r"""Side of the square around a target of w x h and its context.
+
+    $$
+    \sqrt{(w + p)(h + p)}, \quad p = \text{context} \, (w + h)
+    $$
 
     Example:
         >>> float(region_side(60.0, 40.0)) == (110 * 90) ** 0.5
@@ -36,6 +40,6 @@ def region_side(w: Side, h: Side, context: float = CONTEXT) -> Side:
 
 
 def cell_offsets(size: int, *, device: torch.device | None = None) -> Tensor:
-    """[size] positions of a map's cells in the instance crop: pixels from its middle, where the middle cell is."""
+    """Positions [size] of a map's cells in the instance crop, in pixels from its centre."""
     cells = torch.arange(size, dtype=torch.float32, device=device)
     return STRIDE * (cells - (size - 1) / 2)

@@ -1,4 +1,4 @@
-"""What pip knows of this package: its version, and what to install for the parts that not everybody needs."""
+"""The installed version of this package, and the commands that install its extras."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NAME = "siamfc-fastops"
 
 
 def installed_version() -> str:
-    """The version, and whether it is that of sources which are not installed."""
+    """The version; marked where the sources are used without being installed."""
     try:
         return metadata.version(NAME)
     except metadata.PackageNotFoundError:
@@ -20,7 +20,7 @@ def installed_version() -> str:
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs what an extra of the package asks for; it works wherever pip does, sources or not.
+    """The command that installs the requirements of an extra; it works with and without the source folder.
 
     Example:
         >>> install_hint("plot")

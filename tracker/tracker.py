@@ -1,4 +1,4 @@
-"""The tracker: one target, one frame at a time."""
+"""`Tracker`: one target, one frame at a time."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ BACKENDS = ("fastops", "eager")
 
 
 class Engine(Protocol):
-    """What `Tracker` asks of the code that follows the target."""
+    """The interface of the code that follows the target (`tracker.engines`)."""
 
     def start(self, image: Any, start: Start) -> None: ...
     def step(self, image: Any) -> TrackResult: ...
 
 
 class Tracker:
-    """SiamFC tracker with clamped boxes, a score and a lost signal.
+    """SiamFC tracker with limited boxes, a score and a lost signal.
 
-    The boxes are those of the well-known PyTorch SiamFC (`ReferenceTracker`) as long as no clamp acts: the centre stays
-    within the image, the shorter side at or above `min_target_size`, both sides at or below `max_target_ratio` times
-    the image's; a target that starts beyond a limit may stay as it started. A lost target so neither drifts off nor
-    slows the tracker down.
+    The boxes equal those of the usual PyTorch SiamFC (`ReferenceTracker`) as long as they are within these limits: the
+    centre stays within the image, the shorter side is at least `min_target_size`, both sides are at most
+    `max_target_ratio` times the image's. A target that starts beyond a limit may keep its size. So a lost target
+    neither drifts away nor slows the tracker down.
 
     With a network that has a box head the tracker searches one scale and takes the box, aspect ratio included, from the
     best cell (`fastops.box_peak`); the limits are the same.
 
-    The score is (peak - mean) of the best scale's score map over the same of the first frame searched with its own
-    template, cut to 0..1. With the published weights on 13 real targets, 1,640 frames of overlap above .4 against 251
-    bad ones (56 of overlap below .05, 195 of another video): medians .74 and .28, area under the ROC curve .95. The
-    peak-to-sidelobe ratio gave .89, the geometric mean of both .92, the peak alone .97; contrast was preferred to the
-    peak because a constant offset of the response does not change it. The defaults of `lost` were chosen on these same
-    frames, so expect less elsewhere: they hold for 2 % of the good ones (most of them a motorbike upside down) and 57 %
-    of the bad ones; the first four frames of a miss never count.
+    The score is the contrast (peak - mean) of the best scale's score map, divided by the contrast of the first frame
+    searched with its own template, and limited to 0..1. It was measured with the published weights on 13 real targets:
+    1,640 frames with an overlap above .4, against 251 bad frames (56 with an overlap below .05, 195 of another video).
+    The medians are .74 and .28, the area under the ROC curve is .95. It is .89 for the peak-to-sidelobe ratio, .92 for
+    the geometric mean of both, .97 for the peak alone. Contrast was preferred to the peak because a constant offset of
+    the response does not change it. The defaults of `lost` were chosen on these frames, so expect less elsewhere. With
+    them `lost` is true for 2 % of the good frames (most show a motorbike upside down) and 57 % of the bad ones; the
+    first four frames of a miss never count.
 
     Args:
         model: the network; the tracker works on a copy of it.
         weights: path of a checkpoint, in place of `model`; see `tracker.network.checkpoint.load_model`.
-        activation: "relu" or "mish", for `weights` that do not tell it, such as any .pth file; None is what they say,
-            and ReLU where they say nothing.
+        activation: "relu" or "mish", for `weights` that do not name it, such as a .pth file; None is what they name, or
+            ReLU.
         config: settings.
         device: where the network runs; None is the model's own, or with `weights` a GPU where there is one.
         dtype: floating-point type of the network; "int8" for convolutions in 8-bit integers, on a CPU and with weights
@@ -113,8 +114,8 @@ class Tracker:
         """Build a tracker from weights; `overrides` replace defaults of `TrackerConfig`.
 
         Args:
-            path: a checkpoint, or the name of weights in the package, see `tracker.network.pretrained`; None: the
-                default ones.
+            path: a checkpoint, or the name of weights in the package (see `tracker.network.pretrained`); None is the
+                default weights.
             device, dtype, backend, activation: as for `Tracker`.
 
         Example:
@@ -127,7 +128,7 @@ class Tracker:
 
     @property
     def network(self) -> Network:
-        """The network; with backend "eager" another one may be put in its place."""
+        """The network; with backend "eager" it can be replaced."""
         return self._engine.network
 
     @network.setter
@@ -141,10 +142,10 @@ class Tracker:
 
         Args:
             image: RGB uint8 [H, W, 3], or grey [H, W]; NumPy array or tensor.
-            box: x, y, w, h in pixels, 0-based; may leave the image but must overlap it.
+            box: x, y, w, h in pixels, 0-based; may reach beyond the image but must overlap it.
 
         Raises:
-            ValueError: when the image or the box is not of this kind.
+            ValueError: when the image or the box is not valid.
         """
         image = as_rgb(image)
         start = Start.of(image, as_box(box, image.shape), self.config)

@@ -11,8 +11,8 @@ namespace fastops {
 
 constexpr const char* kAdaptiveNames[kAdaptiveKinds] = {"adaptive_sigmoid", "adaptive_tanh", "adaptive_relu"};
 
-// Dense storage seen as [outer, channels, inner], in whatever order its dimensions lie: the dimension of the channels
-// has stride `inner`. Contiguous [N, C, P]: [N, C, P]; channels_last: [N P, C, 1]; parameters per layer: [1, 1, n].
+// Dense storage as [outer, channels, inner], for any order of dimensions: the channel dimension has stride `inner`.
+// Contiguous [N, C, P] is [N, C, P]; channels_last is [N P, C, 1]; with parameters per layer it is [1, 1, n].
 struct AdaptiveShape {
   int64_t outer, channels, inner;
 

@@ -21,7 +21,7 @@ inline ChannelShape check_channels_input(const char* op, const Tensor& x) {
   return shape;
 }
 
-// A parameter [C], of x's dtype, or float32 beside a half type as batch norms keep them.
+// A parameter [C] of x's dtype, or float32 if x is a half type, as in batch norms.
 inline void check_channel_parameter(const char* op, const char* argument, const Tensor& t, const Tensor& x) {
   const bool half = x.scalar_type() == ScalarType::Half || x.scalar_type() == ScalarType::BFloat16;
   if (half) {

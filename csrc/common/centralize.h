@@ -16,27 +16,27 @@ namespace fastops {
 
 using TensorList = std::vector<Tensor>;
 
-// Runs shorter than this are worked on together with those of neighbouring channels.
+// Runs shorter than this are processed together with those of neighbouring channels.
 constexpr int64_t kShortRun = 32;
-// A channel of one run with more values than this is divided, its mean being found before: 256 KiB in float32, which
-// with parameter and momentum a second-level cache would hardly keep until the update.
+// A channel of one run with more values than this is divided into pieces, after its mean is computed. It is 256 KiB in
+// float32: with parameter and momentum, a second-level cache would hardly keep it until the update.
 constexpr int64_t kLongChannel = 65536;
 
-// The lists of one call: the gradients, then (but for centralize_) the parameters and their states.
+// The lists of one call: the gradients, then (except in centralize_) the parameters and their states.
 struct StepLists {
   const char* op;
   std::array<const char*, kMaxStepArrays> names;
   std::array<const TensorList*, kMaxStepArrays> lists;
   int count;
-  // Of every tensor, where its output channels are: 0 dim 0, g > 0 dim 1 of a transposed convolution of g groups, -1
-  // nowhere: not to be centralized.
+  // The dimension of every tensor's output channels: 0 is dim 0, g > 0 is dim 1 of a transposed convolution of g
+  // groups, -1 is none: the tensor is not centralized.
   const std::vector<int64_t>& channels;
 
-  int main() const { return count > 1 ? 1 : 0; }  // the list that the others must fit
+  int main() const { return count > 1 ? 1 : 0; }  // the list that the others must match
   size_t size() const { return lists[main()]->size(); }
 };
 
-// Tensor i of list k against tensor j of the main list.
+// Compares tensor i of list k with tensor j of the main list.
 inline void check_step_tensor(const StepLists& s, int k, size_t i, size_t j) {
   const Tensor &t = (*s.lists[k])[i], &like = (*s.lists[s.main()])[j];
   const char *name = s.names[k], *like_name = s.names[s.main()];
@@ -86,7 +86,7 @@ inline void check_step_scalar(const char* op, const char* argument, const std::o
   check_same_device(op, argument, *t, "params[0]", like[0]);
 }
 
-// The layout of a dense tensor; nothing where it has to be made contiguous first.
+// The layout of a dense tensor; empty if it must be made contiguous first.
 inline std::optional<ChannelLayout> channel_layout(const Tensor& t, int64_t channels) {
   const int64_t numel = t.numel(), groups = std::max<int64_t>(channels, 1), dim = channels > 0 ? 1 : 0;
   if (channels < 0) return ChannelLayout{1, 1, 1, numel};
@@ -97,8 +97,8 @@ inline std::optional<ChannelLayout> channel_layout(const Tensor& t, int64_t chan
   return ChannelLayout{groups, numel / (groups * count * length), count, length};
 }
 
-// The tensors as the kernels take them: dense, all arrays of one layout, none empty. What has to be copied for that is
-// copied back by finish().
+// The tensors in the form of the kernels: dense, all arrays of one layout, none empty. finish() copies back what had to
+// be copied.
 class StepTensors {
  public:
   struct Item {

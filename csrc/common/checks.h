@@ -1,4 +1,4 @@
-// Argument checks. Every message reads "<op>: <argument> must ..., got ..."; fastops/ops/_checks.py says the same
+// Argument checks. Every message is "<op>: <argument> must ..., got ...". fastops/ops/_checks.py has the same messages
 // for the fake kernels.
 #pragma once
 

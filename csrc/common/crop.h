@@ -12,7 +12,7 @@ namespace fastops {
 // A DType, or uint8.
 constexpr int kByte = 4, kCropTypes = 5;
 
-// One call, in what the kernels need. Strides of the images in bytes, those of the result in values.
+// One call, as the kernels need it. Strides of the images are in bytes, strides of the result in values.
 struct CropCall {
   const uint8_t* images;  // [B, H, W, C]
   int64_t count, height, width, image_stride, row_stride, column_stride, channel_stride;
@@ -29,7 +29,7 @@ struct CropCall {
   int type;
   bool channels_last;
 
-  // The image of crop k, checked by nobody.
+  // The image of crop k; the index is not checked.
   FASTOPS_HD int64_t image_of(int64_t k) const {
     if (image_index == nullptr) return k / crops_per_image;
     return index_is_long ? static_cast<const int64_t*>(image_index)[k] : static_cast<const int32_t*>(image_index)[k];
@@ -49,7 +49,7 @@ struct CropCall {
   }
 };
 
-// Holds what had to be copied to be contiguous.
+// Owns the contiguous copies.
 struct CropInputs {
   Tensor centers_sizes, pad_value;
   std::optional<Tensor> image_index;

@@ -1,5 +1,5 @@
-// Memory layouts. Elementwise ops run flat over the storage of any dense tensor (contiguous, channels_last, any
-// permutation) and give the result the same strides, as torch's preserve_format does.
+// Memory layouts. Elementwise ops run over the flat storage of any dense tensor (contiguous, channels_last, any
+// permutation). Their result has the same strides, as with torch's preserve_format.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -14,7 +14,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxDims = 16;
 
-// True when the elements fill their storage without gaps or overlap, in whatever order of dimensions.
+// True when the elements fill their storage without gaps or overlap, in any order of dimensions.
 inline bool is_dense(const Tensor& t) {
   if (t.is_contiguous()) return true;
   const int64_t dims = t.dim();
@@ -56,7 +56,7 @@ inline Tensor dense(const Tensor& t) {
   return copy;
 }
 
-// NHWC (4-D channels innermost) and not at the same time NCHW.
+// NHWC (4-D, channels innermost) and not also NCHW.
 inline bool is_channels_last(const Tensor& t) {
   if (t.dim() != 4 || t.is_contiguous()) return false;
   const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
@@ -64,11 +64,11 @@ inline bool is_channels_last(const Tensor& t) {
          (t.size(0) == 1 || t.stride(0) == h * w * c);
 }
 
-// What the ops that tell channels from pixels run on: channels_last as it is, anything else contiguous.
+// The layout of ops that distinguish channels from pixels: channels_last stays, all others become contiguous.
 inline Tensor native_layout(const Tensor& t) { return is_channels_last(t) ? t : torch::stable::contiguous(t); }
 
-// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`. Allocated as such: a permuted view of
-// an NHWC tensor would have the same strides, but autograd refuses to change views in place.
+// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`. It is no permuted view of an NHWC
+// tensor, although that has the same strides: autograd refuses to change views in place.
 inline Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
   const std::array<int64_t, 4> sizes{n, c, h, w};
   return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(sizes.data(), sizes.size()), like.scalar_type(),

@@ -46,7 +46,7 @@ inline LogisticLossCall check_logistic_loss(const char* op, const Tensor& respon
     FASTOPS_CHECK(centers->dim() == 2 && centers->size(0) == call.maps && centers->size(1) == 2, op,
                   ": centers must have shape [N, 2] = [", call.maps, ", 2], got ", shape_string(*centers));
   } else {
-    // The places nearest to the middle and farthest from it, in half cells.
+    // The cells nearest to the centre and farthest from it, in half cells.
     const double h = double(call.height - 1), w = double(call.width - 1);
     const double nearest = double((call.height + 1) % 2 + (call.width + 1) % 2), farthest = h * h + w * w;
     FASTOPS_CHECK(nearest <= 4 * call.limit && 4 * call.limit < farthest, op,

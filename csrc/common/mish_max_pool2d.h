@@ -9,7 +9,7 @@
 
 namespace fastops {
 
-using Pair = std::vector<int64_t>;  // of height and width
+using Pair = std::vector<int64_t>;  // height and width
 
 inline std::string pair_string(const Pair& pair) {
   std::ostringstream text;
@@ -30,7 +30,7 @@ inline PoolShape check_mish_max_pool2d(const char* op, const Tensor& x, const Pa
   const int64_t dims = x.dim();
   FASTOPS_CHECK(dims == 3 || dims == 4, op, ": x must be [N, C, H, W] or [C, H, W], got ", shape_string(x));
   check_at_least_1(op, "kernel_size", kernel);
-  // A position in the window is a 32-bit number on the way back.
+  // The backward pass stores a position in the window as a 32-bit number.
   FASTOPS_CHECK(kernel[0] < (int64_t(1) << 30) / kernel[1], op, ": kernel_size must have fewer than 2^30 values, got ",
                 pair_string(kernel));
   check_at_least_1(op, "stride", stride);

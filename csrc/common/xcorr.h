@@ -2,8 +2,8 @@
 //
 //   out[b, k, u, v] = sum_{i < h, j < w} z[zb, c, i, j] x[xb, c, u + i, v + j]     (xcorr also sums over c)
 //
-// for pairs b = 0 .. B-1, B = max(Nz, Nx): the smaller batch divides the larger, and item n of the smaller one
-// belongs to B / N consecutive pairs (one template to many searches, or many templates to one image).
+// for pairs b = 0 .. B-1, B = max(Nz, Nx). The smaller batch size N divides the larger. Item n of the smaller batch
+// belongs to B / N consecutive pairs (one template for many searches, or many templates for one image).
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// affine_mish and batch_norm_mish on the CPU: pieces, threads and the order of the passes; loops in
-// simd/affine_mish.cpp. The pieces depend on the shape alone and are added in order, so results do not depend on the
-// number of threads.
+// affine_mish and batch_norm_mish on the CPU: pieces, threads and the order of the passes. The loops are in
+// simd/affine_mish.cpp. Pieces depend only on the shape and are added in order, so results do not depend on the number
+// of threads.
 #include "../simd/affine_mish.h"
 
 #include <torch/csrc/stable/library.h>
@@ -24,20 +24,20 @@ using torch::stable::contiguous;
 using torch::stable::empty_like;
 using Doubles = std::vector<double>;
 
-constexpr int64_t kGrain = 16384;        // values per thread at least, as in mish.cpp
-constexpr int64_t kPieceValues = 32768;  // values per piece, about
+constexpr int64_t kGrain = 16384;        // minimum of values per thread, as in mish.cpp
+constexpr int64_t kPieceValues = 32768;  // approximate number of values per piece
 
 const char* bytes_of(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
 char* mutable_bytes_of(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
 
-// n values from `offset` on, of one channel or of all from `channel` = 0 on.
+// n values from `offset` on: of one channel, or of all channels if `channel` is 0.
 struct Piece {
   int64_t offset, n, channel, term;
   double* scratch;
 };
 
-// How x is cut. contiguous: each row [N C, P] into `parts` of `span` values, a piece being of one channel.
-// channels_last, and one pixel: all pixels [N P, C] into `parts` of `span` values, a piece being of all channels.
+// How x is divided into pieces. Contiguous: each row [N C, P] into `parts` of `span` values; a piece belongs to one
+// channel. channels_last, or one pixel: all pixels [N P, C] into `parts` of `span` values; a piece has all channels.
 // Part k of a channel is the k-th term of its sums, k < terms.
 struct Pieces {
   ChannelShape shape;
@@ -76,8 +76,9 @@ struct Pieces {
     });
   }
 
-  // first(piece) for all pieces, between(begin, end) for channels, last(piece) for all. With a channel for every
-  // thread, each goes through all three before the next, so that the last pass finds it in the cache.
+  // first(piece) for all pieces, between(begin, end) for channels, last(piece) for all pieces. If there is a channel
+  // for every thread, each channel finishes all three passes before the next one starts: the last pass finds it in the
+  // cache.
   template <class First, class Between, class Last>
   void for_each_channel(const First& first, const Between& between, const Last& last) const {
     if (!rows || shape.channels < torch::stable::get_num_threads()) {
@@ -114,7 +115,7 @@ struct Call {
   int64_t channels() const { return pieces.shape.channels; }
   Doubles terms() const { return Doubles(size_t(pieces.terms * channels())); }  // [terms, C]
 
-  // [C] in double; `otherwise` without a tensor.
+  // [C] in double; filled with `otherwise` if there is no tensor.
   Doubles widened(const std::optional<Tensor>& t, double otherwise) const {
     Doubles values(size_t(channels()), otherwise);
     if (!t) return values;
@@ -138,7 +139,7 @@ struct Call {
   }
 };
 
-// The map of every channel, [C] each; slope and offset for the gradient of a batch norm.
+// The affine map of every channel, [C] each; slope and offset are for the gradient of a batch norm.
 struct Maps {
   Doubles center, scale, shift, slope = {}, offset = {};
 
@@ -188,7 +189,7 @@ void set_map(Maps& maps, int64_t c, const BatchNormAffine<O>& map) {
   maps.center[c] = map.center, maps.scale[c] = map.scale, maps.shift[c] = map.shift;
 }
 
-// From the statistics [3, C].
+// Computed from the statistics [3, C].
 void set_maps(const Call& call, Maps& maps, const double* stats, const Doubles& weight, const Doubles& bias,
               int64_t begin, int64_t end) {
   for (int64_t c = begin; c < end; ++c) {
@@ -241,7 +242,7 @@ std::tuple<Tensor, Tensor> batch_norm_mish_cpu(const Tensor& x_, const std::opti
         const double d = means[k * channels + c] - mean;
         sum += squares[k * channels + c] + double(call.pieces.values_of_term(k)) * d * d;
       }
-      sum = std::max(sum, 0.0);  // rounding may leave a constant channel less than nothing
+      sum = std::max(sum, 0.0);  // rounding may make a constant channel negative
       statistics[c] = mean;
       statistics[channels + c] = 1 / std::sqrt(sum / total + eps);
       statistics[2 * channels + c] = sum / (total - 1);

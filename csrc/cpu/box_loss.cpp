@@ -17,15 +17,15 @@ FASTOPS_DECLARE_TABLE(BoxLossKernels, box_loss_kernels)
 namespace fastops {
 namespace {
 
-// Boxes, or values of FocalL1, of a task: sums are taken of each and added in order, so that they do not depend on the
-// number of threads.
+// Boxes, or values of FocalL1, per task. The sums of the tasks are added in order, so they do not depend on the number
+// of threads.
 constexpr int64_t kPiece = 4096;
 
 struct Sums {
   double loss = 0, weight = 0;
 };
 
-// body(begin, count, sums) for each piece; the total of the sums.
+// Calls body(begin, count, sums) for each piece and returns the total of the sums.
 template <class Body>
 Sums for_each_piece(int64_t n, const Body& body) {
   Sums total;

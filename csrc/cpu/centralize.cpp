@@ -1,6 +1,6 @@
 // Gradient centralization and the optimizer steps on the CPU: threads; the loops are in simd/centralize.cpp.
-// Memory-bound: SGD with momentum moves 5 times the parameters' bytes, AdamW 7. A list is one parallel region, divided
-// by values, not by tensors; a channel is one thread's work, whichever thread it is, so results do not depend on them.
+// They are memory-bound: SGD with momentum moves 5 times the parameters' bytes, AdamW 7 times. A list is one parallel
+// region, divided by values, not by tensors. One thread processes a whole channel, so results do not depend on threads.
 #include "../simd/centralize.h"
 
 #include <torch/csrc/stable/library.h>
@@ -16,7 +16,7 @@ FASTOPS_DECLARE_TABLE(StepKernels, step_kernels)
 namespace fastops {
 namespace {
 
-// Values per thread at least, as in mish.cpp.
+// Minimum of values per thread, as in mish.cpp.
 constexpr int64_t kGrain = 16384;
 
 struct Task {
@@ -24,16 +24,16 @@ struct Task {
   StepOptions options;
   StepFunction kernel;
   int64_t units;          // the kernel's channels, strips or pieces
-  int64_t first, values;  // values of the tasks before, and its own
+  int64_t first, values;  // values of the tasks before it, and its own
 
-  // How many units belong to the first n values; a fair share, as units differ a little in size.
+  // The number of units in the first n values; approximate, because units differ a little in size.
   int64_t units_of(int64_t n) const {
     if (n <= 0) return 0;
     return n >= values ? units : std::min(n / std::max<int64_t>(values / units, 1), units);
   }
 };
 
-// body(task, begin, end) over the units of all tasks.
+// Calls body(task, begin, end) over the units of all tasks.
 template <class Body>
 void for_each_unit(const std::vector<Task>& tasks, int64_t values, const Body& body) {
   torch::stable::parallel_for(0, values, kGrain, [&](int64_t begin, int64_t end) {
@@ -107,7 +107,7 @@ double value_of(const std::optional<Tensor>& t, double otherwise) {
                                                 : *static_cast<const float*>(t->const_data_ptr());
 }
 
-// options(index) -> StepOptions of a tensor
+// options(index) returns the StepOptions of a tensor
 template <class Options>
 void run_step(StepRule rule, const StepLists& lists, const Options& options) {
   StepTensors tensors(lists);

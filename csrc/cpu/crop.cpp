@@ -1,6 +1,6 @@
-// crop_and_resize on the CPU: rows and threads; the loops are in simd/crop.cpp, the formula in math/crop.h. No padded
-// copy of the image is made: columns and rows outside it are the padding's, computed once a crop. Each row of the image
-// that a crop needs is resized along x once, into one of two buffers: consecutive rows of the result share them.
+// crop_and_resize on the CPU: rows and threads. The loops are in simd/crop.cpp, the formula is in math/crop.h. The
+// image is not copied to pad it: columns and rows outside it are padding, computed once per crop. Each image row that a
+// crop needs is resized along x once, into one of two buffers, which consecutive rows of the result share.
 #include "../simd/crop.h"
 
 #include <torch/csrc/stable/library.h>
@@ -18,15 +18,15 @@ FASTOPS_DECLARE_TABLE(CropKernels, crop_kernels)
 namespace fastops {
 namespace {
 
-// Pixels of the result per thread at least, from where a second thread pays.
+// Minimum of result pixels per thread: from there a second thread helps.
 constexpr int64_t kGrain = 16384;
 
-// Consecutive rows of the result, of one thread.
+// Consecutive rows of the result, processed by one thread.
 class CropRows {
  public:
   explicit CropRows(const CropCall& call)
       : call_(call), kernels_(FASTOPS_TABLE(crop_kernels)), values_(int64_t(call.size) * call.channels) {
-    // Grows to what the largest crop took and stays with the thread: a tracker calls for every frame.
+    // Grows to the size of the largest crop and is kept by the thread: a tracker calls this in every frame.
     static thread_local std::vector<std::byte> scratch;
     const size_t pixels = size_t(call.size), values = size_t(values_);
     size_t used = 0;
@@ -86,7 +86,7 @@ class CropRows {
     }
   }
 
-  // Row y of the image, resized along x; row `other` is needed beside it.
+  // Row y of the image, resized along x; row `other` must stay in its buffer.
   const int16_t* row(int64_t y, int64_t other) {
     if (y < 0 || y >= height_) return padding_;
     if (held_[0] == y) return rows_[0];
@@ -100,7 +100,7 @@ class CropRows {
     return rows_[b];
   }
 
-  // Pixels [begin, end), whose columns may be outside the image.
+  // Pixels [begin, end); their columns may be outside the image.
   void along_edges(const CropSourceRow& source, int64_t begin, int64_t end, int16_t* values) const {
     for (int64_t i = begin; i < end; ++i) {
       for (int32_t c = 0; c < call_.channels; ++c) {
@@ -115,7 +115,7 @@ class CropRows {
     }
   }
 
-  // The grey levels as row y of crop k of the result.
+  // Writes the grey levels to row y of crop k of the result.
   void write(int64_t k, int64_t y) {
     constexpr int64_t kBytes[kCropTypes] = {4, 8, 2, 2, 1};
     const auto store = kernels_.store[call_.type];
@@ -130,14 +130,14 @@ class CropRows {
   const CropKernels& kernels_;
   const int64_t values_;  // of a row
 
-  // Of the crop at work.
+  // The current crop.
   CropRegion region_{};
   const uint8_t* image_ = nullptr;
-  int64_t height_ = 0, width_ = 0;  // of the image; 0 where there is no region
+  int64_t height_ = 0, width_ = 0;  // size of the image; 0 if there is no region
   uint8_t pad_[kMaxCropChannels] = {};
   CropColumns columns_{};
   int64_t touched_ = 0, touched_end_ = 0;  // the pixels that need any column of the image
-  int64_t held_[2] = {};                   // which rows of the image are in rows_
+  int64_t held_[2] = {};                   // the image rows in rows_
 
   int32_t* first_;               // [S]
   int16_t (*weights_)[2];        // [S]

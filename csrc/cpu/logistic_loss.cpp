@@ -1,6 +1,6 @@
-// Balanced logistic loss on the CPU: labels, threads and reductions; loops in simd/logistic_loss.cpp.
-// A task is at most kPiece places of one map whatever the number of threads, and their losses are added in order, so
-// results do not depend on it.
+// Balanced logistic loss on the CPU: labels, threads and reductions. The loops are in simd/logistic_loss.cpp.
+// A task has at most kPiece cells of one map for any number of threads, and the losses of tasks are added in order. So
+// results do not depend on the number of threads.
 #include "../simd/logistic_loss.h"
 
 #include <torch/csrc/stable/library.h>
@@ -19,10 +19,10 @@ namespace {
 
 using torch::stable::contiguous;
 
-// Places to a task at most and to a thread at least, as in mish.cpp.
+// Maximum of cells per task and minimum per thread, as in mish.cpp.
 constexpr int64_t kPiece = 16384;
 
-// The labels of every map, or one entry for all of them; a label's half is shared out among its places.
+// The labels of every map, or one entry for all maps. Each label has half of the weight, divided among its cells.
 std::vector<LogisticMap> label_maps(const LogisticLossCall& call, const std::optional<Tensor>& centers) {
   std::vector<LogisticMap> maps(size_t(centers ? call.maps : 1), {call.centered_disk(), 0, 0});
   const Tensor rows_columns = centers ? contiguous(*centers) : Tensor();
@@ -44,7 +44,7 @@ std::vector<LogisticMap> label_maps(const LogisticLossCall& call, const std::opt
   return maps;
 }
 
-// body(task, map, begin, end) for every piece of every map
+// Calls body(task, map, begin, end) for every piece of every map
 template <class Body>
 void for_each_piece(const LogisticLossCall& call, const Body& body) {
   const int64_t pieces = (call.size() + kPiece - 1) / kPiece;
@@ -77,7 +77,7 @@ Tensor balanced_logistic_loss_cpu(const Tensor& responses_, double radius, doubl
   std::vector<double> losses(size_t(call.losses()), 0.0);
   const bool each = call.reduction == Reduction::kNone;
   for (size_t task = 0; task < parts.size(); ++task) losses[each ? task / size_t(pieces) : 0] += parts[task];
-  if (call.reduction == Reduction::kMean) losses[0] /= double(call.maps);  // of no maps NaN, as torch's means
+  if (call.reduction == Reduction::kMean) losses[0] /= double(call.maps);  // NaN for no maps, like torch's mean
   std::vector<int64_t> sizes(each ? size_t(responses.dim() - 2) : 0);
   for (size_t i = 0; i < sizes.size(); ++i) sizes[i] = responses.size(int64_t(i));
   Tensor result =

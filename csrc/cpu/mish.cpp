@@ -13,8 +13,8 @@ FASTOPS_DECLARE_TABLE(MishKernels, mish_kernels)
 namespace fastops {
 namespace {
 
-// Elements per thread at least, near where a second thread starts to pay: on two Zen 5 cores 20,000 values take 7.8 us
-// with it and 6.5 without, 32,768 values 10.4 and 11.4.
+// Minimum of elements per thread, near the size from which a second thread helps. On two Zen 5 cores 20,000 values take
+// 7.8 us with it and 6.5 us without, 32,768 values 10.4 and 11.4 us.
 constexpr int64_t kGrain = 16384;
 
 void run_forward(DType dtype, const Tensor& x, const Tensor& y) {

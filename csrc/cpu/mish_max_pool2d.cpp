@@ -1,6 +1,6 @@
-// mish_max_pool2d on the CPU: layouts and threads; loops in simd/mish_max_pool2d.cpp.
-// A task is a band of rows of a plane (contiguous) or of an image (channels_last): of y forward, of grad_x backward,
-// where the windows across two bands are looked at twice so that no two tasks add to the same value.
+// mish_max_pool2d on the CPU: layouts and threads. The loops are in simd/mish_max_pool2d.cpp.
+// A task is a band of rows of a plane (contiguous) or of an image (channels_last): rows of y forward, rows of grad_x
+// backward. Backward, windows across two bands are processed twice, so no two tasks add to the same value.
 #include "../simd/mish_max_pool2d.h"
 
 #include <torch/csrc/stable/library.h>
@@ -14,14 +14,14 @@ FASTOPS_DECLARE_TABLE(MishMaxPool2dKernels, mish_max_pool2d_kernels)
 namespace fastops {
 namespace {
 
-constexpr int64_t kGrain = 16384;       // values per thread at least, as in mish.cpp
-constexpr int64_t kBandValues = 32768;  // values per band, about
+constexpr int64_t kGrain = 16384;       // minimum of values per thread, as in mish.cpp
+constexpr int64_t kBandValues = 32768;  // approximate number of values per band
 
 const char* bytes_of(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
 char* mutable_bytes_of(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
 
-// body(item, begin, end, scratch) for bands of rows [begin, end) of every item, of `width` values a row. A band has at
-// least `least` rows, and `scratch(rows)` values of memory.
+// Calls body(item, begin, end, scratch) for bands of rows [begin, end) of every item; a row has `width` values. A band
+// has at least `least` rows, and `scratch(rows)` values of memory.
 template <class Scratch, class Body>
 void for_each_band(int64_t items, int64_t height, int64_t width, int64_t least, const Scratch& scratch,
                    const Body& body) {
@@ -37,7 +37,7 @@ void for_each_band(int64_t items, int64_t height, int64_t width, int64_t least, 
   });
 }
 
-// kernel: of rows of y, on images or on planes
+// kernel: computes rows of y, on images or on planes
 template <class Kernel>
 Tensor pool(const Tensor& x, const PoolShape& s, bool images, const Kernel& kernel) {
   Tensor y = empty_pooled(x, s);

@@ -1,5 +1,5 @@
 // The tracker's steps after the network on the CPU: tables, scratch and threads; the loops are in simd/response.cpp.
-// A target is one thread's work, so results do not depend on the number of threads.
+// One thread processes a target, so results do not depend on the number of threads.
 #include "../simd/response.h"
 
 #include <torch/csrc/stable/library.h>
@@ -20,8 +20,8 @@ namespace {
 template <class O>
 class Tables {
  public:
-  // Of the last shape that this thread asked for: a tracker calls with one shape again and again, and the cosines of
-  // 17 x 17 maps, 16 times as large, take as long as tracking.
+  // The tables of this thread's last shape. A tracker always calls with one shape, and computing the cosines of 17 x 17
+  // maps, upsampled 16 times, takes as long as tracking.
   static const ResponseTables& of(const ResponseShape& shape, int64_t up) {
     thread_local Tables last;
     ResponseTables& t = last.tables_;

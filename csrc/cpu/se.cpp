@@ -1,5 +1,5 @@
-// Squeeze-and-excitation on the CPU: layouts, threads and the order of the passes; loops in simd/se.cpp.
-// A task is kSeChannels channels of one image whatever the number of threads, so results do not depend on it.
+// Squeeze-and-excitation on the CPU: layouts, threads and the order of the passes. The loops are in simd/se.cpp.
+// A task has kSeChannels channels of one image for any number of threads, so results do not depend on that number.
 #include "../simd/se.h"
 
 #include <torch/csrc/stable/library.h>
@@ -21,7 +21,7 @@ namespace {
 using torch::stable::contiguous;
 using torch::stable::empty_like;
 
-// Values per thread at least, as in mish.cpp.
+// Minimum of values per thread, as in mish.cpp.
 constexpr int64_t kGrain = 16384;
 
 // One call's sizes, dtype and kernels.
@@ -70,7 +70,7 @@ struct Call {
 const char* bytes_of(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
 char* mutable_bytes_of(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
 
-// The weights as opmath, contiguous; owns the copies (declared first: `weights` points into them).
+// The contiguous weights in opmath. Owns the copies, which are declared first because `weights` points into them.
 class OpmathWeights {
  public:
   OpmathWeights(const Call& call, const Tensor& w1, const std::optional<Tensor>& b1, const Tensor& w2,
@@ -95,7 +95,7 @@ class OpmathWeights {
 };
 
 void divide_by_pixels(const Call& call, char* sums, int64_t n) {
-  // Division, as torch.mean does: of no pixels it gives NaN.
+  // Division, as in torch.mean: without pixels it gives NaN.
   if (call.dtype == kDouble) {
     for (int64_t i = 0; i < n; ++i) reinterpret_cast<double*>(sums)[i] /= double(call.shape.pixels);
   } else {
@@ -136,9 +136,9 @@ std::tuple<Tensor, Tensor> se_scale_backward_cpu(const Tensor& grad_, const Tens
   return {grad_x, grad_logits};
 }
 
-// The block's passes in order: first(n, begin, end) for the channels of an image, between(n) for the image, and
-// last(n, begin, end). With an image for every thread, each goes through all three before the next, so that the last
-// pass finds it in the cache; else the channels of each image are shared out.
+// The passes of the block, in order: first(n, begin, end) for channels of an image, between(n) for the image, and
+// last(n, begin, end). If there is an image for every thread, each image finishes all three before the next one starts:
+// the last pass finds it in the cache. Otherwise the channels of each image are divided among the threads.
 template <class First, class Between, class Last>
 void for_each_image(const Call& call, const First& first, const Between& between, const Last& last) {
   const SeShape& shape = call.shape;
@@ -191,8 +191,8 @@ Tensor se_attention_cpu(const Tensor& x_, const Tensor& w1, const std::optional<
   return y;
 }
 
-// One pass over (grad, x) for both sums, the two layers forward and backward, one pass over grad for grad_x; then the
-// gradients of the weights, which sum over the images.
+// One pass over (grad, x) for both sums; the two layers forward and backward; one pass over grad for grad_x; then the
+// gradients of the weights, which are sums over the images.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> se_attention_backward_cpu(const Tensor& grad_, const Tensor& x_,
                                                                              const Tensor& w1,
                                                                              const std::optional<Tensor>& b1,

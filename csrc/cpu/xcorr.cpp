@@ -1,8 +1,8 @@
 // Cross-correlation on the CPU: tasks and threads around the packed-channel kernels of simd/xcorr.cpp.
 //
-// Floor: 2 B C oh ow zh zw flops forward (42.6 MFLOP for 8 pairs of SiamFC's 256 x 6 x 6 on 22 x 22), as many again
-// for each gradient. A task is one pack of channels, or a fixed number of packs, whatever the number of threads, so
-// results do not depend on it.
+// Lower bound: 2 B C oh ow zh zw flops forward (42.6 MFLOP for 8 pairs of SiamFC's 256 x 6 x 6 on 22 x 22), and as many
+// for each gradient. A task is one pack of channels, or a fixed number of packs, for any number of threads. So results
+// do not depend on that number.
 #include "../simd/xcorr.h"
 
 #include <torch/csrc/stable/library.h>
@@ -179,9 +179,9 @@ Tensor xcorr_depthwise_cpu(const Tensor& z_, const Tensor& x_) {
 
 // ---- backward --------------------------------------------------------------------------------------------
 
-// Gives the gradient of pair b's output to the kernels, for one pack of channels at a time: with margins for the
-// search's gradient, without for the template's. `plain` is the whole gradient in opmath, scale included, and is
-// used when the channels share it (xcorr); else (xcorr_depthwise) the pack is taken from `grad`.
+// Gives the gradient of pair b's output to the kernels, one pack of channels at a time: with margins for the gradient
+// of the search, without margins for the template's. `plain` is the whole gradient in opmath, with the scale; xcorr
+// uses it for all channels. xcorr_depthwise takes the pack from `grad`.
 class OutputGrad {
  public:
   OutputGrad(const Call& call, const Tensor& grad, const char* plain)

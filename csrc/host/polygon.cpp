@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-// All y at which something happens (a corner, a crossing of two edges, an edge that meets the left or right border) cut
-// the plane into slabs. In a slab the edges that pass through it do so in one order from left to right, and the width
-// between two of them is linear in y: the area between them is the width at half height times the height of the slab. A
-// crossing that rounding moved by e puts two edges that are less than e apart in the wrong order there: an area of e^2.
+// The y of every event cuts the plane into slabs. Events are corners, crossings of two edges, and edges that meet the
+// left or right border. Within a slab, the order of the edges from left to right is fixed, and the width between two of
+// them is linear in y. So the area between them is the width at half height times the height of the slab. If rounding
+// moves a crossing by e, two edges that are less than e apart are in the wrong order: an error of e^2.
 namespace fastops {
 namespace {
 
@@ -20,7 +20,7 @@ struct Edge {
   double x_at(double y) const { return x0 + (y - y0) / (y1 - y0) * (x1 - x0); }
 };
 
-// Edges that run along a slab bound no area.
+// Horizontal edges bound no area.
 void add_edges(std::vector<Edge>& edges, const double* p, size_t corners, bool of_a) {
   for (size_t i = 0; i < corners; ++i) {
     const double* from = p + 2 * i;
@@ -53,7 +53,7 @@ void add_border(std::vector<double>& events, const Edge& e, double x) {
   }
 }
 
-// Corners so far out that their products overflow count as not finite: NaN must never reach a sort.
+// Corners whose products overflow count as not finite: NaN must never reach a sort.
 bool all_finite(const double* p, size_t corners) {
   return std::all_of(p, p + 2 * corners, [](double v) { return std::abs(v) < 1e100; });
 }
@@ -66,7 +66,7 @@ double polygon_overlap(const double* a, size_t a_corners, const double* b, size_
     return std::numeric_limits<double>::quiet_NaN();
   }
   const bool bounded = width > 0;
-  // Kept between calls: most of the time went into allocating them.
+  // Kept between calls, because their allocation took most of the time.
   thread_local std::vector<Edge> edges;
   thread_local std::vector<double> events;
   thread_local std::vector<std::pair<double, bool>> crossed;

@@ -8,14 +8,14 @@
 //   h    = (p0 low + p1 high) >> 4                                     along x, of both rows
 //   v    = ((h0 low >> 16) + (h1 high >> 16) + 2) >> 2                 along y: 0..255
 //
-// OpenCV computes u in double and rounds it to float: of a u of 2^20 pixels four fractions are left. How it rounds
-// hence matters. As a fraction of whole numbers, u = ((2 i + 1) side - S) / (2 S), it can be a tie of that rounding
-// only where S = 2^a m and side > 2^(23 - a), and else is at least 2^-26 / S of its size away from one, far more than
-// the errors of double: below that bound one division in float gives the same float. Above it, double follows OpenCV
-// step by step.
+// OpenCV computes u in double and rounds it to float. A float near 2^20 has only four fractions left, so the rounding
+// matters. u is a fraction of whole numbers, ((2 i + 1) side - S) / (2 S). It can be a tie of that rounding only where
+// S = 2^a m and side > 2^(23 - a). Otherwise its relative distance to a tie is at least 2^-26 / S, far more than the
+// errors of double: then one division in float gives the same float. In the other case, double follows OpenCV step by
+// step.
 //
-// A constant comes out as it went in. The weights add up to 2048, but for rare ones with S > 8192 that add up to 2047
-// or 2049, and 2047 along both axes still leaves the sum before the last shift at 4 p - 2 or above.
+// A constant image stays constant. The weights add up to 2048, except rare ones with S > 8192 that add up to 2047 or
+// 2049. Even 2047 along both axes leaves the sum before the last shift at 4 p - 2 or above.
 #pragma once
 
 #include <stdint.h>
@@ -24,7 +24,7 @@
 
 namespace fastops {
 
-// Centres and sizes beyond this, or not finite, are no region. Up to it float32 counts whole pixels.
+// Centres and sizes beyond this, or not finite, give no region. Up to this limit float32 can represent whole pixels.
 constexpr int32_t kCropLimit = 1 << 24;
 constexpr int32_t kMaxCropChannels = 4;
 
@@ -47,7 +47,7 @@ FASTOPS_HD bool within_crop_limit_(A v) {
   return v >= A(-kCropLimit) && v <= A(kCropLimit);  // not NaN
 }
 
-// In the arithmetic of the centre's dtype, as NumPy has it.
+// In the arithmetic of the centre's dtype, as in NumPy.
 template <class A>
 FASTOPS_HD CropRegion crop_region(A x, A y, A size) {
   if (!(within_crop_limit_(x) && within_crop_limit_(y) && within_crop_limit_(size))) return {0, 0, 0};
@@ -58,15 +58,15 @@ FASTOPS_HD CropRegion crop_region(A x, A y, A size) {
 
 struct CropScale {
   float side, size;  // of the region, and S
-  double scale;      // OpenCV's side / S; 0 where float is enough
+  double scale;      // OpenCV's side / S; 0 if float is exact enough
 };
 
 FASTOPS_HD CropScale crop_scale(int32_t side, int32_t size) {
-  const bool exact = 2 * int64_t(side) * size <= 1 << 24;  // and so are all whole numbers in float
+  const bool exact = 2 * int64_t(side) * size <= 1 << 24;  // float is exact for these whole numbers
   return {float(side), float(size), exact ? 0.0 : 1.0 / (double(size) / double(side))};
 }
 
-FASTOPS_HD double rounded_product_(double a, double b) {  // and not half of a fused multiply-add
+FASTOPS_HD double rounded_product_(double a, double b) {  // never part of a fused multiply-add
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
 #else
@@ -102,7 +102,7 @@ FASTOPS_HD int32_t crop_along_y(int32_t h0, int32_t h1, int32_t low, int32_t hig
   return ((h0 * low >> 16) + (h1 * high >> 16) + 2) >> 2;
 }
 
-// The whole grey level nearest to a padding value; NaN is 0.
+// The grey level nearest to a padding value; 0 for NaN.
 FASTOPS_HD uint8_t grey_level(float v) { return v >= 255.0f ? 255 : v > 0.0f ? uint8_t(round_even_(v)) : 0; }
 
 }  // namespace fastops

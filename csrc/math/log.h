@@ -1,7 +1,7 @@
 // ln(x) and x^y, scalar, for host loops that the compiler vectorises and for the device; see exp.h.
 //
 // Host float: x = 2^n m with m in [sqrt(1/2), sqrt(2)); with s = (m - 1) / (m + 1), |s| <= 0.172,
-// ln m = 2 atanh(s) = 2 s (1 + s^2/3 + s^4/5 + s^6/7 + s^8/9), the next term being below 2^-28 of the sum.
+// ln m = 2 atanh(s) = 2 s (1 + s^2/3 + s^4/5 + s^6/7 + s^8/9), and the next term is below 2^-28 of the sum.
 #pragma once
 
 #include "exp.h"
@@ -35,7 +35,7 @@ FASTOPS_HD double log_(double x) { return __builtin_log(x); }
 
 #endif
 
-// x^y for a normal x in (0, 1] and y >= 0; where it would be subnormal, about the smallest normal number.
+// x^y for a normal x in (0, 1] and y >= 0. A subnormal result becomes about the smallest normal number.
 FASTOPS_HD float pow_(float x, float y) { return exp_(clamp_(y * log_(x), kExpLow, 0.0f)); }
 FASTOPS_HD double pow_(double x, double y) { return exp_(clamp_(y * log_(x), -708.0, 0.0)); }
 

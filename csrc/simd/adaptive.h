@@ -7,7 +7,7 @@
 
 namespace fastops {
 
-constexpr int64_t kAdaptiveChannels = 64;  // channels per call at most
+constexpr int64_t kAdaptiveChannels = 64;  // maximum of channels per call
 
 // `images` matrices [pixels, channels], image_stride values apart; pixels are pixel_stride values apart.
 struct AdaptiveMatrices {
@@ -24,7 +24,7 @@ struct AdaptiveKernels {
   // Adds the terms of AdaptiveTerms to sums [channels, 4].
   void (*backward[kAdaptiveKinds][4])(const void* grad, const void* x, void* grad_x, AdaptiveMatrices shape,
                                       AdaptiveArrays parameters, double* sums);
-  // n values to opmath; from doubles `stride` apart
+  // n values to opmath; from doubles that are `stride` apart
   void (*widen[4])(const void* source, void* target, int64_t n);
   void (*narrow[4])(const double* source, int64_t stride, void* target, int64_t n);
 };

@@ -1,8 +1,8 @@
 // Table of the CPU kernels of affine_mish and batch_norm_mish, indexed by DType.
 //
 // A piece is a run of n contiguous values: of one channel (contiguous layout), or whole pixels of all channels
-// (channels_last). Value i belongs to channel i % channels of the arrays that come with the piece. What is summed over
-// a piece is added in opmath, at most 512 values a chain of additions; the caller adds the pieces in double.
+// (channels_last). Value i belongs to channel i % channels of the piece's arrays. Sums over a piece are computed in
+// opmath, with at most 512 values in a chain of additions. The caller adds the pieces in double.
 #pragma once
 
 #include <stdint.h>
@@ -19,15 +19,15 @@ struct ChannelMaps {
   const double *slope = nullptr, *offset = nullptr;
 };
 
-// Many pixels with few channels run as fewer with more: after `period` values the channels repeat in step with the
-// widest SIMD register, or the loop is long enough not to care.
+// Many pixels with few channels are processed as fewer pixels with more channels. After `period` values the channels
+// repeat in step with the widest SIMD register, or the loop is so long that this does not matter.
 FASTOPS_HD int64_t channel_period(int64_t channels) {
   int64_t period = channels;
   while (period < 256 && (period < 64 || period % 16 != 0)) period += channels;
   return period;
 }
 
-// Values of `scratch` that the kernels need: an opmath lane of a period for each array.
+// Values of `scratch` that the kernels need: a period of opmath values for each array.
 constexpr int64_t kAffineMishRow = 512;  // the period of a piece of one channel
 FASTOPS_HD int64_t affine_mish_scratch(int64_t channels) {
   return 8 * (channels == 1 ? kAffineMishRow : channel_period(channels));

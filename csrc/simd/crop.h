@@ -5,9 +5,9 @@
 
 namespace fastops {
 
-// What the S pixels of each row take from a row of the image: pixel i columns first[i] and first[i] + 1, with the
-// weights weights[i]: {low, high}. Of the pixels [begin, end) both columns are in the image, of those up to packed_end
-// the 16 bytes from first[i] on (three channels side by side) too.
+// The image columns that each of the S result pixels reads: pixel i reads first[i] and first[i] + 1, with weights[i]:
+// {low, high}. For pixels [begin, end) both columns are in the image. Up to packed_end, the 16 bytes from first[i] on
+// (three channels side by side) are in the image too.
 struct CropColumns {
   const int32_t* first;
   const int16_t (*weights)[2];

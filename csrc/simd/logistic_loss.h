@@ -1,4 +1,4 @@
-// Table of the CPU kernels of the balanced logistic loss, indexed by DType. Places [begin, end) of one map, contiguous.
+// Table of the CPU kernels of the balanced logistic loss, indexed by DType. Cells [begin, end) of one map, contiguous.
 #pragma once
 
 #include <stdint.h>
@@ -7,8 +7,8 @@
 
 namespace fastops {
 
-// The labels of a map and what a place of either label weighs: in the forward its share of the loss, in the backward
-// that times the incoming gradient.
+// The labels of a map, and the weight of a cell for each label: its share of the loss forward; backward, that share
+// times the incoming gradient.
 struct LogisticMap {
   PositiveDisk disk;
   double positive, negative;

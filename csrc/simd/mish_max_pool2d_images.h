@@ -8,7 +8,7 @@ namespace FASTOPS_ISA {
 
 constexpr int64_t kStrip = 64;  // channels at a time
 
-// f of a window from its smallest and its largest value. ReLU only rises: the smallest is not looked for.
+// f of a window from its smallest and its largest value. ReLU only rises, so it needs no smallest value.
 struct MishOfWindow {
   static constexpr bool kNeedsLeast = true;
   template <class O>
@@ -20,11 +20,11 @@ struct ReluOfWindow {
   static constexpr bool kNeedsLeast = false;
   template <class O>
   static FASTOPS_HD O of(O, O high) {
-    return high < O(0) ? O(0) : high;  // NaN passes
+    return high < O(0) ? O(0) : high;  // NaN passes through
   }
 };
 
-// A position of a window: tap `at` in the order of the rows, `row` of the input, and where its values are in the image.
+// A position of a window: tap `at` in row order, `row` of the input, and the position of its values in the image.
 struct Tap {
   int64_t at, row, offset;
   bool first;
@@ -44,7 +44,7 @@ struct Window {
         columns(left, shape.kernel_w, shape.width),
         s(shape) {}
 
-  // body(tap) for all taps inside the input
+  // Calls body(tap) for all taps inside the input
   template <class Body>
   void for_each(Body body) const {
     Tap tap{0, 0, 0, true};
@@ -94,8 +94,8 @@ static const O* registers_of(const T* p, O* buffer) {
   }
 }
 
-// Extremes of the channels [c, c + kVecs registers), right while no value is NaN, as `sum` tells: of all values, it is
-// NaN if one of them is.
+// Extremes of the channels [c, c + kVecs registers). They are correct if no value is NaN, which `sum` shows: the sum of
+// all values is NaN if one of them is.
 template <int kVecs, class T, class O = opmath_t<T>>
 static void fast_extremes(const T* x, const Window& w, int64_t c, O* low, O* high, Vec<O>& sum) {
   constexpr int64_t L = kLanes<O>;
@@ -165,7 +165,7 @@ template <bool kNeedsLeast, int kVecs, class O>
 struct Column {
   Vec<O> least[kVecs], most[kVecs];
 
-  // From its first tap p on; the others are row_stride values apart.
+  // Starts at its first tap p; the taps are row_stride values apart.
   template <class T>
   void read(const T* p, int64_t taps, int64_t row_stride, Vec<O>& sum) {
     constexpr int64_t L = kLanes<O>;
@@ -193,10 +193,10 @@ struct Column {
   }
 };
 
-// `windows` windows of a row from `first` on, three wide and two apart, all of them inside the input, for kVecs
-// registers of channels: of the three columns the next window takes one over, so two are read for each. The prefetches
-// halve the time of an input beyond the second-level cache (three images 123 x 123 x 96: 0.88 -> 0.46 ms). As
-// fast_extremes, right while `sum` is not NaN.
+// `windows` windows of a row from `first` on, for kVecs registers of channels. Windows have width 3 and stride 2, and
+// are inside the input. Neighbouring windows share one of three columns, so two are read for each window. The
+// prefetches halve the time of an input larger than the second-level cache (three images 123 x 123 x 96: 0.88 -> 0.46
+// ms). As with fast_extremes, the result is correct if `sum` is not NaN.
 template <class F, int kVecs, class T, class O = opmath_t<T>>
 static void forward_run(const T* x, T* y, const PoolShape& s, const Window& first, int64_t windows, Vec<O>& sum) {
   constexpr int64_t L = kLanes<O>;
@@ -204,7 +204,7 @@ static void forward_run(const T* x, T* y, const PoolShape& s, const Window& firs
   const T* p = x + ((first.top + first.rows.begin) * s.width + first.left) * s.channels;
   Column<F::kNeedsLeast, kVecs, O> shared;
   shared.read(p, taps, row_stride, sum);
-  // Of the rows that the next windows down add, those of these channels.
+  // These channels of the rows that the next row of windows adds.
   const T* ahead = p + s.kernel_h * row_stride;
   for (int64_t v = 0; v < windows; ++v, y += s.channels, ahead += 2 * s.channels) {
     for (int64_t i = 0; i < s.stride_h; ++i) {
@@ -259,7 +259,7 @@ static void forward_image(const T* x, T* y, const PoolShape& s, int64_t begin, i
   });
 }
 
-// Rows [begin, end) of grad_x, in opmath. A row is set to zero when it is first needed, so that it stays in the cache.
+// Rows [begin, end) of grad_x, in opmath. A row is zeroed when it is first needed, so it stays in the cache.
 template <class O>
 class GradRows {
  public:
@@ -272,7 +272,7 @@ class GradRows {
     memset(sums_ + (zeroed_ - begin_) * values_, 0, size_t((row - zeroed_) * values_) * sizeof(O));
     zeroed_ = row;
   }
-  // Of a position; null outside of the rows.
+  // The row of a position; null outside [begin, end).
   O* at(const Tap& tap) const {
     return tap.row < begin_ || tap.row >= end_ ? nullptr : sums_ + tap.offset - begin_ * values_;
   }
@@ -282,8 +282,8 @@ class GradRows {
   int64_t values_, begin_, end_, zeroed_;
 };
 
-// Channels [c, c + kVecs registers) while no value is NaN: the first tap equal to the winner takes its gradient. false:
-// nothing was done, for there may be a NaN, or both extremes have the same f.
+// Channels [c, c + kVecs registers) without NaN: the first tap equal to the winner gets the gradient. It returns false
+// and changes nothing if there may be a NaN, or if both extremes have the same f.
 template <int kVecs, class T, class O = opmath_t<T>>
 static bool fast_backward(const T* grad, const T* x, const GradRows<O>& rows, const Window& w, int64_t c) {
   constexpr int64_t L = kLanes<O>, n = kVecs * L;
@@ -308,7 +308,7 @@ static bool fast_backward(const T* grad, const T* x, const GradRows<O>& rows, co
     const O* values = registers_of<kVecs>(x + tap.offset + c, buffer);
     for (int k = 0; k < kVecs; ++k) {
       const auto hit = load(values + k * L) == best[k];
-      best[k] = hit ? splat(O(__builtin_nan(""))) : best[k];  // equal to nothing any more
+      best[k] = hit ? splat(O(__builtin_nan(""))) : best[k];  // NaN, which equals no value
       if (target) store(target + c + k * L, load(target + c + k * L) + (hit ? win[k] : Vec<O>{}));
     }
   });

@@ -6,10 +6,9 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// A row of x, with its padding, as tap j of all windows needs it: columns that are a stride apart side by side. Column
-// c goes to lane c / stride of phase c % stride, tap j of window v to lane v + j / stride of phase j % stride. Rows of
-// lanes and of windows are rounded up to whole SIMD registers, for loops without a remainder; what is behind is
-// ignored.
+// A row of x with its padding, ordered for tap j of all windows: columns a stride apart are side by side. Column c is
+// lane c / stride of phase c % stride; tap j of window v is lane v + j / stride of phase j % stride. Rows of lanes and
+// of windows are rounded up to whole SIMD registers, so loops have no remainder; the extra values are ignored.
 struct Phases {
   int64_t stride, pad, width, count, needed, windows, lanes;
 
@@ -31,8 +30,7 @@ struct Phases {
     return all < needed ? all : needed;
   }
 
-  // The row has room for kPoolSlack values behind it, and so have the lanes; what is in the padding is left to
-  // fill_padding().
+  // The memory of the row and of the lanes has kPoolSlack extra values at the end. fill_padding() fills the padding.
   template <class O>
   void split(const O* row, O* out) const {
     for (int64_t phase = 0; phase < count; ++phase) {
@@ -71,7 +69,7 @@ static void store_row(const O* values, T* row, int64_t n) {
   }
 }
 
-// Hands out the scratch memory.
+// Allocates parts of the scratch memory.
 class PoolScratch {
  public:
   PoolScratch(const PoolShape& s, double* memory) : s_(s), next_(memory) {}
@@ -148,7 +146,7 @@ static void forward_plane(const T* x, T* y, const PoolShape& s, int64_t begin, i
   }
 }
 
-// A position in the window is (row << shift) + column, which orders them row by row; padding is behind them all.
+// A position in the window is (row << shift) + column, which orders positions row by row; padding comes last.
 template <class I>
 constexpr I kNowhere = sizeof(I) == 4 ? I(0x7fffffff) : I(0x7fffffffffffffff);
 
@@ -158,8 +156,8 @@ static int column_bits(int64_t kernel_w) {
   return bits;
 }
 
-// Of two candidates in any order: is the next one ahead? `better`: it has the better value. Of equal values the first
-// position counts, of NaN the last.
+// Compares two candidates in any order: is the next one ahead? `better`: it has the better value. Of equal values the
+// first position wins, of NaN the last.
 template <class O, class I>
 FASTOPS_HD bool ahead(bool better, O next, O value, I next_at, I at) {
   return better | ((next == value) & (next_at < at)) | ((next != next) & ((value == value) | (next_at > at)));

@@ -1,4 +1,4 @@
-// What the loops over planes and over images share.
+// Shared by the loops over planes and over images.
 #pragma once
 
 #include "mish_max_pool2d.h"
@@ -7,7 +7,7 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// Positions as wide as the values, so that both fit the same SIMD lanes.
+// Positions have as many bits as the values, so both fit the same SIMD lanes.
 template <class O>
 struct PositionOf {
   using type = int32_t;

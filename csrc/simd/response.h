@@ -7,11 +7,13 @@
 
 namespace fastops {
 
-// Rows of outputs are as long as a multiple of this, which is one of any register's lanes; what is behind the last
-// output repeats it. Behind the last row there are as many more, into which the outputs of its last cell may run over.
+// The length of a row of outputs is a multiple of this, and this is a multiple of the lanes of any register. The last
+// output is repeated up to the end of the row. After the last row there are as many more values, for the outputs of its
+// last cell.
 constexpr int64_t kResponseLanes = 16;
 
-// What depends on the sizes alone, of scales x [h, w] maps. Arrays of opmath values; `padded` is the length of a row.
+// Tables that depend only on the sizes, for scales x [h, w] maps. Arrays hold opmath values; `padded` is a row's
+// length.
 struct ResponseTables {
   int64_t scales, h, w, up, padded;
   const void* weights;          // [up]: CubicWeights, by phase

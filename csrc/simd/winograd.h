@@ -1,13 +1,13 @@
 // Table of the CPU Winograd convolution for inference, without padding; bias and activation are fused. Values are
 // float32, float16 or bfloat16, arithmetic is float32.
 //
-// Input and output are dense NHWC, weights OIHW. The functions start no thread: the caller asks for a number of tasks
-// and runs them in any order, each thread with a workspace of its own; the result does not depend on how many tasks
-// there are. Packed weights belong to one shape and one instruction set: they are not for storage.
-// An output tile mixes its inputs before they cancel, so one inf or NaN in its (M + R - 1)^2 pixels makes it all NaN.
+// Input and output are dense NHWC, weights OIHW. The functions start no threads. The caller asks for a number of tasks
+// and runs them in any order; each thread has its own workspace. The result does not depend on the number of tasks.
+// Packed weights belong to one shape and one instruction set, so they must not be stored. An output tile mixes its
+// inputs before they cancel, so one inf or NaN in its (M + R - 1)^2 pixels makes all of it NaN.
 //
-// Stride 2 becomes stride 1: the four pixels of each 2 x 2 block are four times the channels of one, and K taps are
-// R = (K + 1) / 2 of them per phase (the last odd one zero).
+// Stride 2 becomes stride 1: the four pixels of each 2 x 2 block become four times the channels, and K taps become
+// R = (K + 1) / 2 per phase (the last odd one is zero).
 #pragma once
 
 #include <stdint.h>
@@ -20,7 +20,7 @@ struct WinogradShape {
   int64_t batch, height, width;  // of the input
   int64_t in_channels, out_channels, groups;
   int64_t kernel_size, stride;  // 3 or 5 with stride 1; 11 with stride 2, without groups
-  int64_t tile_size;  // M: 4 or 6, with stride 2 3 or 5; larger multiplies less, rounds more and has more weights
+  int64_t tile_size;  // M: 4 or 6, with stride 2 3 or 5; a larger M multiplies less, rounds more and has more weights
 };
 
 struct WinogradArgs {
@@ -33,7 +33,7 @@ struct WinogradArgs {
   void* output;         // [batch, (height - K) / stride + 1, (width - K) / stride + 1, out_channels]
 };
 
-// Sizes are in floats; `run` goes by DType. Buffers may have any alignment; 64 bytes is the fastest.
+// Sizes are in floats. The index of `run` is DType. Buffers may have any alignment; 64 bytes is the fastest.
 struct WinogradKernels {
   int64_t (*packed_size)(const WinogradShape& shape);
   void (*pack_weight)(const WinogradShape& shape, const float* weight, float* packed);  // weight [O, I / groups, K, K]

@@ -1,6 +1,6 @@
-// Table of the CPU cross-correlation kernels. They work on packed channels: a plane of `pixels` x `lanes`
-// values, one SIMD register a pixel, so that every channel of the pack does the same multiply-add at the same time
-// and the inner loops never meet a row's end. Packing costs one pass over the plane, the correlation h * w of them.
+// Table of the CPU cross-correlation kernels. They work on packed channels: a plane of `pixels` x `lanes` values, with
+// one SIMD register per pixel. All channels of a pack do the same multiply-add at the same time, and the inner loops
+// never reach the end of a row. Packing takes one pass over the plane, the correlation h * w passes.
 #pragma once
 
 #include <stdint.h>
@@ -12,7 +12,7 @@ struct XcorrPlane {
   int64_t zh, zw, xh, xw, oh, ow;
 };
 
-// Where the channels of one item of a batch lie, in values: channels_last [P, C] or contiguous [C, P].
+// The strides of one item of a batch, in values: channels_last [P, C] or contiguous [C, P].
 struct XcorrItem {
   int64_t channels, pixels;
   bool channels_last;
@@ -22,7 +22,7 @@ struct XcorrKernels {
   int64_t lanes[2];  // channels per pack: float, double
 
   // Index: DType. Channels [begin, begin + lanes) of an item to packed opmath and back; lanes past the last channel
-  // are zeros, and are not written back.
+  // are zeros and are not written back.
   void (*pack[4])(const void* item, XcorrItem layout, int64_t begin, void* packed);
   void (*unpack[4])(const void* packed, XcorrItem layout, int64_t begin, void* item);
 

@@ -48,7 +48,7 @@ def pipeline() -> Figure:
     _box(axes, 2.2, 0.7, "crop_and_resize\n3 × 255 × 255", BLUE)
     _box(axes, 4.2, 0.7, "network: 5 layers\nWinograd, Mish,\npooling, SE", ORANGE)
     _box(axes, 6.2, 0.7, "xcorr\n3 maps of 17 × 17", BLUE)
-    _box(axes, 8.2, 0.7, "response_peak\nscale, place,\nscore", BLUE)
+    _box(axes, 8.2, 0.7, "response_peak\nscale, position,\nscore", BLUE)
     _box(axes, 8.2, 2.3, "TrackResult\nbox, score, lost", GREEN)
     for y, starts in ((2.7, (1.7, 3.7, 5.7)), (1.1, (1.7, 3.7, 5.7, 7.7))):
         for x in starts:
@@ -69,10 +69,10 @@ def mish_max_pool() -> Figure:
     def mish(v: np.ndarray) -> np.ndarray:
         return v * np.tanh(np.logaddexp(0, v))
 
-    least = -1.1924606
-    axes.plot(x[x <= least], mish(x[x <= least]), color=ORANGE, linewidth=2, label="falls: the window's least wins")
-    axes.plot(x[x >= least], mish(x[x >= least]), color=BLUE, linewidth=2, label="rises: the window's largest wins")
-    axes.axvline(least, color=GREY, linewidth=0.8, linestyle=":")
+    lowest = -1.1924606
+    axes.plot(x[x <= lowest], mish(x[x <= lowest]), color=ORANGE, linewidth=2, label="falls: the smallest wins")
+    axes.plot(x[x >= lowest], mish(x[x >= lowest]), color=BLUE, linewidth=2, label="rises: the largest wins")
+    axes.axvline(lowest, color=GREY, linewidth=0.8, linestyle=":")
     window = np.array([-4.8, -3.4, -2.9, -2.2, -1.9, -1.5, -1.0, -0.75, -0.5])
     axes.plot(window, mish(window), "o", color=GREY, markersize=6, label="the nine values of a window")
     ends = window[[0, -1]]
@@ -93,7 +93,7 @@ def winograd() -> Figure:
     figure, axes = _blank(10.2, 2.5)
     _box(axes, 0.2, 1.4, "tile of the input\n(M + R − 1)²", GREY, 1.7)
     _box(axes, 2.7, 1.4, "Bᵀ d B\nadditions", BLUE, 1.7)
-    _box(axes, 5.2, 1.4, "a matrix product\nfor each of the\n(M + R − 1)² places", ORANGE, 1.7)
+    _box(axes, 5.2, 1.4, "a matrix product\nfor each of the\n(M + R − 1)² positions", ORANGE, 1.7)
     _box(axes, 7.7, 1.4, "Aᵀ · A, bias,\nactivation", BLUE, 1.7)
     _box(axes, 2.7, 0.2, "weights: G g Gᵀ\nonce, packed", GREY, 1.7)
     for x in (1.9, 4.4, 6.9):
@@ -105,7 +105,7 @@ def winograd() -> Figure:
     return figure
 
 
-def rooms() -> Figure:
+def op_files() -> Figure:
     """The files of an op, from the user's call to the kernels."""
     figure, axes = _blank(10.2, 3.9)
     _box(axes, 0.2, 1.55, "fastops.mish\nfastops/ops/mish.py\nchecks, gradient", GREY, 2.0)
@@ -125,7 +125,7 @@ def rooms() -> Figure:
     return figure
 
 
-def floor() -> Figure:
+def lower_bound() -> Figure:
     """How far each memory-bound op is from a copy of the bytes that it must move."""
     rows = [row for row in last_rows("ops")[0] if row["copy_us"] and float(row["copy_us"]) > 20]
     names = [" ".join(filter(None, (row["op"], row["size"], row["layout"]))) for row in rows]
@@ -140,7 +140,9 @@ def floor() -> Figure:
         axes.bar_label(bars, [f"{time:.1f}" for time in times], padding=2, fontsize=7)
     axes.axvline(1, color="black", linewidth=1.2)
     axes.set_yticks(places, [f"{name}  {way}" for name, way in zip(names, short, strict=True)], fontsize=8)
-    axes.set(xscale="log", xlabel="time over that of the copy (1 is the floor; logarithmic)", ylim=(len(rows), -0.7))
+    axes.set(
+        xscale="log", xlabel="time over that of the copy (logarithmic; 1 is the lower bound)", ylim=(len(rows), -0.7)
+    )
     axes.set_xlim(right=axes.get_xlim()[1] * 1.5)
     axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -150,11 +152,16 @@ def floor() -> Figure:
 
 def speed() -> Figure:
     """Frames per second of the trackers, side by side."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    speed_bars(figure.add_subplot())
+    return figure
+
+
+def speed_bars(axes: Axes) -> None:
+    """Bars of the frames per second of each tracker, one for each network."""
     rows = last_rows("fps")[0]
     trackers = list(dict.fromkeys(row["tracker"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.add_subplot()
     height = 0.8 / len(models)
     for i, (model, colour) in enumerate(zip(models, (SKY, BLUE), strict=True)):
         fps = [
@@ -167,16 +174,15 @@ def speed() -> Figure:
     axes.set_xlabel("frames per second, tracker only")
     axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{rows[0]['source']}, {rows[0]['size']}; {source_of(rows[0])}", fontsize=8)
-    return figure
+    axes.set_title(f"{rows[0]['source']}, {rows[0]['size']}\n{source_of(rows[0])}", fontsize=8)
 
 
 DRAWINGS = {
     "pipeline": pipeline,
     "mish-max-pool": mish_max_pool,
     "winograd": winograd,
-    "rooms": rooms,
-    "floor": floor,
+    "rooms": op_files,
+    "lower-bound": lower_bound,
     "speed": speed,
 }
 

@@ -51,14 +51,15 @@ def _fps(row: Row) -> dict[str, str]:
         "end-to-end fps": _number(row["end_to_end_fps"]),
         **{f"{part} ms": _number(row[f"{part}_ms"]) for part in ("p50", "p95", "p99")},
         "speed-up": f"{row['over_reference']}x",
-        "least IoU": _number(row["min_iou"], 3),
+        "lowest IoU": _number(row["min_iou"], 3),
     }
 
 
 def _stages(row: Row) -> dict[str, str]:
     cells = {"video": row["size"], "targets": row["targets"], "scales": row["scales"], "dtype": row["dtype"]}
-    stages = ("decode", "crop", "network", "xcorr", "response", "other", "floor")
-    cells |= {f"{stage} ms": _number(row[f"{stage}_ms"], 2) for stage in stages}
+    measured = ("decode", "crop", "network", "xcorr", "response", "other")
+    stages = {name: name for name in measured} | {"lower bound": "floor"}
+    cells |= {f"{name} ms": _number(row[f"{column}_ms"], 2) for name, column in stages.items()}
     return cells | {
         "target-fps": _number(row["target_fps"]),
         "with decode": _number(row["end_to_end_target_fps"]),
@@ -70,6 +71,16 @@ def _hard_cases(row: Row) -> dict[str, str]:
     return {"target": row["target"], "frames": f"{int(row['frames']):,}", "p50 ms": _number(row["p50_ms"])}
 
 
+def _train(row: Row) -> dict[str, str]:
+    parts = ("data", "forward", "backward", "optimizer", "step")
+    return {
+        "competitor": f"{row['competitor']}, {row['precision']}",
+        **{f"{part} ms": _number(row[f"{part}_ms"]) for part in parts},
+        "pairs/s": _number(row["pairs_per_s"]),
+        "waits for data": row["data_wait_percent"] and f"{_number(row['data_wait_percent'])} %",
+    }
+
+
 COLUMNS: dict[str, Callable[[Row], dict[str, str]]] = {
     "ops": _ops,
     "optim": _optim,
@@ -77,13 +88,14 @@ COLUMNS: dict[str, Callable[[Row], dict[str, str]]] = {
     "fps": _fps,
     "stages": _stages,
     "hard_cases": _hard_cases,
+    "train": _train,
 }
 
 
 def table(rows: list[Row], columns: Callable[[Row], dict[str, str]]) -> str:
     """A Markdown table with a line that tells where and at which commit it was measured."""
     cells = [columns(row) for row in rows]
-    kept = [name for name in cells[0] if any(row[name] for row in cells)]  # a memory-less op has no column for it
+    kept = [name for name in cells[0] if any(row[name] for row in cells)]  # no empty columns
     lines = [kept, ["---"] * len(kept), *([row[name] for name in kept] for row in cells)]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"*{source_of(rows[0])}*"])
 

@@ -1,4 +1,4 @@
-"""pytest plugin of run.py: the CUDA kernels, built for the CPU, take the place of the CPU kernels."""
+"""pytest plugin of run.py: the CUDA kernels, built for the CPU, replace the CPU kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     import fastops  # noqa: F401  # its CPU kernels come first, so that these take their place
 
     torch.ops.load_library(LIBRARY)
-    # What a kernel leaves unwritten is NaN.
+    # New memory is NaN, so values that a kernel does not write are NaN.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
 

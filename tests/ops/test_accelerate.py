@@ -1,4 +1,4 @@
-"""fastops.accelerate on whole networks: the same function with the same parameters, and all can be undone."""
+"""fastops.accelerate on whole networks: same function, same parameters, and everything can be undone."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def network(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, l
     make, shapes, *_ = NETWORKS[name]
     torch.manual_seed(0)
     model = make().to(dtype)
-    with torch.no_grad():  # gates that are not all about one half, statistics that are not 0 and 1
+    with torch.no_grad():  # gates away from one half, statistics other than 0 and 1
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter) / max(parameter[:1].numel(), 1) ** 0.5)
         for buffer_name, buffer in model.named_buffers():
@@ -96,7 +96,7 @@ def network(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, l
 
 
 def assert_same_function(actual: nn.Module, expected: nn.Module, inputs: list[Tensor]) -> None:
-    """Results in eval mode, and two steps of training: results, gradients and statistics."""
+    """Results in eval mode; results, gradients and statistics of two training steps."""
     actual, expected = copy.deepcopy(actual), copy.deepcopy(expected)
     with torch.no_grad():
         assert_close(actual.eval()(*inputs), expected.eval()(*inputs))

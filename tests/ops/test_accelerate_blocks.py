@@ -1,4 +1,4 @@
-"""fastops.accelerate: squeeze-and-excitation blocks, batch norms and activations by what they compute."""
+"""fastops.accelerate recognises squeeze-and-excitation blocks, batch norms and activations by what they compute."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_an_image_without_a_batch(make):
     torch.manual_seed(0)
     block = make(8, 4)
     x = torch.randn(8, 8, 8)  # [C, H, W], where N = C would do as well
-    if make is like.EfficientSE:  # which means another thing by three dimensions
+    if make is like.EfficientSE:  # which treats three dimensions differently
         with pytest.raises(IndexError):
             accelerate(block, verbose=False)(x)
         return
@@ -177,7 +177,7 @@ def test_a_norm_with_a_hook_on_its_activation_is_left_alone():
 
 def test_modules_called_mish():
     model = nn.Sequential(like.Mish(), like.HardMish(), fastops.nn.Mish(), nn.Mish(inplace=True), like.Mish())
-    model[4].inplace = True  # says so and does not
+    model[4].inplace = True  # claims to, but does not
     accelerate(model, verbose=False)
     assert [type(module) for module in model] == [fastops.nn.Mish, like.HardMish, *[fastops.nn.Mish] * 3]
     assert [getattr(module, "inplace", None) for module in model] == [False, None, False, True, False]

@@ -1,4 +1,4 @@
-"""fastops.accelerate: pairs of modules are fused where they are proven to run back to back; hooks and wrappers."""
+"""fastops.accelerate fuses two modules only if they provably run one after the other; hooks and wrappers."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def test_distributed_data_parallel_is_left_alone(tmp_path):
     try:
         wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(nn.BatchNorm2d(4), nn.Mish()))
         assert reasons(accelerate(wrapped, verbose=False)) == {"": PARALLEL}
-        accelerate(wrapped.module, verbose=False)  # changed under the wrapper, at the user's word
+        accelerate(wrapped.module, verbose=False)  # changed inside the wrapper, on the user's request
         wrapped(torch.randn(2, 4, 3, 3)).sum().backward()
         assert wrapped.module[0].weight.grad is not None
     finally:

@@ -55,7 +55,7 @@ def test_modules_start_as_the_plain_activations(module, plain, num_parameters, d
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["sigmoid", "tanh"])
 def test_tails_and_small_arguments_keep_their_relative_accuracy(kind, dtype, device):
-    """Measured: 2.4 units in the last place at most for values, 2.8 for slopes."""
+    """Measured: at most 2.4 units in the last place for values, 2.8 for slopes."""
     # Up to where the slope would be subnormal.
     last = math.log(torch.finfo(dtype).tiny) / (-1 if kind == "sigmoid" else -2) - 1.5
     size = torch.cat((torch.logspace(-30, 0, 2001), torch.linspace(0, last, 4001))).double()
@@ -96,7 +96,7 @@ SPECIAL = [-INF, -2.0, -0.0, 0.0, 1.0, 3.0, INF, NAN]
     "values", [(1.0, 0.5, 0.0, 0.5), (INF, 1.0, 0.0, 0.0), (2.0, NAN, 1.0, 0.0), (0.0, 1.0, NAN, 1.0)]
 )
 def test_infinities_nan_and_ties_as_torch_has_them(kind, values, device):
-    """Every gradient of every value by itself: a channel each. (1.0, 0.5, 0.0, 0.5): the lines of relu meet at 1."""
+    """Each value has its own channel, so each gradient is tested alone. (1.0, 0.5, 0.0, 0.5): relu bends at 1."""
     x = torch.tensor(SPECIAL, device=device)[None].requires_grad_()
     leaves = [x, *(p.requires_grad_() for p in parameters_like(x, values, (len(SPECIAL),)))]
     expected = getattr(reference, f"adaptive_{kind}")(*leaves)
@@ -148,7 +148,7 @@ def test_long_sums_of_equal_terms(kind, layout, num_parameters, device):
 
 @each_kind
 def test_no_values_have_no_gradient(kind, device):
-    """0, not NaN, as a sum of nothing: whatever the parameters."""
+    """A sum of nothing is 0, not NaN, for all parameters."""
     x = torch.empty(0, 3, 2, device=device)
     for grad in backward(kind, x, x, *parameters_like(x, (1.0, NAN, 1.0, 1.0), (3,)))[1:]:
         assert torch.equal(grad, torch.zeros(3, device=device))
@@ -200,7 +200,7 @@ def test_vmap_of_parameters_per_layer(kind, in_dims, device):
 
 @each_kind
 def test_autocast_casts_the_parameters(kind, device):
-    """A network's activations are lowered, its parameters are not."""
+    """Autocast lowers the activations of a network, not its parameters."""
     inputs = list(
         requiring_grad(OPS[f"adaptive_{kind}"], OPS[f"adaptive_{kind}"].make("four_dims", torch.float32, device))
     )

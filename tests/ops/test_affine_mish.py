@@ -81,7 +81,7 @@ def test_autocast_keeps_the_dtypes_of_a_network(device):
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 @pytest.mark.parametrize("first", [1e3, 0.0, 1e6], ids=["alike", "zero_first", "outlier_first"])
 def test_a_large_mean_costs_no_digits(first, layout, device):
-    """Mean 1000, standard deviation 1 in float32: sums of x and x^2 would leave nothing of the variance."""
+    """Mean 1000, standard deviation 1 in float32: sums of x and x^2 would lose the variance."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 17, 31, 33, generator=generator) + 1e3
     x[0, :, 0, 0] = first
@@ -101,7 +101,7 @@ def test_a_large_mean_costs_no_digits(first, layout, device):
 
 
 def test_a_constant_channel(device):
-    """Variance 0: the result is mish(bias), the gradient of x that of a batch norm with 1 / sqrt(eps)."""
+    """Variance 0: the result is mish(bias), and the gradient of x is a batch norm's with 1 / sqrt(eps)."""
     x = torch.tensor([7.1, -1000.3, 0.1], device=device)[:, None, None].expand(2, 3, 31, 33).contiguous()
     bias = torch.tensor([-1.0, 0.0, 2.0], device=device)
     y, stats = ops.batch_norm_mish(x, None, bias, 1e-5)

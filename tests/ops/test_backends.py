@@ -1,4 +1,4 @@
-"""set_backend, FASTOPS_BACKEND, backends(): every op on every backend, and back; what torch.compile makes of them."""
+"""set_backend, FASTOPS_BACKEND, backends(): every op on every backend, and back; their graphs in torch.compile."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ each_core_sample = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 def test_every_registered_op_has_code(backend):
-    """A family is found by its CHECKS; what it registers, each backend in Python implements, and nothing else."""
+    """A family is found by its CHECKS. Each Python backend implements exactly the ops that it registers."""
     if backend == "triton":
         pytest.importorskip("triton")
     assert len(_backends.FAMILIES) == 11 and "mish_backward" in _backends.FAMILIES["mish"]
@@ -64,7 +64,7 @@ def as_tuple(result) -> tuple[Tensor, ...]:
 
 
 def assert_same(actual, expected) -> None:
-    """Bit for bit, strides included; where a value is NaN in one it is in the other."""
+    """Equal bit for bit, strides included; NaN in the same positions."""
     for a, e in zip(as_tuple(actual), as_tuple(expected), strict=True):
         assert (a.dtype, a.stride()) == (e.dtype, e.stride())
         torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
@@ -115,7 +115,7 @@ def test_gradients_and_the_rest_of_the_op_stay(row, backend, device):
     for actual, expected in zip(grads, expected_gradients(row, inputs, grad), strict=True):
         assert_accurate(actual, expected, pointwise=False)
     assert lowered.dtype == (torch.bfloat16 if row.autocast == "lower" else torch.float32)
-    assert_same(again, outside)  # a backward under autocast is not lowered once more
+    assert_same(again, outside)  # a backward under autocast is not lowered again
 
 
 @each_python_backend

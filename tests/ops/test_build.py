@@ -1,4 +1,4 @@
-"""The native libraries: what they say of themselves, what they link to, and life without them."""
+"""The native libraries: their build information, what they link to, and the package without them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_libraries_use_the_stable_abi_alone(name):
     if not library.exists():
         pytest.skip(f"{name} was not built")
     symbols = undefined_symbols(library)
-    assert any(symbol.startswith("aoti_torch_") for symbol in symbols)  # the list is that of a torch library
+    assert any(symbol.startswith("aoti_torch_") for symbol in symbols)  # a torch library has them
     assert unstable(symbols) == []
 
 
@@ -114,7 +114,7 @@ def test_the_symbol_test_can_fail():
 
 
 def test_the_symbol_test_sees_the_symbols_of_torch():
-    """torch's own Python binding is full of them."""
+    """torch's own Python binding has many such symbols."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_python.so"
     if not library.exists():
         pytest.skip("libtorch_python.so is not where it was")
@@ -136,7 +136,7 @@ def declared_symbols(target: str) -> set[str]:
 
 @pytest.mark.parametrize("name", ["_cpu.so", "_cuda.so"])
 def test_symbols_of_torch_are_those_of_the_oldest_torch(name):
-    """What a newer torch added must not be asked of torch 2.11."""
+    """The libraries must not need functions that a torch newer than 2.11 added."""
     library = PACKAGE / name
     if not library.exists():
         pytest.skip(f"{name} was not built")
@@ -212,8 +212,8 @@ def test_a_library_that_does_not_load(bare, tmp_path):
 
 
 def assert_close(actual, expected) -> None:
-    """Both computed in float32 and both rounded: twice the tolerance of one. Nothing here computes in float64, what is
-    given in it included (the statistics of a batch norm)."""
+    """Both results are computed in float32 and rounded, so the tolerance is twice that of one. Nothing here computes in
+    float64, not even with float64 inputs (the statistics of a batch norm)."""
     actual, expected = (t if isinstance(t, tuple | list) else (t,) for t in (actual, expected))
     for a, e in zip(actual, expected, strict=True):
         assert (a.dtype, a.shape) == (e.dtype, e.shape)

@@ -1,6 +1,6 @@
-"""crop_and_resize: OpenCV's values bit for bit, whatever the region, layout, dtype and backend.
+"""crop_and_resize equals OpenCV bit for bit, for every region, layout, dtype and backend.
 
-tests/cuda_host/run.py runs what is called test_forward or test_runs_are_equal through the CUDA kernel.
+tests/cuda_host/run.py runs test_forward and test_runs_are_equal with the CUDA kernel.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def assert_opencv(image: np.ndarray, centers_sizes: np.ndarray, out_size: int, c
     )
     for crop, center_size in zip(crops.cpu().numpy(), centers_sizes, strict=True):
         expected = opencv(image, center_size, out_size, colour)
-        # Two channels at half the size OpenCV averages in a way of its own, one grey level off in places.
+        # OpenCV averages two channels at half the size differently: some pixels are one grey level off.
         halved = image.shape[2] == 2 and round(float(center_size[2])) == 2 * out_size
         np.testing.assert_allclose(crop.astype(int), expected, rtol=0, atol=int(halved), err_msg=str(center_size))
 
@@ -327,7 +327,7 @@ def test_runs_are_equal_whatever_the_threads(device):
 
 @pytest.mark.kernels
 def test_runs_are_equal_in_any_company(device):
-    """A crop does not depend on those beside it, and sizes may grow from call to call."""
+    """A crop does not depend on its neighbours, and sizes may grow from call to call."""
     images = torch.from_numpy(noise(90, 120, 3)).to(device)
     regions = torch.tensor([[60.0, 45.0, 50.0], [-5.0, 45.0, 311.0], [70.0, 80.0, 97.0]], device=device)
     for out_size in (3, 150, 40):
@@ -472,19 +472,19 @@ def test_set_backend(backend, device):
             pytest.skip("triton was imported without its interpreter")
     called = []
     module = importlib.import_module(f"fastops.{backend}.crop")
-    twin = module.OPS["crop_and_resize"]
+    kernel = module.OPS["crop_and_resize"]
     args = schema_arguments(device)
     schema_op(*args)
     expected = args[-1].clone()
     fastops._backends._resolve.cache_clear()
-    module.OPS["crop_and_resize"] = lambda *a: called.append(backend) or twin(*a)
+    module.OPS["crop_and_resize"] = lambda *a: called.append(backend) or kernel(*a)
     try:
         with fastops.set_backend(backend, "crop_and_resize"):
             args[-1].zero_()
             schema_op(*args)
             torch.library.opcheck(schema_op, args, test_utils="test_schema")
     finally:
-        module.OPS["crop_and_resize"] = twin
+        module.OPS["crop_and_resize"] = kernel
         fastops._backends._resolve.cache_clear()
     assert called and torch.equal(args[-1], expected)
 

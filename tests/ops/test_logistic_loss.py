@@ -15,7 +15,7 @@ INF = float("inf")
 
 
 def signed_weights(shape: tuple[int, int], center: tuple[float, float], radius: float, stride: float) -> torch.Tensor:
-    """y w of every place, float64: + for positives."""
+    """y w of every cell in float64; positive for positives."""
     height, width = shape
     inside = torch.tensor(
         [[stride * math.hypot(r - center[0], c - center[1]) <= radius for c in range(width)] for r in range(height)]
@@ -39,7 +39,7 @@ def slopes(responses: torch.Tensor, *settings, centers: torch.Tensor | None = No
     [((17, 17), 16.0, 8.0), ((17, 17), 16, 8), ((5, 8), 1.0, 0.7), ((33, 21), 80.0, 8.0), ((600, 3), 1000.0, 4.0)],
 )
 def test_labels_and_weights_follow_the_definition(shape, radius, stride, device):
-    """Of responses 0 the gradient is -y w / 2, and the loss ln 2 since all weights add up to 1."""
+    """For responses of 0 the gradient is -y w / 2. The loss is ln 2, because all weights add up to 1."""
     center = (shape[0] - 1) / 2, (shape[1] - 1) / 2
     responses = torch.zeros(2, 1, *shape, dtype=torch.float64, device=device)
     expected = signed_weights(shape, center, radius, stride) / -2
@@ -120,7 +120,7 @@ def test_small_losses_keep_their_relative_accuracy(label, dtype, largest, device
     """ln(1 + e^-v) is e^-v, not 0, for large v."""
     scores = torch.linspace(-3, largest, 200, dtype=dtype, device=device)
     maps = torch.full((200, 1, 3), -INF, dtype=dtype, device=device)
-    maps[:, 0, 1] = INF  # the other places add nothing
+    maps[:, 0, 1] = INF  # the other cells add nothing
     maps[:, 0, 1 if label > 0 else 0] = label * scores
     weight = 0.5 if label > 0 else 0.25
     losses = fastops.balanced_logistic_loss(maps, 0.0, reduction="none").double().cpu() / weight

@@ -52,7 +52,7 @@ def test_subnormals_are_not_flushed(dtype, device):
 
 
 def ulps(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest error in units in the last place of `expected` rounded down to a power of two."""
+    """Largest error, in units in the last place of `expected` rounded down to a power of two."""
     info = torch.finfo(actual.dtype)
     exponent = torch.floor(torch.log2(expected.abs().clamp_min(info.smallest_normal)))
     return float(((actual.double() - expected).abs() / (torch.exp2(exponent) * info.eps)).max())

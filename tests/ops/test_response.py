@@ -94,7 +94,7 @@ def noisy_bump(rng: np.random.Generator) -> np.ndarray:
 
 
 def one_place(rng: np.random.Generator) -> np.ndarray:
-    """Flat but for one place. In steps of 1/64 that float64 upsamples exactly, so ties by symmetry are ties."""
+    """Flat except in one cell. In steps of 1/64, which float64 upsamples exactly, so ties by symmetry are ties."""
     m = np.full((17, 17), rng.integers(-64, 64) / 64)
     m[tuple(rng.integers(17, size=2))] += rng.integers(1, 128) / 64
     return m
@@ -309,7 +309,7 @@ def test_the_defaults_are_the_trackers():
 
 @each_dtype
 def test_first_frame(dtype, device):
-    """Sets the contrast from the middle scale alone and leaves the rest, whatever the maps say."""
+    """It sets the contrast from the middle scale and leaves the rest unchanged, for any maps."""
     responses = randn(2, 3, 17, 17, dtype=dtype, device=device)
     state = targets(2, device, OWN_CONTRAST=-1, MISSES=3)
     before = state.clone()
@@ -336,7 +336,7 @@ def test_score_misses_and_lost(device):
 
 
 def test_limits(device):
-    """Two steps left and up, in the smallest of three scales: the centre stays in the image, the sides above least."""
+    """Two steps left and up, in the smallest of three scales: centre in the image, sides above the minimum."""
     responses = torch.zeros(3, 3, 17, 17, device=device)
     responses[0, 0, 4, 4] = responses[1, 2, 12, 12] = responses[2, 2, 12, 12] = 1
     state = targets(3, device, IMAGE_WIDTH=100, IMAGE_HEIGHT=90, WIDTH=5, HEIGHT=5, SEARCH_SIZE=1000)
@@ -384,7 +384,7 @@ def test_a_range_beyond_float32(device):
 @pytest.mark.kernels
 @each_dtype
 def test_targets_alone_and_together(dtype, device):
-    """Bit for bit, whatever the other targets and the threads."""
+    """Equal bit for bit, for any other targets and threads."""
     k = 5
     responses, state = randn(k, 3, 5, 5, dtype=dtype, device=device), targets(k, device)
     alone_state = state.clone()

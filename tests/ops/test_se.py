@@ -51,7 +51,7 @@ def test_mean_of_large_values_of_one_sign(device):
 
 
 def test_mean_of_no_pixels_is_nan(device):
-    """As that of torch.mean; the result has no values, the weights' gradients are NaN."""
+    """As with torch.mean: the result has no values, and the gradients of the weights are NaN."""
     x = torch.ones(2, 3, 0, 4, device=device, requires_grad=True)
     w1 = torch.ones(2, 3, device=device, requires_grad=True)
     w2 = torch.ones(3, 2, device=device, requires_grad=True)

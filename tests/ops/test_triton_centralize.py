@@ -1,4 +1,4 @@
-"""The Triton twins of gradient centralization and the optimizer steps against the reference in float64."""
+"""The Triton kernels of gradient centralization and the optimizer steps against the reference in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton twin of crop_and_resize: equal to the reference, bit for bit."""
+"""The Triton kernel of crop_and_resize: equal to the reference, bit for bit."""
 
 from __future__ import annotations
 

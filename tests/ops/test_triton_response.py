@@ -1,4 +1,4 @@
-"""The Triton twin of response_peak against the reference in float64."""
+"""The Triton kernel of response_peak against the reference in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if DEVICE == "cpu":
         pytest.skip("no GPU, and triton was imported without its interpreter before", allow_module_level=True)
 
 import fastops  # noqa: E402
-import fastops.triton.response as twin  # noqa: E402
+import fastops.triton.response as triton_response  # noqa: E402
 from fastops import reference  # noqa: E402
 from fastops.triton.response import OPS  # noqa: E402
 
@@ -26,7 +26,7 @@ from fastops.triton.response import OPS  # noqa: E402
 def _wide_blocks(monkeypatch):
     """The interpreter takes as long for a block of any length."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(twin, "BLOCK", 8 * twin.BLOCK)
+        monkeypatch.setattr(triton_response, "BLOCK", 8 * triton_response.BLOCK)
 
 
 def run(responses, state, **settings):

@@ -262,9 +262,9 @@ def test_packed_weights_are_not_pickled():
     frozen, x = _frozen()
     expected = frozen(x)
     assert frozen._packed
-    for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
-        assert not twin._packed
-        assert torch.equal(twin(x), expected)
+    for copied in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert not copied._packed
+        assert torch.equal(copied(x), expected)
 
 
 def test_frozen_conv_keeps_what_torchs_convolution_does():

@@ -1,1 +1,1 @@
-"""What the tests share."""
+"""Shared by the tests: op table, samples, data sets, examples of the documentation."""

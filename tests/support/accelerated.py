@@ -1,4 +1,4 @@
-"""What the tests of fastops.accelerate share: the names of its changes, reports as dicts, a model run by a function."""
+"""Shared by the tests of fastops.accelerate: the names of its changes, reports as dicts, a model run by a function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a small video, small weights, and how a command ends."""
+"""Shared by the tests of the commands: a small video, small weights, and how a command ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOX = ",".join(f"{value:.2f}" for value in VIDEO.boxes[0])
 
 
 def make_weights(folder: Path) -> str:
-    """Weights of a network an eighth as wide."""
+    """Weights of a network with an eighth of the channels."""
     path = folder / "net.safetensors"
     torch.manual_seed(0)
     save_state(SiamFC("mish", "se", width=0.125, ops="reference"), path)

@@ -1,4 +1,4 @@
-"""Code blocks of Markdown files, as the tests of the README and of the documentation take them."""
+"""Code blocks of Markdown files, for the tests of the README and of the documentation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tracker.io.draw import VideoWriter, write_boxes
 from tracker.training.config import load_config
 
 _BLOCK = re.compile(r"(?:^<!-- (not run|run smaller): (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-#: What is added to the settings of a training run that would take hours as it is written.
+#: Settings added to a training run that would otherwise take hours.
 SMALL = (
     "steps=2", "batch_size=4", "model.width=0.125", "data.workers=0", "data.synthetic=8", "validation.every=0",
     "validation.synthetic=0",
@@ -36,7 +36,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; mark and reason are of a comment `<!-- MARK: REASON -->` before it: not run, or run smaller."""
+    """A fenced block. A comment `<!-- MARK: REASON -->` before it sets mark ("not run" or "run smaller") and reason."""
 
     language: str
     code: str
@@ -50,7 +50,7 @@ class Block:
 
 
 def blocks(path: Path, *languages: str) -> list[Block]:
-    """The blocks of a file in these languages, in their order."""
+    """The blocks of a file in these languages, in order."""
     text = path.read_text(encoding="utf-8")
     found = (
         Block(match[3], match[4], text.count("\n", 0, match.start(4)) + 1, match[1], match[2])
@@ -60,12 +60,12 @@ def blocks(path: Path, *languages: str) -> list[Block]:
 
 
 def marks(found: Iterable[Block]) -> Counter[str]:
-    """How many blocks are not run, or smaller, for each reason: a new one has to be counted in the tests."""
+    """The number of blocks for each mark and reason; the tests state this number."""
     return Counter(f"{block.mark}: {block.reason}" for block in found if block.mark)
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The words of each command line, comments left out."""
+    """The words of each command line, without comments."""
     lines = block.code.replace("\\\n", " ").splitlines()
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
@@ -80,7 +80,7 @@ def options(found: Iterable[Block]) -> dict[str, set[str]]:
 
 
 def declared_options(help_text: str) -> set[str]:
-    """The options that a command's --help declares: not those of its examples, which are there whether they exist."""
+    """The options that a command's --help declares. Those in its examples are left out, because they may not exist."""
     declared = help_text[help_text.index("\nOptions:") :]
     return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", declared))
 
@@ -89,7 +89,7 @@ def declared_options(help_text: str) -> set[str]:
 
 
 def make_files(folder: Path) -> None:
-    """What the pages speak of as the reader's own: a video, its pictures, weights, data sets, results, photographs."""
+    """Make the files that the pages assume: a video, its frames, weights, data sets, results, photographs."""
     video = SyntheticVideo(1, 8, (320, 240), occlusions=0)
     with VideoWriter(folder / "video.mp4", video.size, 30) as writer:
         for image in video.images():
@@ -110,7 +110,7 @@ def make_files(folder: Path) -> None:
     for place in (f"{lasot}/groundtruth.txt", "mine/car-1.txt", "theirs/car-1.txt"):
         (folder / place).parent.mkdir(exist_ok=True)
         write_boxes(folder / place, video.boxes)
-    write_boxes(folder / test / "groundtruth.txt", video.boxes[:1])  # as much as the authors tell
+    write_boxes(folder / test / "groundtruth.txt", video.boxes[:1])  # the authors publish no more than this
     (folder / test).parent.joinpath("list.txt").write_text(f"{Path(test).name}\n")
     for name, channels in (("photos", 3), ("cutouts", 4)):
         (folder / name).mkdir()
@@ -126,7 +126,7 @@ def make_files(folder: Path) -> None:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """The same command on a machine without much time: two steps, a narrow network, two processes."""
+    """The same command, reduced: two steps, a narrow network, two processes."""
     if words[0] == "torchrun":
         assert words[1] == "--nproc-per-node" and words[3:5] == ["-m", "tracker"], words
         return [*words[:2], "2", *words[3:5], *smaller(["tracker", *words[5:]])[1:]]
@@ -136,7 +136,7 @@ def smaller(words: list[str]) -> list[str]:
 
 
 def run_command(words: list[str], monkeypatch) -> None:
-    """One command line, in this process where that can be: `tracker ...` or `python -m MODULE ...`."""
+    """Run one command line, in this process if possible: `tracker ...` or `python -m MODULE ...`."""
     if words[0] == "torchrun":
         _run_apart(["-m", "torch.distributed.run", "--standalone", *words[1:]])
     elif words[:2] == ["tracker", "serve"]:
@@ -161,7 +161,7 @@ def _run_apart(arguments: list[str]) -> None:
 
 
 def _serve(words: list[str]) -> None:
-    """Ask for the page, then Ctrl-C. A port that another test has at this moment is no mistake of the page's."""
+    """Request the page, then send Ctrl-C. The port is a free one: another test may use the default."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     port = [] if "--port" in words else ["--port", "0"]
     command = [sys.executable, "-m", *words, "--no-open", *port]

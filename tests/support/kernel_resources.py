@@ -1,4 +1,4 @@
-"""What ptxas gave each CUDA kernel on each architecture: registers, shared memory, stack and spills, as a table.
+"""A table of each CUDA kernel's registers, shared memory, stack and spills, by architecture, from the log of ptxas.
 
 python tests/support/kernel_resources.py      reads build/ptxas.log, which setup.py writes where it finds nvcc
 """

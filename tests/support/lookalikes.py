@@ -1,4 +1,4 @@
-"""Small networks in the manner of well-known ones, for the tests of fastops.accelerate."""
+"""Small networks that resemble well-known ones, for the tests of fastops.accelerate."""
 
 from __future__ import annotations
 

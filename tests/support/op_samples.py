@@ -1,7 +1,7 @@
-"""The one table of the op tests: op -> how to call it, its reference, its samples.
+"""The table of the op tests: for each op its call, its reference implementation and its samples.
 
-A new op gets every family of test_ops.py by a row in OPS, a new kernel of a listed op by running the rows' samples.
-Nothing here needs pytest, so that kernels built by other means can be checked against the same table.
+A row in OPS gives a new op all tests of test_ops.py. A new kernel of a listed op is tested by the samples of its row.
+Nothing here needs pytest, so kernels that are built in other ways can be tested with the same table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the tests find the repository, and the real sequences and weights, which are not in it."""
+"""Paths of the repository, and of real sequences and weights, which are not part of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must work wherever the package is installed: an op and its gradient, a polygon, both networks on a video.
+"""A short test of an installed package: an op and its gradient, a polygon, both networks on a video.
 
 .ci/run and `make check-wheel` run it in new environments; it needs no pytest.
 """

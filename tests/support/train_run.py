@@ -1,7 +1,7 @@
-"""`tracker train` in a process of its own, killed (-9) at a given place: python train_run.py PLACE N ARGUMENTS...
+"""`tracker train` in its own process, killed (-9) at a given point: python train_run.py POINT N ARGUMENTS...
 
-The places are "step" (gradients are there, the weights are half updated), "write" (half of a checkpoint is in its
-temporary file), "rename" (all of it, not yet under its name) and "nowhere"; the N-th time there is the last.
+The points are "step" (gradients are computed, weights are half updated), "write" (half of a checkpoint is in its
+temporary file), "rename" (all of it is, before the rename) and "nowhere". The process is killed the N-th time.
 """
 
 from __future__ import annotations

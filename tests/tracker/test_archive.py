@@ -1,4 +1,4 @@
-"""Archives of crops: what comes out is what went in, a killed run goes on where it was, damage is never read."""
+"""Archives of crops: they return what was written, a killed run continues, and damaged data is never read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`augment`: the box follows the target to the pixel, the generator decides everything, colours do what they say."""
+"""`augment`: the box follows the target to the pixel, only the generator is random, colours change as documented."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def drawn(box=CENTRED, count: int = 16, size: int = 287) -> Pair:
-    """Crops that are black but for the target, which is white."""
+    """Black crops with a white target."""
     image = np.zeros((size, size, 3), np.uint8)
     x, y, w, h = (round(v) for v in box)
     image[y : y + h, x : x + w] = 255
@@ -96,7 +96,7 @@ def test_shift_and_stretch_span_what_is_asked():
     box = augment(drawn(count=150), generator(), replace(NONE, stretch=0.1)).box
     zoom = (box[:, 2] - box[:, 0]) / 81
     assert zoom.min() == pytest.approx(1 / 1.1, abs=0.01) and zoom.max() == pytest.approx(1 / 0.9, abs=0.01)
-    # A wide stretch leaves less room to shift: the region stays inside the crop.
+    # The more a region is stretched, the less it can shift: it stays inside the crop.
     both = augment(drawn(count=150), generator(), replace(NONE, stretch=0.12, shift=16))
     assert centre(both.box).abs().max() < 18 and both.instance[:, :, :9].max() == 0
 

@@ -1,4 +1,4 @@
-"""Threads beside the tracker: the same items in the same order, bounded, overlapping, and gone when they are done."""
+"""Background threads: same items, same order, bounded, overlapping with the tracker, and ended when done."""
 
 from __future__ import annotations
 

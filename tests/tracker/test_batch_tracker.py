@@ -1,4 +1,4 @@
-"""BatchTracker: each target as if it were alone, whatever else is tracked."""
+"""BatchTracker: each target is tracked as if it were alone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_targets_come_and_go(model):
 
 
 def test_memory_is_linear_in_the_targets(model):
-    """And on a CPU the crops in flight take the same for any number."""
+    """On a CPU the memory of the crops is the same for any number of targets."""
     frames, box = _frames(count=1)
     held = {}
     for count in (1, 8, 16):
@@ -96,7 +96,7 @@ def test_videos_of_different_sizes(model):
     for i in range(1, 4):
         results = tracker.update({name: frames[i] for name, (frames, _) in videos.items()})
         assert all(_same(results[t], expected[t][i - 1]) for t in expected) and len(results) == 3
-    only = tracker.update({"right": videos["right"][0][4]})  # the left one has no frame: its targets wait
+    only = tracker.update({"right": videos["right"][0][4]})  # the left video has no frame: its targets keep their state
     assert list(only) == [targets["right"]] and _same(only[targets["right"]], expected[targets["right"]][3])
     results = tracker.update({"left": videos["left"][0][4]})
     assert _same(results[another], expected[another][3])

@@ -40,7 +40,7 @@ def test_demo_writes_all_and_prints_the_comparison(capsys, monkeypatch, tmp_path
     assert len(read_boxes(tmp_path / "demo" / "boxes.txt")) == 8
     for text in ("mean overlap", "reference fps", "fastops fps", "ratio", "Mish + SE over ReLU:"):
         assert text in out
-    # The clean video is the synthetic one but for the codec's loss, and the command printed at the end works on it.
+    # The clean video is the synthetic one, up to the codec's loss. The command printed at the end works on it.
     with open_source(tmp_path / "demo" / "video.mp4") as video:
         for image, expected in zip(video, SyntheticVideo(0, 8, (160, 120), occlusions=1).images(), strict=True):
             assert np.abs(image.astype(int) - expected).mean() < 8

@@ -91,7 +91,7 @@ def xml_of(objects) -> str:
 
 
 def imagenet_vid(root: Path) -> Path:
-    """Track 0 is there all the time, track 1 from frame 1 to 3 but for frame 2."""
+    """Track 0 is in all frames, track 1 in frames 1 and 3."""
     for split, inner in (("train", "ILSVRC2015_VID_train_0000/ILSVRC2015_train_00000000"), ("val", "ILSVRC2015_val_1")):
         write_frames(root / "Data" / "VID" / split / inner, [f"{i:06d}.JPEG.jpg" for i in range(4)])
         for path in (root / "Data" / "VID" / split / inner).iterdir():

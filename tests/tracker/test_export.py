@@ -1,4 +1,4 @@
-"""Exported networks in the tracker's place: the same boxes from ONNX Runtime and from plain PyTorch."""
+"""Exported networks give the tracker the same boxes, in ONNX Runtime and in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def small_net(activation: str = "mish", attention: str = "se") -> SiamFC:
 
 
 class ExportedNetwork:
-    """The two exported branches as `Tracker` asks for a network."""
+    """The two exported branches, with the interface of a network for `Tracker`."""
 
     def __init__(self, files: dict[str, Path]) -> None:
         load = self._onnx if files["search"].suffix == ".onnx" else self._torch

@@ -41,7 +41,7 @@ def test_rectangles_are_the_boxes_of_the_tracker():
         result, (ok, rect) = expected.update(image), adapter.update(frame)
         assert ok is not result.lost and adapter.getTrackingScore() == result.score
         np.testing.assert_array_equal(rect, result.box.round())
-    # Colours matter to this network: the frames of the one are not good for the other.
+    # Colours matter to this network: RGB and BGR frames give different boxes.
     expected.init(first, RECT)
     assert expected.update(others[0]).box[0] != expected.update(bgr()[1]).box[0]
 

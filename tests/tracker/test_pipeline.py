@@ -1,4 +1,4 @@
-"""FusedNetwork and FusedEngine, the tracker's own way to run the model, against the model itself and OpenCV."""
+"""FusedNetwork and FusedEngine against the model itself and OpenCV."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def _trained_like(activation: str, attention: str, ops: str = "fastops") -> Siam
                 module.bias.normal_()
                 module.momentum = None  # running statistics of the batch below
         model.train()(*(255 * torch.rand(2, 3, side, side) for side in (127, 255)))
-    twin = SiamFC(activation, attention, width=0.25, ops=ops)
-    twin.load_state_dict(model.state_dict())
-    return twin.eval()
+    copied = SiamFC(activation, attention, width=0.25, ops=ops)
+    copied.load_state_dict(model.state_dict())
+    return copied.eval()
 
 
 def _crops() -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ def test_fastest_dtype_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(autotune, "_measure", measure)
     assert autotune.fastest_dtype(model) == torch.bfloat16 and len(measured) == 2
     assert autotune.fastest_dtype(model) == torch.bfloat16 and len(measured) == 2
-    times[torch.bfloat16] = 0.97  # too little to give up bits for
+    times[torch.bfloat16] = 0.97  # too little gain for fewer bits
     assert autotune.fastest_dtype(_trained_like("mish", "se")) == torch.float32
     autotune.cache_path().write_text("not json")
     assert autotune.fastest_dtype(model) == torch.float32

@@ -1,4 +1,4 @@
-"""The weights in the package: what they are, that they load by name and by default, and how well they track."""
+"""The weights in the package: they load by name and by default, and they track well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop; a few steps on synthetic pairs must make a tracker that tracks."""
+"""The training loop: after a few steps on synthetic pairs, the tracker tracks."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_network_is_fused_only_while_it_trains():
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (-8.0, 24.0)])
 def test_labels_follow_the_target(shift):
-    """The loss is least where the response has its peak over the target."""
+    """The loss is smallest where the response peaks over the target."""
     x, y = 127.5 + shift[0], 127.5 + shift[1]
     batch = Batch(torch.empty(0), torch.empty(0), torch.tensor([[x - 20, y - 30, x + 20, y + 30]]))
     rows, columns = torch.meshgrid(torch.arange(17.0), torch.arange(17.0), indexing="ij")

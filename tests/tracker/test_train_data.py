@@ -82,7 +82,7 @@ def test_nothing_to_learn_from_is_an_error():
 
 @pytest.fixture
 def videos(tmp_path) -> str:
-    """A folder of three sequences, as a place."""
+    """A folder of three sequences, as "layout:root"."""
     for name in ("Car", "Deer", "Dog"):
         (tmp_path / name / "img").mkdir(parents=True)
         for index in (1, 2):

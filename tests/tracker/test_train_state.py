@@ -1,4 +1,4 @@
-"""Checkpoints: runs killed at any time go on with the same losses to the last bit, and no half file is ever read."""
+"""Checkpoints: runs killed at any time continue with the same losses to the last bit; no partial file is ever read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def losses(folder: Path) -> list[tuple]:
-    """What must not differ between runs: everything but the times."""
+    """What must not differ between runs: everything except the times."""
     records = read_metrics(folder / "metrics.jsonl")
     return [tuple(v for k, v in record.items() if k not in ("seconds", "data_wait")) for record in records]
 

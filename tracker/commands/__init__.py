@@ -1,1 +1,7 @@
-"""The commands of `tracker`, one file each."""
+"""The commands of `tracker`, one file each; `tracker/cli.py` lists them.
+
+- `track`, `demo`, `prepare`, `train`, `eval`, `tune`, `bench`, `quantize`, `export`, `serve`, `experiment`, `info`:
+  the commands.
+- `run_demo`: what `tracker demo` does.
+- `options`, `checks`, `output`: options, input checks and output that commands share.
+"""

@@ -1,4 +1,4 @@
-"""What a GPU adds to the fused engine: steps captured as CUDA graphs, frames uploaded through pinned memory."""
+"""The fused engine on a GPU: steps captured as CUDA graphs, frames uploaded through pinned memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-MAX_GRAPHS = 16  # captured steps kept: one for each size of frame and range of rows in use
-MAX_BUFFERS = 64  # frames kept on a GPU, one for each size and place in a call
-CAPTURE = threading.Lock()  # a capture is thrown off by another one in its process
+MAX_GRAPHS = 16  # captured steps: one for each frame size and range of rows in use
+MAX_BUFFERS = 64  # frame buffers on a GPU: one for each frame size and slot
+CAPTURE = threading.Lock()  # two captures in one process disturb each other
 
 
 class Graphs:
-    """Steps on one image, each captured as a CUDA graph the second time that it is taken, and then replayed.
+    """Steps on one image; each is captured as a CUDA graph at its second run, and replayed from then on.
 
     Args:
-        device: of the tensors that the steps work on.
+        device: device of the tensors of the steps.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,12 +36,12 @@ class Graphs:
             self._pool = torch.cuda.graph_pool_handle()
 
     def step(self, follow: Callable[[Tensor, slice], Tensor], state: Tensor, image: Tensor, rows: slice) -> Tensor:
-        """Take a step, by its graph where there is one.
+        """Run a step, by its graph if there is one.
 
         Args:
-            follow: the step: an image and the rows of its targets in, their results out.
-            state: what a step changes; a capture leaves it as it was.
-            image, rows: of the step; the image lies at the same address whenever the step is taken.
+            follow: the step: it takes an image and the rows of its targets, and returns their results.
+            state: the tensor that a step changes; a capture restores it.
+            image, rows: arguments of the step; the image is at the same address in every run of the step.
         """
         key = image.data_ptr(), tuple(image.shape), rows.start, rows.stop
         known = key in self._captured
@@ -49,7 +49,7 @@ class Graphs:
         if known and captured is None:
             captured = self._capture(follow, state, image, rows)
         if len(self._captured) >= MAX_GRAPHS:
-            self._captured.pop(next(iter(self._captured)))  # the one not used for the longest time
+            self._captured.pop(next(iter(self._captured)))  # the least recently used
         self._captured[key] = captured
         if captured is None:
             return follow(image, rows)
@@ -60,12 +60,12 @@ class Graphs:
     def _capture(
         self, follow: Callable[[Tensor, slice], Tensor], state: Tensor, image: Tensor, rows: slice
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The step as a graph; the state is as it was before."""
+        """Capture the step as a graph; the state is restored afterwards."""
         before = state.clone()
         current, side = torch.cuda.current_stream(), self._stream
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            for _ in range(2):  # kernels are chosen and loaded outside of the capture
+            for _ in range(2):  # selects and loads the kernels before the capture
                 follow(image, rows)
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
@@ -76,18 +76,18 @@ class Graphs:
 
 
 class Uploads:
-    """Frames to a GPU through pinned memory on a stream of its own, into one buffer of each size and place."""
+    """Uploads frames to a GPU through pinned memory, on its own stream; each frame size and slot has a buffer."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._buffers: dict[tuple, tuple[Tensor, Tensor, torch.cuda.Event]] = {}
 
-    def __call__(self, image: Tensor, place: int) -> Tensor:
-        key = place, *image.shape
+    def __call__(self, image: Tensor, slot: int) -> Tensor:
+        key = slot, *image.shape
         buffers = self._buffers.pop(key, None)
         if buffers is None:
             if len(self._buffers) >= MAX_BUFFERS:
-                self._buffers.pop(next(iter(self._buffers)))  # the one not used for the longest time
+                self._buffers.pop(next(iter(self._buffers)))  # the least recently used
             pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
             buffers = pinned, torch.empty(image.shape, dtype=torch.uint8, device=self._device), torch.cuda.Event()
         self._buffers[key] = buffers
@@ -96,9 +96,9 @@ class Uploads:
         if image.is_cuda:
             frame.copy_(image)
             return frame
-        copied.synchronize()  # the last copy out of this pinned memory
+        copied.synchronize()  # wait for the last copy from this pinned memory
         pinned.copy_(image)
-        self._stream.wait_stream(current)  # steps that still read the frame
+        self._stream.wait_stream(current)  # wait for steps that still read the frame
         with torch.cuda.stream(self._stream):
             frame.copy_(pinned, non_blocking=True)
             copied.record(self._stream)

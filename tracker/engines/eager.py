@@ -1,4 +1,4 @@
-"""Tracking on the host: crops by OpenCV, post-processing by NumPy, the network op by op."""
+"""Tracking on the host: crops by OpenCV, the network op by op, box update by NumPy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLED_SIDE = 2048  # a partly hidden region above this side is sampled: copyin
 
 
 class Network(Protocol):
-    """What `EagerEngine` asks of a network."""
+    """The interface of a network for `EagerEngine`."""
 
     def exemplar(self, crop: np.ndarray) -> None:
         """Store the template of an exemplar crop, uint8 [127, 127, 3]."""
@@ -31,17 +31,17 @@ class Network(Protocol):
 
 
 def crop_region(image: np.ndarray, center: np.ndarray, size: float, color: np.ndarray, out: np.ndarray) -> None:
-    """Cut a square out of an image, fill what lies outside it with `color` and resize it bilinearly into `out`.
+    """Cut a square out of an image and resize it bilinearly into `out`; pixels outside the image have `color`.
 
-    The result equals, bit for bit, the same cut from a copy of the whole image padded with `color`, but at most the
-    region itself is copied, and a large region that leaves the image costs the same at any size.
+    The result equals, bit for bit, a cut from a copy of the whole image padded with `color`. But this function copies
+    at most the region itself, and a large region that leaves the image takes the same time at any size.
 
     Args:
         image: uint8 [H, W, 3].
         center: (y, x) in pixels, 0-based.
         size: side of the square in pixels; corners are rounded to whole pixels.
         color: uint8 [3].
-        out: uint8 [side, side, 3], contiguous; written.
+        out: uint8 [side, side, 3], contiguous; the result.
     """
     side = max(1, round(float(size)))
     top, left = (int(v) for v in np.round(center - (side - 1) / 2))
@@ -63,9 +63,10 @@ def crop_region(image: np.ndarray, center: np.ndarray, size: float, color: np.nd
 
 
 def _sample_region(image: np.ndarray, top: int, left: int, side: int, color: np.ndarray, out: np.ndarray) -> None:
-    """Resize a padded region like `cv2.resize`, reading only the four pixels under each pixel of the result.
+    """Resize a padded region like `cv2.resize`, but read only the four pixels under each pixel of the result.
 
-    OpenCV's fixed point is followed exactly: weights of 11 bits, 4 bits dropped before the vertical pass and 18 after.
+    It follows OpenCV's fixed-point arithmetic exactly: weights have 11 bits; 4 bits are dropped before the vertical
+    pass, 18 after it.
     """
     n = len(out)
     position = ((np.arange(n) + 0.5) * (side / n) - 0.5).astype(np.float32)
@@ -87,8 +88,7 @@ def _sample_region(image: np.ndarray, top: int, left: int, side: int, color: np.
 
 
 class EagerEngine:
-    """One target, its state in NumPy: what `tracker.engines.fused.FusedEngine` does on the device,
-    step by step on the host.
+    """Follows one target on the host, with its state in NumPy: the algorithm of `tracker.engines.fused.FusedEngine`.
 
     Args:
         network: embeds and correlates the crops.
@@ -158,13 +158,13 @@ class EagerEngine:
         offset = (np.array([row, column]) - (side - 1) / 2) * cfg.total_stride / cfg.response_up
         self._center += offset * self._search_size * self._scales[best] / cfg.instance_size
         growth = (1 - cfg.scale_lr) * 1.0 + cfg.scale_lr * self._scales[best]
-        # Clamps: identities on a target that is in view and of a plausible size.
+        # The limits change nothing for a target in view and of a plausible size.
         np.clip(self._center, 0, np.array(image.shape[:2]) - 1, out=self._center)
         growth = min(max(growth, self._min_side / self._size.min()), (self._max_size / self._size).min())
         self._size *= growth
         self._search_size *= growth
 
-        # A response without contrast in the first frame tells nothing about the target: every score is then 0.
+        # Without contrast in the first frame, the response says nothing about the target: every score is 0.
         score = min(max(_contrast(maps[best]) / max(self._own_contrast, 1e-12), 0.0), 1.0)
         self._misses = self._misses + 1 if score < cfg.lost_score else 0
         return TrackResult(self._box(), score, self._misses >= cfg.lost_frames)
@@ -183,7 +183,7 @@ class EagerEngine:
         return maps
 
     def _locate(self, response: np.ndarray) -> tuple[int, int]:
-        """Return row and column of the peak of an upsampled response, normalised in place and windowed."""
+        """Normalise an upsampled response in place, apply the window and return the peak's row and column."""
         response -= response.min()
         response /= response.sum() + 1e-16
         blended = (1 - self.config.window_influence) * response + self._window
@@ -195,7 +195,7 @@ class EagerBoxEngine:
     `fastops.reference.box_peak`.
 
     Args:
-        network: embeds and correlates the crops; its maps are [1, 5, 17, 17], score and l, t, r, b.
+        network: embeds and correlates the crops; its maps are [1, 5, 17, 17]: score, l, t, r and b.
         config: settings.
     """
 

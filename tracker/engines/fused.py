@@ -1,4 +1,4 @@
-"""Tracking on the device: crops, network, correlation and box update of all targets, the state never leaving it."""
+"""Tracking on the device: crops, network, correlation and box update of all targets; their state never leaves it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from tracker.network.box_head import SIDE
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
-#: Targets that pass through the network together. On a CPU more of them would only leave the cache (12 crops at a time:
-#: 27 ms for each three, 3 crops: 15 ms), and one by one each gets the bits that it gets alone. On a GPU they fill it.
+#: Number of targets that pass through the network together. On a CPU more targets would not fit into the cache (27 ms
+#: for each 3 crops in batches of 12, 15 ms in batches of 3). One by one, each target also gets the same bits as alone.
+#: On a GPU many targets are needed to fill it.
 CHUNK = {"cpu": 1, "cuda": 64}
 
 
 class FusedEngine:
-    """A table of targets, one a row, followed together.
+    """Follows a table of targets together; each target is a row.
 
-    Everything that a target has lies in tensors on the network's device: its template, its padding colour and its row
-    of `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates them and updates the
-    boxes; the host only reads the results. On a GPU a step on one image is captured once as a CUDA graph and replayed:
-    its frame lies in a buffer of the engine, and host and device do nothing for each other but one upload, from pinned
-    memory on a stream of its own, and one read of [K, 6] results.
+    The data of a target is in tensors on the network's device: its template, its padding colour and its row of
+    `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates the crops and updates
+    the boxes. The host only reads the results. On a GPU, a step on one image is captured once as a CUDA graph, then
+    replayed. Its frame is in a buffer of the engine. So a step needs one upload, from pinned memory on its own stream,
+    and one read of [K, 6] results.
 
     Args:
         network: embeds and correlates the crops.
@@ -43,7 +44,7 @@ class FusedEngine:
     """
 
     def __init__(self, network: FusedNetwork, config: TrackerConfig) -> None:
-        if network.head == "box":  # which tells the size: one scale is enough
+        if network.head == "box":  # it predicts the size, so one scale is enough
             config = replace(config, scale_num=1)
         self.network, self.config = network, config
         cfg, self._device = config, network.device
@@ -62,21 +63,23 @@ class FusedEngine:
         self._memory: dict[int, Redetection] = {}  # by row
         self._reserve(1)
 
-    def upload(self, image: Tensor, place: int = 0) -> Tensor:
-        """The image on the device; on a GPU in the buffer of this size and place, so every frame of a call to `step`
-        needs a place of its own."""
+    def upload(self, image: Tensor, slot: int = 0) -> Tensor:
+        """Return the image on the device.
+
+        On a GPU the image is in the buffer of its size and `slot`: frames of one `step` call must use different slots.
+        """
         if self._uploads is None:
             return image.to(self._device)
         with self._guard():
-            return self._uploads(image, place)
+            return self._uploads(image, slot)
 
     def _guard(self) -> AbstractContextManager:
-        """Streams and captures are those of the current device."""
+        """Make the engine's device current: streams and captures belong to the current device."""
         return nullcontext() if self._uploads is None else torch.cuda.device(self._device)
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
-        """Put a target into `row`: template, colour and state, from `image`, uint8 [H, W, 3] on the device."""
+        """Set a target's template, colour and state in `row`, from `image`, uint8 [H, W, 3] on the device."""
         with self._guard():
             self._start(row, image, start)
 
@@ -167,12 +170,11 @@ class FusedEngine:
         """Find targets in their next images.
 
         Args:
-            groups: images, uint8 [H, W, 3] on the device, and the rows of the targets to find in each: a slice, or
-                indices on the device.
+            groups: pairs of an image, uint8 [H, W, 3] on the device, and the rows of its targets: a slice, or indices
+                on the device.
 
         Returns:
-            [K, 6] on the device, the targets of all groups in their order, with the columns of
-            `fastops.ops.response.Result`.
+            [K, 6] on the device with the columns of `fastops.ops.response.Result`: the targets of all groups, in order.
         """
         with self._guard():
             if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
@@ -191,14 +193,14 @@ class FusedEngine:
         return self._graphs.step(self._follow, self.state, image, rows)
 
     def rows(self, rows: Sequence[int]) -> slice | Tensor:
-        """Rows as `step` takes them: a slice, which costs no copies, where they follow one another."""
+        """Rows in the form that `step` takes: a slice, which needs no copies, if they are consecutive."""
         if list(rows) == list(range(rows[0], rows[0] + len(rows))):
             return slice(rows[0], rows[0] + len(rows))
         return torch.tensor(rows, device=self._device)
 
     @torch.inference_mode()
     def set_image_size(self, rows: slice | Tensor, width: int, height: int) -> None:
-        """Tell targets that their images have another size from now on."""
+        """Set the size of the next images of targets."""
         self.state[rows, State.IMAGE_WIDTH], self.state[rows, State.IMAGE_HEIGHT] = width, height
 
     def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> tuple[Tensor, ...]:
@@ -223,7 +225,7 @@ class FusedEngine:
         return maps
 
     def _reserve(self, capacity: int) -> None:
-        """Grow the table, into new memory: graphs of the old one are void."""
+        """Grow the table. Its memory is new, so the captured graphs are dropped."""
         self._graphs.clear()
         cfg, old = self.config, self.capacity
         state, colors, templates = self.state, self._colors, self._templates
@@ -269,12 +271,12 @@ def make_engine(
 
 
 def is_finite(values: Sequence[float]) -> bool:
-    """Was the network's response that a row of results comes from?"""
+    """Whether the network's response was finite, by a row of results."""
     return values[Result.SCORE] == values[Result.SCORE]
 
 
 def to_result(values: Sequence[float]) -> TrackResult:
-    """A row of results.
+    """Convert a row of results.
 
     Raises:
         FloatingPointError: where the network's response was not finite.
@@ -286,7 +288,7 @@ def to_result(values: Sequence[float]) -> TrackResult:
 
 
 class SingleEngine:
-    """`FusedEngine` with one target, as `Tracker` sees it."""
+    """`FusedEngine` with one target, for `Tracker`."""
 
     def __init__(
         self,

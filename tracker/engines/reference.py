@@ -1,4 +1,4 @@
-"""The baseline of the benchmarks: SiamFC tracking as the well-known PyTorch implementation does it."""
+"""The baseline of the benchmarks: SiamFC tracking as the usual PyTorch implementation does it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker.network.model import SiamFC
 def crop_padded_image(
     image: np.ndarray, center: np.ndarray, size: float, out_size: int, color: np.ndarray
 ) -> np.ndarray:
-    """Cut the square of side `size` at `center` (y, x) out of a copy of the whole image padded with `color`."""
+    """Pad a copy of the whole image with `color`, and cut the square of side `size` at `center` (y, x) out of it."""
     side = round(float(size))
     top_left = np.round(center - (side - 1) / 2)
     corners = np.concatenate((top_left, top_left + side)).astype(int)
@@ -28,11 +28,11 @@ def crop_padded_image(
 
 
 class ReferenceTracker:
-    """SiamFC tracker in stock PyTorch, OpenCV and NumPy, with nothing fused, cached or clamped.
+    """SiamFC tracker in stock PyTorch, OpenCV and NumPy: nothing is fused, cached or limited.
 
-    Per frame: pad the whole image, cut and resize one crop per scale, stack, cast to float, run the eager
-    backbone with its BatchNorm layers, correlate by a grouped convolution, upsample each map and update the box in
-    NumPy. `Tracker` must give the same boxes; this class says what "the same" and "faster" are measured against.
+    For each frame it pads the whole image, cuts and resizes one crop per scale, stacks them and casts them to float.
+    Then it runs the eager backbone with its batch norm layers, correlates by a grouped convolution, upsamples each map
+    and updates the box in NumPy. `Tracker` must give the same boxes. Speed-ups are measured against this class.
 
     Args:
         model: a `SiamFC(ops="reference")` with the score-map head, moved to `device` and put into eval mode; or

@@ -1,4 +1,4 @@
-"""One target: where it starts, where it was found, and the checks of what a user gives."""
+"""One target: its start and its results, and the checks of images and boxes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Image = np.ndarray | Tensor
 
 @dataclass(frozen=True, eq=False)
 class TrackResult:
-    """Where the target is in one frame.
+    """The position of the target in one frame.
 
     Attributes:
-        box: x, y, w, h in pixels, 0-based, float64 [4]; (x, y) is the left top corner.
-        score: contrast of the response against the first frame's own, 0 to 1; see `Tracker`.
+        box: x, y, w, h in pixels, 0-based, float64 [4]; (x, y) is the top left corner.
+        score: contrast of the response, relative to the first frame's, 0 to 1; see `Tracker`.
         lost: the score has stayed below `TrackerConfig.lost_score` for `TrackerConfig.lost_frames` frames.
     """
 
@@ -35,12 +35,15 @@ class TrackResult:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """A target in its first frame: pairs are (y, x) or (h, w) in float32, as the well-known implementation keeps them
-    (a tie in rounding the corners of a crop then falls the same way)."""
+    """A target in its first frame.
+
+    Pairs are (y, x) or (h, w) in float32, as in the usual implementation. So ties in rounding the corners of a crop are
+    resolved in the same way.
+    """
 
     center: np.ndarray
     size: np.ndarray
-    exemplar_size: float  # sides of the squares that the network sees
+    exemplar_size: float  # sides of the two squares, in image pixels
     search_size: float
     min_side: float  # limits of the target's sides
     max_size: np.ndarray
@@ -51,7 +54,7 @@ class Start:
     def of(cls, image: Image, box: tuple[float, float, float, float], config: TrackerConfig) -> Start:
         x, y, w, h = box
         size = np.array([h, w], np.float32)
-        # Arrays of one element: a lone float32 number times a Python float is float64 in NumPy 1.
+        # Arrays of one element, because a float32 scalar times a Python float is float64 in NumPy 1.
         exemplar_size = region_side(size[1:], size[:1], config.context)[0]
         image_size = tuple(image.shape[:2])
         return cls(
@@ -66,7 +69,7 @@ class Start:
         )
 
     def row(self) -> list[float]:
-        """The target as a row of `fastops.ops.response.State`; a contrast below 0 says that it is not yet known."""
+        """The target as a row of `fastops.ops.response.State`; a negative contrast means that it is unknown."""
         (y, x), (h, w) = self.center.tolist(), self.size.tolist()
         (max_h, max_w), (image_h, image_w) = self.max_size.tolist(), self.image_size
         unknown, misses = -1.0, 0.0
@@ -77,7 +80,7 @@ def _mean_color(image: Image) -> np.ndarray:
     height, width = image.shape[:2]
     if isinstance(image, Tensor) and image.is_cuda:
         sums = image.sum((0, 1), dtype=torch.int64).cpu().numpy()
-    else:  # NumPy's mean takes 0.7 s of a 4K frame, OpenCV's sum 1 ms
+    else:  # on a 4K frame NumPy's mean takes 0.7 s, OpenCV's sum 1 ms
         array = image.numpy() if isinstance(image, Tensor) else image
         grey = array.strides[2] == 0
         sums = cv2.sumElems(np.ascontiguousarray(array[..., 0] if grey else array))
@@ -89,7 +92,7 @@ def as_rgb(image: Image) -> Image:
     """The image as uint8 [H, W, 3]: the array or tensor itself, a view of a grey one, or a copy of PIL's.
 
     Raises:
-        ValueError: ``image must ...``.
+        ValueError: when it is not a uint8 image.
     """
     if is_pil(image):
         return from_pil(image)
@@ -108,26 +111,26 @@ def as_rgb(image: Image) -> Image:
 
 
 def to_array(image: Image) -> np.ndarray:
-    """An RGB image for OpenCV."""
+    """Return an RGB image as a contiguous array, for OpenCV."""
     return np.ascontiguousarray(image.detach().cpu().numpy() if isinstance(image, Tensor) else image)
 
 
 def to_tensor(image: Image) -> Tensor:
-    """An RGB image as a tensor, without a copy where torch can look at the memory of the array."""
+    """Return an RGB image as a tensor, without a copy where torch can use the memory of the array."""
     if isinstance(image, Tensor):
         return image.detach()
     if image.strides[2] == -1 and image[..., ::-1].flags.c_contiguous:  # OpenCV's BGR, reversed
         image = cv2.cvtColor(image[..., ::-1], cv2.COLOR_BGR2RGB)
-    elif min(image.strides) < 0 or not image.flags.writeable:  # torch.from_numpy refuses the one, warns of the other
+    elif min(image.strides) < 0 or not image.flags.writeable:  # torch rejects the first, and warns about the second
         image = np.array(image[..., 0])[..., None].repeat(3, 2) if image.strides[2] == 0 else image.copy()
     return torch.from_numpy(image)
 
 
 def as_box(box: Sequence[float] | np.ndarray, image_shape: Sequence[int]) -> tuple[float, ...]:
-    """The box as four numbers.
+    """Return the box as four numbers.
 
     Raises:
-        ValueError: ``box must ...``.
+        ValueError: when it is not a box, or does not overlap the image.
     """
     try:
         values = np.asarray(box, np.float64)

@@ -1,1 +1,6 @@
-"""The tracker behind the interfaces of other projects."""
+"""The tracker behind the interfaces of other projects.
+
+- `opencv`: in place of OpenCV's trackers.
+- `got10k`: for the GOT-10k toolkit.
+- `vot`: for the VOT toolkit, through TraX.
+"""

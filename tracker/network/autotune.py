@@ -1,4 +1,4 @@
-"""The fastest floating-point type for a network on this machine: measured once, then remembered."""
+"""The fastest floating-point type for a network on this machine, measured once and stored."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ROUNDS = 5
 
 
 def cache_path() -> Path:
-    """Where choices are remembered: `$XDG_CACHE_HOME/siamfc-fastops/dtypes.json`, in `~/.cache` by default."""
+    """The file that stores the choices: `$XDG_CACHE_HOME/siamfc-fastops/dtypes.json`, by default in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "siamfc-fastops" / "dtypes.json"
 
 
 def fastest_dtype(model: SiamFC, device: torch.device | str | None = None) -> torch.dtype:
-    """The dtype in which a frame of three search crops passes through the network in the shortest time.
+    """The dtype in which three search crops pass through the network in the shortest time.
 
     float32 stays unless another type is at least 5 % faster. int8 is tried where the weights carry its settings and
     tracked within 0.01 AUC of float32 when they were measured, and the CPU has instructions for it. The choice is kept
@@ -145,6 +145,6 @@ def _read() -> dict[str, str]:
 
 
 def _remember(key: str, dtype: str) -> None:
-    """Best effort: a folder that cannot be written costs a second at the next start."""
+    """Store a choice. If the folder cannot be written, the next start measures again, which takes a second."""
     with contextlib.suppress(OSError, RuntimeError), replacing(cache_path()) as temporary:
         temporary.write_text(json.dumps({**_read(), key: dtype}, indent=1))

@@ -1,4 +1,4 @@
-"""The anchor-free box head of SiamFC: its layers, and the boxes that its maps stand for."""
+"""The anchor-free box head of SiamFC: its layers, and the conversion of its maps to boxes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from tracker.geometry import cell_offsets
 
-SIDE = 32.0  # distance in pixels that an output of 0 stands for: half a square target's side in the instance crop
+SIDE = 32.0  # distance in pixels for an output of 0: half the side of a square target in the instance crop
 
 
 class BoxOutput(NamedTuple):
-    """What the box head says of every cell of the map.
+    """The box head's prediction for every cell of the map.
 
     Attributes:
-        score: [N, 1, 17, 17] logits: is the target's centre here.
+        score: [N, 1, 17, 17] logits of the target's centre being in the cell.
         ltrb: [N, 4, 17, 17] distances from the cell to the left, top, right and bottom edge of the target, in pixels
             of the instance crop, positive.
     """
@@ -35,24 +35,29 @@ def conv_block(inputs: int, outputs: int, kernel: int, activation: Callable[[], 
 
 
 def distances(outputs: Tensor) -> Tensor:
-    """The tower's outputs as positive pixels: log(1 + e^x) / log 2 * 32.
+    r"""Convert the tower's outputs to positive distances in pixels.
 
-    Near 0 it grows like an exponential, above like a line: an output far off, as in the first steps, overflows nowhere.
+    $$
+    d = 32 \frac{\ln(1 + e^x)}{\ln 2}
+    $$
+
+    It grows exponentially for negative x and linearly for positive x. So the large outputs of the first training steps
+    do not overflow.
     """
     return F.softplus(outputs) * (SIDE / math.log(2))
 
 
 class BoxHead(nn.Module):
-    """Score and box of a target from depthwise cross-correlated features.
+    """Predicts the score and the box of a target from depthwise cross-correlated features.
 
-    Template and search features pass through a 1x1 convolution each, are correlated channel by channel, and go through
-    two towers of 3x3 convolutions, one for the score and one for the distances to the box's edges.
+    Template and search features each pass through a 1x1 convolution. They are correlated channel by channel. Two towers
+    of 3x3 convolutions follow: one predicts the score, the other the distances to the edges of the box.
 
     Args:
-        channels: of the features.
-        activation: makes the activation layers of the towers.
+        channels: channels of the features.
+        activation: makes an activation layer of the towers.
         xcorr: depthwise cross-correlation.
-        depth: hidden convolutions of each tower.
+        depth: number of hidden convolutions in each tower.
 
     Source: Li et al., SiamRPN++ (depthwise correlation); Tian et al., FCOS (distances to the edges, no anchors).
     """
@@ -78,18 +83,18 @@ class BoxHead(nn.Module):
         self.score, self.box = tower(1), tower(4)
 
     def forward(self, z: Tensor, x: Tensor) -> BoxOutput:
-        """Template features [N, C, h, w] and search features [N*S, C, H, W] to maps of N*S."""
+        """Predict maps for N*S searches from template features [N, C, h, w] and search features [N*S, C, H, W]."""
         y = correlate(self._xcorr, self.template(z), self.search(x))
         return BoxOutput(self.score(y), distances(self.box(y)))
 
 
 def correlate(xcorr: Callable[[Tensor, Tensor], Tensor], z: Tensor, x: Tensor) -> Tensor:
-    """Depthwise correlation at unit variance: a sum over h w products of normalised features, over sqrt(h w)."""
+    """Depthwise correlation, divided by sqrt(h w): normalised features then give unit variance."""
     return xcorr(z * (z.shape[2] * z.shape[3]) ** -0.5, x)
 
 
 def boxes_of(ltrb: Tensor) -> Tensor:
-    """Distances [N, 4, H, W] as boxes [N, H, W, 4], x1, y1, x2, y2 in pixels from the middle of the instance crop."""
+    """Convert distances [N, 4, H, W] to boxes [N, H, W, 4]: x1, y1, x2, y2 in pixels from the crop's centre."""
     y, x = (cell_offsets(n, device=ltrb.device) for n in ltrb.shape[2:])
     left, top, right, bottom = ltrb.unbind(1)
     return torch.stack([x - left, y[:, None] - top, x + right, y[:, None] + bottom], -1)

@@ -1,11 +1,11 @@
-"""The network for programs without this package: `torch.export` packages or ONNX graphs of its two branches.
+"""Export the network's two branches for programs without this package, as `torch.export` packages or ONNX graphs.
 
-Stock PyTorch operations only (`ops="reference"`), batch norm folded into the convolutions, float32:
+The graphs use only stock PyTorch operations in float32, with batch norm folded into the convolutions:
 
     exemplar   crop [1, 3, 127, 127]                                -> template [1, C, 6, 6]
     search     template [1, C, 6, 6], searches [S, 3, 255, 255]     -> scores [S, 1, 17, 17], any S >= 1
 
-Crops are RGB, 0 to 255. The template is an input of the search branch: one file serves every target.
+Crops are RGB, 0 to 255. The template is an input of the search branch, so one file serves every target.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tracker.network.model import SiamFC
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 BRANCHES = {"exemplar": (("crop",), "template"), "search": (("template", "searches"), "scores")}
 OPSET = 20
-SEARCHES = {0: "S"}  # the dimension that stays free
-# Where in its source each node came from: paths and class names that whoever loads the program has no use for.
+SEARCHES = {0: "S"}  # the dynamic dimension
+# Metadata about the source of each node: paths and class names, useless to whoever loads the program.
 ORIGIN = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 
@@ -44,14 +44,14 @@ class _Features(nn.Module):
 
     def __init__(self, model: SiamFC) -> None:
         super().__init__()
-        twin = SiamFC(**model.settings(), ops="reference")
-        twin.load_state_dict(model.state_dict())
-        twin = twin.float().eval().requires_grad_(False)
-        for block in twin.backbone.children():
+        stock = SiamFC(**model.settings(), ops="reference")
+        stock.load_state_dict(model.state_dict())
+        stock = stock.float().eval().requires_grad_(False)
+        for block in stock.backbone.children():
             if len(block) > 1:
                 block[0] = fuse_conv_bn_eval(block[0], block[1])
                 del block[1]
-        self.backbone, self.attention = twin.backbone, twin.attention
+        self.backbone, self.attention = stock.backbone, stock.attention
 
     def forward(self, crop: Tensor) -> Tensor:
         return self.attention(self.backbone(crop))
@@ -63,7 +63,7 @@ class _Search(nn.Module):
         self.features, self.scale = features, scale
 
     def forward(self, template: Tensor, searches: Tensor) -> Tensor:
-        # One template: the correlation is a convolution whose weight is an input.
+        # With one template, the correlation is a convolution whose weight is an input.
         return F.conv2d(self.features(searches), template) * self.scale
 
 
@@ -93,7 +93,7 @@ def export_branches(model: SiamFC) -> dict[str, ExportedProgram]:
             ),
         }
     for program in programs.values():
-        program.example_inputs = None  # they would be saved too: 2.3 MB of zeros
+        program.example_inputs = None  # saving them would add 2.3 MB of zeros
         for node in program.graph.nodes:
             for key in ORIGIN:
                 node.meta.pop(key, None)
@@ -101,10 +101,10 @@ def export_branches(model: SiamFC) -> dict[str, ExportedProgram]:
 
 
 def branch_paths(path: str | os.PathLike[str], format: str) -> dict[str, Path]:
-    """Return the file of each branch: `siamfc.onnx` stands for `siamfc.exemplar.onnx` and `siamfc.search.onnx`.
+    """Return the file of each branch: `siamfc.onnx` gives `siamfc.exemplar.onnx` and `siamfc.search.onnx`.
 
     Raises:
-        ValueError: unknown format, or a suffix that is not the format's.
+        ValueError: unknown format, or a suffix of another format.
         ImportError: the packages of the format are not installed.
     """
     path = Path(path)
@@ -121,12 +121,12 @@ def branch_paths(path: str | os.PathLike[str], format: str) -> dict[str, Path]:
 
 
 def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> dict[str, Path]:
-    """Write both branches of a model and return their files, which appear whole or not at all.
+    """Write both branches of a model and return their files. The files appear complete or not at all.
 
     Args:
-        model: of any variant with the score-map head; it is not changed.
+        model: any variant with the score-map head; it is not changed.
         path: see `branch_paths`.
-        format: "torch" for `torch.export.load`, "onnx" for ONNX graphs (opset 20), checked by ONNX's own checker.
+        format: "torch" for `torch.export.load`, "onnx" for ONNX graphs (opset 20), which ONNX's checker verifies.
 
     Raises:
         ValueError, ImportError: as `branch_paths`; ValueError also for a model with a box head.
@@ -185,7 +185,7 @@ def _write_onnx(program: ExportedProgram, branch: str, path: Path) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without what the exporter says about torchvision and about its own use of torch."""
+    """Suppress the exporter's messages about torchvision and about its own use of torch."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

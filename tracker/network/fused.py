@@ -1,4 +1,4 @@
-"""The network as the tracker runs it: weights frozen, ops fused."""
+"""The network for inference, as the tracker runs it: frozen weights, fused ops."""
 
 from __future__ import annotations
 
@@ -52,22 +52,24 @@ class FusedNetwork:
             activation = model.activation if has_norm and not pool else "none"
             self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
         self._attention: tuple[Tensor, ...] | None = None
-        wide = torch.promote_types(self.dtype, torch.float32)
+        self._feature_dtype = torch.promote_types(self.dtype, torch.float32)
         if model.attention_kind == "se":
             weights = model.attention
             parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
-            self._attention = tuple(t.detach().to(self.device, wide, copy=True) for t in parameters)
-        self._wide = wide
+            self._attention = tuple(t.detach().to(self.device, self._feature_dtype, copy=True) for t in parameters)
         if model.box_head is not None:
-            self._box_head = FrozenBoxHead(model.box_head, model.activation, device=self.device, dtype=wide)
+            options["dtype"] = self._feature_dtype  # of what it is given
+            self._box_head = FrozenBoxHead(model.box_head, model.activation, **options)
 
     def features(self, crops: Tensor) -> Tensor:
-        """Embed crops [N, 3, H, W] of the network's dtype, grey levels 0 to 255, as [N, C, H', W'] (float32, or
-        float64 for float64), both channels_last."""
+        """Embed crops [N, 3, H, W] as [N, C, H', W'], both channels_last.
+
+        Crops have the network's dtype and values from 0 to 255. The features are float32, or float64 for float64.
+        """
         return self.attend(self.embed(crops))
 
     def embed(self, crops: Tensor) -> Tensor:
-        """The features before the attention."""
+        """The features before channel attention."""
         x = crops
         for conv, pool in zip(self._convs, self._pools, strict=True):
             x = conv(x)
@@ -75,10 +77,10 @@ class FusedNetwork:
                 x = F.max_pool2d(x, 3, 2)
             elif pool:
                 x = fastops.relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
-        return x.to(self._wide)
+        return x.to(self._feature_dtype)
 
     def attend(self, features: Tensor) -> Tensor:
-        """Channel attention on the features, where the network has it."""
+        """Apply channel attention to the features, if the network has it."""
         return features if self._attention is None else fastops.se_attention(features, *self._attention)
 
     def outputs(self, templates: Tensor, features: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""SiamFC: AlexNet backbone, optional channel attention, cross-correlation or box head."""
+"""SiamFC: AlexNet backbone, optional channel attention, and a cross-correlation or a box head."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ ADAPTIVE = ACTIVATIONS[2:]  # their shape is learned: parameters a, b, c, d in e
 ATTENTIONS = ("none", "se")
 HEADS = ("xcorr", "box")
 OPS = ("fastops", "reference")
-CHANNEL_MULTIPLE = 16  # two groups of eight: every grouped convolution keeps whole SIMD vectors at any width
+CHANNEL_MULTIPLE = 16  # two groups of eight: grouped convolutions then fill SIMD vectors at any width
 
 
 def scaled_channels(width: float) -> tuple[int, ...]:
-    """Return the output channels of the five convolutions at `width`, rounded to multiples of 16."""
+    """Return the output channels of the five convolutions for `width`, rounded to multiples of 16."""
     step = CHANNEL_MULTIPLE
     return tuple(max(step, int(base * width / step + 0.5) * step) for base in BASE_CHANNELS)
 
 
 def grouped_xcorr(z: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
-    """Cross-correlate templates with their searches by one grouped `F.conv2d`, as stock PyTorch trackers do.
+    """Cross-correlate templates with their searches in one grouped `F.conv2d`, as stock PyTorch trackers do.
 
     Args:
         z: templates [N, C, h, w].
@@ -80,7 +80,7 @@ class ReferenceSEAttention(nn.Module):
         self.w2 = nn.Parameter(torch.empty(channels, hidden))
         self.b2 = nn.Parameter(torch.empty(channels))
         for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
-            bound = weight.shape[1] ** -0.5  # as nn.Linear starts
+            bound = weight.shape[1] ** -0.5  # the initial range of nn.Linear
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
@@ -132,22 +132,28 @@ class Backbone(nn.Module):
 
 
 class SiamFC(nn.Module):
-    """Fully-convolutional Siamese network: score map = out_scale * (features(z) cross-correlated with features(x)).
+    r"""Fully-convolutional Siamese network: cross-correlates the features of a template and of a search image.
 
-    Images are RGB, float, 0 to 255, NCHW. The ReLU variant without attention has the state-dict keys
-    ``backbone.conv{1..5}.{0,1}.*`` of the well-known PyTorch SiamFC; attention adds
-    ``attention.{w1,b1,w2,b2}``, the box head ``box_head.*``.
+    $$
+    y = s \; \varphi(z) \star \varphi(x)
+    $$
+
+    with the features $\varphi$ and the factor s, `out_scale`.
+
+    Images are RGB, float, 0 to 255, NCHW. The ReLU variant without attention has the state-dict keys of the usual
+    PyTorch SiamFC, `backbone.conv{1..5}.{0,1}.*`. Attention adds `attention.{w1,b1,w2,b2}`, the box head adds
+    `box_head.*`.
 
     Args:
         activation: "relu" or "mish"; or "arelu", "asigmoid" or "atanh", whose shape is learned, with parameters
             ``backbone.conv{1..4}.2.{a,b,c,d}``.
         attention: "none", or "se" for squeeze-and-excitation after the backbone, on both branches.
-        head: "xcorr", the score map alone; or "box", which gives a score and a box in every cell, so that the tracker
-            follows the target's aspect ratio (see `tracker.network.box_head`).
+        head: "xcorr" gives the score map alone. "box" gives a score and a box in every cell, so the tracker follows the
+            target's aspect ratio (see `tracker.network.box_head`).
         width: factor on the channel counts 96, 256, 384, 384, 256, rounded to multiples of 16.
-        se_reduction: channels over hidden units of the attention.
+        se_reduction: ratio of channels to hidden units of the attention.
         out_scale: factor on the score map of "xcorr".
-        ops: "fastops" for the fused ops, "reference" for stock PyTorch only; parameters and keys are the same.
+        ops: "fastops" for the fused ops, "reference" for stock PyTorch; parameters and keys are the same.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -194,7 +200,7 @@ class SiamFC(nn.Module):
         self.int8: Int8Settings | None = None  # of the weights, where they were measured
 
         if ops == "fastops":
-            # Imported here: the reference variant must work where the compiled library is missing.
+            # Imported here: the reference variant must work without the compiled library.
             import fastops
             import fastops.nn
 
@@ -207,7 +213,7 @@ class SiamFC(nn.Module):
             depthwise = depthwise_xcorr
         make_activation = {"relu": partial(nn.ReLU, inplace=True), "mish": mish, **adaptive}[activation]
         self.backbone = Backbone(channels, make_activation)
-        # Drawn before all else: at one seed the convolutions start equal, whatever attention and head come behind them.
+        # Drawn first: with one seed the convolutions start equal, whatever attention and head follow.
         for module in self.backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -219,7 +225,7 @@ class SiamFC(nn.Module):
         self.box_head = BoxHead(channels[-1], make_activation, depthwise) if head == "box" else None
 
     def settings(self) -> dict[str, str | float | int]:
-        """Return the arguments that decide the parameters' shapes and meaning: `SiamFC(**net.settings())`."""
+        """Return the arguments that rebuild this network: `SiamFC(**net.settings())`."""
         return {
             "activation": self.activation,
             "attention": self.attention_kind,
@@ -233,24 +239,30 @@ class SiamFC(nn.Module):
         return self.attention(self.backbone(x))
 
     def score(self, z: Tensor, x: Tensor) -> Tensor | BoxOutput:
-        """Correlate template features [N, C, h, w] with search features [N*S, C, H, W]: [N*S, 1, H-h+1, W-w+1], or
-        what the box head gives for them."""
+        """Correlate template features [N, C, h, w] with search features [N*S, C, H, W].
+
+        Returns:
+            Score maps [N*S, 1, H-h+1, W-w+1], or the output of the box head.
+        """
         return self.score_map(z, x) if self.box_head is None else self.box_head(z, x)
 
     def score_map(self, z: Tensor, x: Tensor) -> Tensor:
-        """The score map alone, whatever the head: [N*S, 1, H-h+1, W-w+1]."""
+        """The score map alone, for any head: [N*S, 1, H-h+1, W-w+1]."""
         return self._xcorr(z, x, self.out_scale)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor | BoxOutput:
-        """Score search images [N*S, 3, 255, 255] against exemplars [N, 3, 127, 127]: [N*S, 1, 17, 17], or the
-        `tracker.network.box_head.BoxOutput` of the box head."""
+        """Score search images [N*S, 3, 255, 255] against exemplars [N, 3, 127, 127].
+
+        Returns:
+            Score maps [N*S, 1, 17, 17], or with a box head a `tracker.network.box_head.BoxOutput`.
+        """
         return self.score(self.features(z), self.features(x))
 
 
 class EagerNetwork:
-    """The network as `Tracker` sees it, run op by op: template in, score maps out.
+    """The network of the eager engines, run op by op: it takes a template, then gives score maps.
 
-    Holds a copy of `model` in eval mode, so the caller's model keeps its mode, device and dtype.
+    It holds a copy of `model` in eval mode. The caller's model keeps its mode, device and dtype.
     """
 
     def __init__(
@@ -271,8 +283,10 @@ class EagerNetwork:
 
     @torch.inference_mode()
     def responses(self, crops: np.ndarray) -> np.ndarray:
-        """Return the score maps, float32 [S, 17, 17], of search crops, uint8 [S, 255, 255, 3]; of the box head
-        [S, 5, 17, 17], score and l, t, r, b."""
+        """Return the score maps, float32 [S, 17, 17], of search crops, uint8 [S, 255, 255, 3].
+
+        With a box head they are [S, 5, 17, 17]: score, l, t, r and b.
+        """
         if self._template is None:
             raise RuntimeError("exemplar must be called before responses, got no template")
         output = self.model.score(self._template, self.model.features(self._to_input(crops)))

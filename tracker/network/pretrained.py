@@ -1,18 +1,18 @@
-"""The weights that come with the package; what they learned from and how they score is told in weights/README.md."""
+"""The weights of the package. Their training data and scores are in `tracker/weights/README.md`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: Names of the weights in the package, and their networks for people: the original SiamFC, and the one with Mish and
+#: Names of the weights, and of their networks in tables: the original SiamFC, and SiamFC with Mish and
 #: squeeze-and-excitation.
 PRETRAINED = {"siamfc-relu": "ReLU", "siamfc-mish-se": "Mish + SE"}
 DEFAULT = "siamfc-mish-se"
 
 
 def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
-    """Path of weights: of a file as it is, of one of `PRETRAINED` by its name, of `DEFAULT` for None.
+    """The path of weights: `weights` is a file, a name in `PRETRAINED`, or None for `DEFAULT`.
 
     Example:
         >>> find_weights("siamfc-relu").name
