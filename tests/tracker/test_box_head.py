@@ -80,6 +80,9 @@ def test_cells_are_assigned_by_hand():
     assert centers.tolist() == [[8.5, 7.5]]
     assert inside[0].nonzero().tolist() == [[row, column] for row in (8, 9) for column in (6, 7, 8, 9)]
     assert torch.equal(boxes_of(torch.ones(1, 4, 17, 17))[0, 9, 7], torch.tensor([-9.0, 7, -7, 9]))
+    large = torch.tensor([[-60.0, -60, 60, 60]])  # of the cells in it, those 16 pixels or less from its centre
+    _, inside = assign(large, (17, 17))
+    assert inside.sum() == 13 and inside[0, 8, 6] and not inside[0, 7, 6]
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)

@@ -80,12 +80,15 @@ def assign(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
     Returns:
         centers [N, 2], row and column of the target's centre in cells, as `fastops.balanced_logistic_loss` takes them:
-        the score is 1 within 16 pixels of it; inside bool [N, H, W], the cells within the box, where it is regressed.
+        the score is 1 within 16 pixels of it; inside bool [N, H, W], the cells among these that are within the box. The
+        box is regressed there only: the tracker takes it from a cell with a high score, and others cost accuracy.
     """
     x1, y1, x2, y2 = boxes[:, :, None].unbind(1)  # [N, 1]
     y, x = (cell_offsets(n, device=boxes.device) for n in size)
     inside_y, inside_x = (y1 < y) & (y < y2), (x1 < x) & (x < x2)  # [N, H], [N, W]
-    return centers_of(boxes, size), inside_y[:, :, None] & inside_x[:, None, :]
+    off_y, off_x = y - (y1 + y2) / 2, x - (x1 + x2) / 2
+    near = torch.hypot(off_y[:, :, None], off_x[:, None, :]) <= RADIUS
+    return centers_of(boxes, size), near & inside_y[:, :, None] & inside_x[:, None, :]
 
 
 def box_head_loss(
@@ -101,7 +104,7 @@ def box_head_loss(
 
     $$L_{score} = \text{`score_loss`}, \qquad L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}$$
 
-    over the cells u within the target's box. The weight w is $\mathrm{IoU}^\gamma$ for Focal-EIoU (equation 11 of Zhang
+    over the cells u within the target's box and 16 pixels of its centre. The weight w is $\mathrm{IoU}^\gamma$ for Focal-EIoU (equation 11 of Zhang
     et al., "Focal and efficient IOU loss for accurate bounding box regression") and 1 for the others.
 
     Args:
