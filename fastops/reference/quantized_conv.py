@@ -28,6 +28,16 @@ def quantized_conv2d(
         x: uint8 [N, I, H, W].
         weight: int8 [O, I / groups, kernel height, kernel width].
         scale, bias, and the rest: as of the op.
+
+    Returns:
+        uint8, or float32 with `float_output`, [N, O, H', W'].
+
+    Example:
+        >>> x = torch.full((1, 2, 3, 3), 255, dtype=torch.uint8)
+        >>> weight = torch.full((1, 2, 3, 3), -2, dtype=torch.int8)
+        >>> scale, bias = torch.tensor([0.5]), torch.tensor([10], dtype=torch.int32)
+        >>> quantized_conv2d(x, weight, scale, bias, float_output=True).item()  # (10 - 18 * 510) / 2
+        -4585.0
     """
     sums = _sums(x, weight, stride, padding, groups, input_zero_point)
     values = (sums + bias[:, None, None]).to(torch.float32) * scale[:, None, None]
