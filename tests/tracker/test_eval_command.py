@@ -346,7 +346,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, weights):
     assert_one_line(evaluate("otb", "--split", "val"), "split of otb must be one of otb50, otb2013, otb100, got 'val'")
     assert_one_line(evaluate("otb", "--workers", "0"), "workers")
     assert_one_line(evaluate("vot", "--eao-interval", "9,1"), "--eao-interval must be two lengths .*got '9,1'")
-    assert_one_line(evaluate("otb", "--dtype", "int8"), "--dtype must be")
+    assert_one_line(evaluate("otb", "--dtype", "int9"), "--dtype must be")
     assert_one_line(evaluate("otb", "--weights", tmp_path / "no.pth"), "must be an existing file")
     assert_one_line(evaluate("otb", "--results", tmp_path / "no"), "results must be an existing folder, got .*no")
     assert_one_line(run(capsys, "otb"), "--root")
