@@ -1,4 +1,4 @@
-"""Modules as leaves of the graphs of ``torch.fx``, which takes the modules of ``torch.nn`` for leaves only."""
+"""Modules as leaves of the graphs of `torch.fx`, which takes the modules of `torch.nn` for leaves only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import fx, nn
 
 
 def is_traced(x: Any) -> bool:
-    """Whether ``x`` stands for a value of a graph that ``torch.fx`` makes."""
+    """Whether `x` stands for a value of a graph that `torch.fx` makes."""
     return isinstance(x, fx.Proxy)
 
 
 def leaf_call(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
-    """Add a call of ``module`` to the graph.
+    """Add a call of `module` to the graph.
 
     Raises:
         TypeError: the module is traced by itself.

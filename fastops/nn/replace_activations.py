@@ -39,15 +39,15 @@ def replace_activations(
 
     Each module gets a module of its own, on the device and in the dtype of the model's parameters. A module that the
     model uses in several places is replaced by one module in all of them. Activations that a `forward` calls as
-    functions, such as ``F.relu``, are not seen.
+    functions, such as `F.relu`, are not seen.
 
     Args:
         model: what holds the activations; not itself one of them.
         old: class or classes to replace; subclasses count.
-        new: makes a module: ``fastops.nn.AReLU``, or ``functools.partial(fastops.nn.AReLU, init="paper")``.
+        new: makes a module: `fastops.nn.AReLU`, or `functools.partial(fastops.nn.AReLU, init="paper")`.
         example: one set of parameters per channel in place of one per layer: an input of the model, or a tuple of
             inputs. The model is run on it once, in eval mode, to find the number of channels (dimension 1) that each
-            activation gets, and ``new(num_parameters=channels)`` is called.
+            activation gets, and `new(num_parameters=channels)` is called.
 
     Returns:
         the names of the replaced modules, and `restore()`, which undoes it.

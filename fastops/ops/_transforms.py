@@ -27,7 +27,7 @@ def in_transform() -> bool:
 
 
 def exports_onnx() -> bool:
-    """Whether ``torch.onnx`` is exporting, by either of its exporters."""
+    """Whether `torch.onnx` is exporting, by either of its exporters."""
     # The first two are cheap; both exporters trace.
     return (torch.jit.is_tracing() or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
 

@@ -391,7 +391,7 @@ class _BoxLoss(torch.autograd.Function):
 
 
 def _saturated(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """``t`` in ``dtype``, finite wherever it is finite in its own."""
+    """`t` in `dtype`, finite wherever it is finite in its own."""
     if t.dtype == dtype:
         return t
     limit = torch.finfo(dtype).max

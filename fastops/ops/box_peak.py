@@ -32,33 +32,36 @@ def box_peak(
     r"""Everything the tracker does after a network with a box head, for all targets at once: score and edges in, boxes
     out.
 
-    .. math::
-        w_u &= (l_u + r_u) \tfrac{x}{\text{instance\_size}}, \qquad
-        h_u = (t_u + b_u) \tfrac{x}{\text{instance\_size}} \\
-        p_u &= e^{-k (\max(s_u / s, s / s_u) \max(a_u / a, a / a_u) - 1)}, \quad
-            s = \sqrt{(w + m)(h + m)}, \; m = \text{context} (w + h), \; a = \tfrac{w}{h} \\
-        u &= \arg\max (1 - \omega) p_u \sigma(v_u) + \omega \operatorname{hann}_u, \qquad
-        \lambda = \text{box\_lr} \; p_u \sigma(v_u) \\
-        (w, h) &\leftarrow (1 - \lambda) (w, h) + \lambda (w_u, h_u), \qquad
-        x \leftarrow s \tfrac{\text{instance\_size}}{\text{exemplar\_size}}
+    $$
+    \begin{align*}
+    w_u &= (l_u + r_u) \tfrac{x}{\text{instance\_size}}, \qquad
+    h_u = (t_u + b_u) \tfrac{x}{\text{instance\_size}} \\
+    p_u &= e^{-k (\max(s_u / s, s / s_u) \max(a_u / a, a / a_u) - 1)}, \quad
+        s = \sqrt{(w + m)(h + m)}, \; m = \text{context} (w + h), \; a = \tfrac{w}{h} \\
+    u &= \arg\max (1 - \omega) p_u \sigma(v_u) + \omega \operatorname{hann}_u, \qquad
+    \lambda = \text{box\_lr} \; p_u \sigma(v_u) \\
+    (w, h) &\leftarrow (1 - \lambda) (w, h) + \lambda (w_u, h_u), \qquad
+    x \leftarrow s \tfrac{\text{instance\_size}}{\text{exemplar\_size}}
+    \end{align*}
+    $$
 
     with the scores v, the search size x in whole pixels, the weight k of changes of size and aspect ratio
-    (``box_penalty``) and the weight :math:`\omega` of the window (``box_window``). The centre becomes that of the
+    (`box_penalty`) and the weight $\omega$ of the window (`box_window`). The centre becomes that of the
     cell's box. It is then kept within the image, and the sides within the target's limits. The score is max - mean of
-    the scores over that of the first frame, cut to 0..1. A target is lost after ``lost_frames`` frames in a row with a
-    score below ``lost_score``. Of equal maxima the first counts, in row-major order.
+    the scores over that of the first frame, cut to 0..1. A target is lost after `lost_frames` frames in a row with a
+    score below `lost_score`. Of equal maxima the first counts, in row-major order.
 
     Args:
         scores: [K, 1, h, w], a logit for every cell: is the target's centre here; h and w from 1 to 128; float32,
             float64, float16 or bfloat16 (half types compute in float32).
         ltrb: [K, 4, h, w] of the same dtype: the distances from the cell to the left, top, right and bottom edge of the
-            target, in pixels of the search crop; or with ``unit`` what stands for them. Contiguous, channels_last and
+            target, in pixels of the search crop; or with `unit` what stands for them. Contiguous, channels_last and
             channels of one larger tensor are read without a copy.
         state: the targets, float32 [K, 12], contiguous, with the columns of `fastops.ops.response.State`; changed in
-            place. A target with ``OWN_CONTRAST`` below 0 is in its first frame: that column is then set from the
+            place. A target with `OWN_CONTRAST` below 0 is in its first frame: that column is then set from the
             scores, and its box comes back as it was, with score 1.
         stride: pixels of the search crop from cell to cell; the middle of the map is the middle of the crop.
-        unit: None: ``ltrb`` are pixels. Else the distances are ``unit * log2(1 + e^ltrb)`` pixels.
+        unit: None: `ltrb` are pixels. Else the distances are `unit * log2(1 + e^ltrb)` pixels.
         exemplar_size, instance_size: sides of the template crop and of the search crop, in pixels.
         context: margin around the target, as a part of (w + h).
         box_lr: how far the sides move towards those of a sure cell, 0 to 1.
@@ -69,10 +72,10 @@ def box_peak(
     Returns:
         [K, 6] float32, with the columns of `fastops.ops.response.Result`: the box x, y, w, h in pixels, (x, y) its left
         top corner, counted from 0; score; lost, 0 or 1. Of a target with a score or distance that is not finite, all
-        are NaN except lost, which is 1, and its row of ``state`` stays as it was.
+        are NaN except lost, which is 1, and its row of `state` stays as it was.
 
     Raises:
-        RuntimeError: ``box_peak: <argument> must ...`` for other shapes, dtypes and devices, and for settings beyond
+        RuntimeError: `box_peak: <argument> must ...` for other shapes, dtypes and devices, and for settings beyond
             their range.
 
     One launch, or parallel region, for all targets, and nothing leaves the device: it can be captured in a CUDA graph.
@@ -81,7 +84,7 @@ def box_peak(
     Source: Li et al., "High Performance Visual Tracking with Siamese Region Proposal Network", 2018, section 3.4
     (penalty, window, size); Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", 2019 (distances).
 
-    Example::
+    Examples:
 
         >>> import torch, fastops
         >>> scores, ltrb = torch.full((1, 1, 17, 17), -5.0), torch.full((1, 4, 17, 17), 32.0)

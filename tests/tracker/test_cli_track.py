@@ -222,8 +222,10 @@ def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights)
     for device in ("toaster", "mps", "meta"):
         assert_one_line(track(sequence, "--device", device), f"--device must be cpu, cuda or cuda:N, got '{device}'")
     assert_one_line(track(sequence, "--device", "cuda:99"), "--device must be one of this machine's .* GPUs")
+    types = "--dtype must be float32, bfloat16, float16, int8 or auto, got 'int9'"
+    assert_one_line(track(sequence, "--dtype", "int9"), types)
     assert_one_line(
-        track(sequence, "--dtype", "int8"), "--dtype must be float32, bfloat16, float16 or auto, got 'int8'"
+        track(sequence, "--dtype", "int8", "--backend", "eager"), "--dtype int8 must go with --backend fastops"
     )
     assert_one_line(
         track(sequence, "--dtype", "auto", "--backend", "eager"),

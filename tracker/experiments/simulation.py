@@ -132,7 +132,7 @@ def learning_rate(iteration: int, iterations: int) -> float:
 
 
 def simulate(loss: str, anchors: Tensor, targets: Tensor, iterations: int, ops: ModuleType = fastops) -> Curves:
-    """Algorithm 1 for one loss, with the ops of ``fastops`` or ``fastops.reference``."""
+    """Algorithm 1 for one loss, with the ops of `fastops` or `fastops.reference`."""
     function, options = LOSSES[loss]
     mean_loss = partial(getattr(ops, function), fmt=FORMAT, **options)
     boxes, pairs = anchors.clone().requires_grad_(), len(anchors)

@@ -15,7 +15,7 @@ from tracker.tracker import Tracker
 class TrackerSiamFC:
     """`tracker.Tracker` for programs written for OpenCV's trackers: frames are BGR, boxes whole pixels.
 
-    In such a program ``cv2.TrackerMIL.create()`` becomes ``TrackerSiamFC.create()``, and nothing else changes. What
+    In such a program `cv2.TrackerMIL.create()` becomes `TrackerSiamFC.create()`, and nothing else changes. What
     differs: a frame or rectangle that cannot be used is a `ValueError` that says why, where OpenCV has `cv2.error`; the
     rectangle may leave the frame, and need not be of whole numbers.
 

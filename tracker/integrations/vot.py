@@ -9,7 +9,7 @@ In the trackers.ini of a workspace::
 
 Tested with version 0.7.3 of the toolkit; see docs/evaluation.md.
 
-Needs TraX's Python package: ``pip install vot-trax`` (or the extra ``toolkits``).
+Needs TraX's Python package: `pip install vot-trax` (or the extra `toolkits`).
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class SiamFC(nn.Module):
 
     Args:
         activation: "relu" or "mish"; or "arelu", "asigmoid" or "atanh", whose shape is learned, with parameters
-            ``backbone.conv{1..4}.2.{a,b,c,d}``.
+            `backbone.conv{1..4}.2.{a,b,c,d}`.
         attention: "none", or "se" for squeeze-and-excitation after the backbone, on both branches.
         head: "xcorr" gives the score map alone. "box" gives a score and a box in every cell, so the tracker follows the
             target's aspect ratio (see `tracker.network.box_head`).

@@ -19,11 +19,11 @@ RECENT = 50  # steps that the rates shown are means of
 
 
 class TrainLog:
-    """The log of a run: ``metrics.jsonl``, TensorBoard's events beside it, and a progress bar on a terminal.
+    """The log of a run: `metrics.jsonl`, TensorBoard's events beside it, and a progress bar on a terminal.
 
     Lines of steps after `done`, which a killed run wrote after its last checkpoint, are removed: the steps come again.
     Where there is no checkpoint all of them come again; the lines of the run before are then kept as
-    ``metrics-1.jsonl``, ``metrics-2.jsonl`` and so on.
+    `metrics-1.jsonl`, `metrics-2.jsonl` and so on.
 
     Args:
         folder: of the run, which exists.
@@ -110,7 +110,7 @@ class TrainLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line that a killed process left half-written is not one."""
+    """The records of a `metrics.jsonl`; a last line that a killed process left half-written is not one."""
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines]
 

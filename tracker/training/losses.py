@@ -104,8 +104,9 @@ def box_head_loss(
 
     $$L_{score} = \text{`score_loss`}, \qquad L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}$$
 
-    over the cells u within the target's box and 16 pixels of its centre. The weight w is $\mathrm{IoU}^\gamma$ for Focal-EIoU (equation 11 of Zhang
-    et al., "Focal and efficient IOU loss for accurate bounding box regression") and 1 for the others.
+    over the cells u within the target's box and 16 pixels of its centre. The weight w is $\mathrm{IoU}^\gamma$ for
+    Focal-EIoU (equation 11 of Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression") and 1
+    for the others.
 
     Args:
         output: what the model gives.

@@ -105,7 +105,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 class Checkpoints:
-    """The last checkpoints of a run, ``step-000001000.safetensors`` and so on, in a folder of their own.
+    """The last checkpoints of a run, `step-000001000.safetensors` and so on, in a folder of their own.
 
     Args:
         folder: made with the first checkpoint.

@@ -43,10 +43,10 @@ class _Statistics(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` that takes its statistics in training from the batches of all processes.
+    """`nn.BatchNorm2d` that takes its statistics in training from the batches of all processes.
 
     Every process must have as many values per channel. In eval mode, and without `torch.distributed`, it is
-    ``nn.BatchNorm2d``.
+    `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,6 +64,6 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronised(model: nn.Module) -> AbstractContextManager[None]:
-    """For a ``with`` block, make every ``nn.BatchNorm2d`` of the model a :class:`SyncBatchNorm2d`, the same module
+    """For a `with` block, make every `nn.BatchNorm2d` of the model a [`SyncBatchNorm2d`][], the same module
     otherwise."""
     return in_class(model, nn.BatchNorm2d, SyncBatchNorm2d)
