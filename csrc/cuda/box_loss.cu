@@ -13,11 +13,6 @@
 namespace fastops {
 namespace {
 
-template <class T>
-T* mutable_data(const std::optional<Tensor>& t) {
-  return t ? mutable_data<T>(*t) : nullptr;
-}
-
 // The four numbers of a box, by the widest accesses that its type allows.
 template <class T>
 __device__ __forceinline__ void load_box(const T* p, bool packed, opmath_t<T> (&box)[4]) {

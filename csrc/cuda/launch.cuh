@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "../common/checks.h"
@@ -37,6 +38,10 @@ const T* data(const Tensor& t) {
 template <class T>
 T* mutable_data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
+}
+template <class T>
+T* mutable_data(const std::optional<Tensor>& t) {  // beside the other one: a source of its own would hide that
+  return t ? mutable_data<T>(*t) : nullptr;
 }
 
 constexpr int kThreads = 256;
