@@ -52,6 +52,7 @@ def test_examples_run():
 
 
 def test_a_box_head_and_half_precision():
+    torch.manual_seed(0)  # an untrained box head: its best cell may change with the rounding
     network = {"box": SiamFC(head="box", width=0.125)}
     (result,) = compare(network, VIDEO.images(), VIDEO.boxes[0], dtype=torch.bfloat16)
     assert result.dtypes == ("float32", "bfloat16") and len(result.reference) == len(result.fastops) == 4
