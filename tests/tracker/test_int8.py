@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -138,6 +139,20 @@ def test_auto_takes_int8_only_where_it_is_as_good(measured, tmp_path, monkeypatc
         assert autotune.fastest_dtype(model, "cpu") == chosen
     monkeypatch.setattr(autotune, "_int8_is_fast", lambda: False)
     assert autotune.fastest_dtype(model, "cpu") == torch.float32
+
+
+def test_auto_measures_int8_as_it_runs(measured, tmp_path, monkeypatch):
+    """On the network that `Tracker` would use, with its kind of crops."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(autotune, "_int8_is_fast", lambda: True)
+    seconds, measure = {}, autotune._measure
+    monkeypatch.setattr(
+        autotune, "_measure", lambda model, device, dtype: seconds.setdefault(dtype, measure(model, device, dtype))
+    )
+    model = copy.copy(measured[0])
+    model.int8 = dataclasses.replace(model.int8, auc={"float32": 0.7, "int8": 0.7})
+    assert autotune.fastest_dtype(model, "cpu") in seconds
+    assert seconds.keys() == {*autotune.CANDIDATES["cpu"], torch.int8} and min(seconds.values()) > 0
 
 
 def test_slow_cpus_are_told(measured, monkeypatch):

@@ -105,8 +105,8 @@ def _cpu_name() -> str:
 
 @torch.inference_mode()
 def _measure(model: SiamFC, device: torch.device, dtype: torch.dtype) -> float:
-    network = FusedNetwork(model, device=device, dtype=dtype)
-    crops = torch.zeros((3, 3, INSTANCE, INSTANCE), dtype=dtype, device=device).contiguous(
+    network = make_network(model, device, dtype)
+    crops = torch.zeros((3, 3, INSTANCE, INSTANCE), dtype=network.crop_dtype, device=device).contiguous(
         memory_format=torch.channels_last
     )
     run, sync = partial(network.features, crops), lambda: None
