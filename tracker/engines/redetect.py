@@ -69,7 +69,8 @@ class Redetection:
         side = float(region_side(w, h, cfg.context)) * cfg.instance_size / cfg.exemplar_size
         centers = self._take(image_size, side)
         maps = look(centers, side)
-        contrast = maps.max(axis=(1, 2)) - maps.mean(axis=(1, 2))
+        with np.errstate(invalid="ignore"):  # of a map that is not finite
+            contrast = maps.max(axis=(1, 2)) - maps.mean(axis=(1, 2))
         best = int(np.argmax(contrast))
         if not contrast[best] >= cfg.redetect_score * max(own_contrast, 1e-12):  # NaN is not
             return None
