@@ -1,4 +1,4 @@
-"""A short test of an installed package: an op and its gradient, a polygon, both networks on a video.
+"""A short test of an installed package: an op and its gradient, a polygon, all networks on a video.
 
 .ci/run and `make check-wheel` run it in new environments; it needs no pytest.
 """
@@ -13,6 +13,7 @@ from tracker import Tracker
 from tracker.data.synthetic import SyntheticVideo
 from tracker.eval.metrics import iou
 from tracker.eval.polygons import polygon_overlap
+from tracker.network.pretrained import PRETRAINED
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     square = [0, 0, 2, 0, 2, 2, 0, 2]
     assert polygon_overlap([square], [[1, 0, 3, 0, 3, 2, 1, 2]])[0] == 1 / 3  # the library that is built per Python
     video = SyntheticVideo(0, 20, (320, 240), occlusions=0)
-    for name in (None, "siamfc-relu"):
+    for name in PRETRAINED:
         tracker = Tracker.from_pretrained(name)
         found = [result.box for result in tracker.track(video.images(), box=video.boxes[0])]
         assert iou(found, video.boxes).mean() > 0.6

@@ -324,7 +324,7 @@ def test_the_message_names_what_was_found_and_the_nearest_network(tmp_path):
         ValueError, match=r"unexpected head.bias in .*; the nearest network is SiamFC\(activation='relu'"
     ):
         load_model(tmp_path / "net.pth", ops="reference")
-    with pytest.raises(FileNotFoundError, match="got siamfc .the package has the weights siamfc-relu, siamfc-mish-se"):
+    with pytest.raises(FileNotFoundError, match="got siamfc .the package has the weights siamfc-relu, siamfc-mish-se,"):
         load_model("siamfc")
 
 

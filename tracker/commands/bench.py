@@ -48,8 +48,8 @@ def bench(
     """Measure the frames per second of this machine: the tracker in stock PyTorch against the one with fused ops.
 
     Both trackers take turns on the same frames, so other load slows both. Times cover the tracker only, not decoding.
-    --dtype applies to the fused tracker; stock PyTorch runs in float32. Without --weights the command measures both
-    networks of the package, ReLU and Mish + SE.
+    --dtype applies to the fused tracker; stock PyTorch runs in float32. Without --weights the command measures all
+    networks of the package.
 
     \b
     Examples:

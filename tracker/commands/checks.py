@@ -79,7 +79,7 @@ def check_weights(path: Path | None) -> Path:
     """Return the file of --weights: the given one, or one of the package."""
     found = find_weights(path)
     if not found.is_file():
-        raise CommandError(f"--weights must be an existing file, {' or '.join(PRETRAINED)}, got {str(path)!r}")
+        raise CommandError(f"--weights must be an existing file, {', '.join(PRETRAINED)}, got {str(path)!r}")
     from tracker.network.checkpoint import load_state
 
     with input_errors("--weights: "):  # read here, where the option is known, and again where they are used

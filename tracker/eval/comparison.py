@@ -150,10 +150,10 @@ def _dtype(model: SiamFC) -> torch.dtype:
 
 
 def comparison_table(comparisons: Sequence[Comparison], device: torch.device | str) -> Table:
-    """A table of frames per second for the terminal; with two networks, the cost of the second over the first."""
+    """A table of frames per second for the terminal, with the cost of the second network over the first."""
     caption = None
-    if len(comparisons) == 2:
-        first, second = comparisons
+    if len(comparisons) >= 2:
+        first, second = comparisons[:2]
         kept = [np.median(getattr(first, side)) / np.median(getattr(second, side)) for side in ("reference", "fastops")]
         caption = f"{second.network} over {first.network}: {kept[0]:.0%} of the fps in PyTorch, {kept[1]:.0%} fused"
     table = Table(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: Names of the weights, and of their networks in tables: the original SiamFC, and SiamFC with Mish and
-#: squeeze-and-excitation.
-PRETRAINED = {"siamfc-relu": "ReLU", "siamfc-mish-se": "Mish + SE"}
-DEFAULT = "siamfc-mish-se"
+#: Names of the weights, and of their networks in tables: the original SiamFC; SiamFC with Mish and
+#: squeeze-and-excitation; the same with a head for boxes; and that one at about a third of the width.
+PRETRAINED = {
+    "siamfc-relu": "ReLU",
+    "siamfc-mish-se": "Mish + SE",
+    "siamfc-box": "Mish + SE, box",
+    "siamfc-box-small": "Mish + SE, box, small",
+}
+DEFAULT = "siamfc-box"
 
 
 def find_weights(weights: str | os.PathLike[str] | None = None) -> Path:
