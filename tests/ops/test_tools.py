@@ -177,3 +177,26 @@ def test_vmap_of_squeeze_and_excitation(mapped, biases, capfd):
     got = torch.vmap(fastops.se_attention, dims)(*inputs)
     torch.testing.assert_close(got, torch.vmap(fastops.reference.se_attention, dims)(*inputs), rtol=1e-4, atol=1e-5)
     assert "file us an issue" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("optimizer", [fastops.optim.SGDGC, fastops.optim.AdamWGC])
+def test_flat_parameters_are_one_clear_error(optimizer, tmp_path):
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        message = "params must keep their shapes to be centralized, got a flat parameter of FSDP1"
+        for shard in (
+            lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True),
+            lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu")),
+        ):
+            model = shard(nn.Sequential(nn.Linear(4, 4)))
+            steps = optimizer(model.parameters(), lr=0.1)
+            model(torch.ones(2, 4)).sum().backward()
+            with pytest.raises(RuntimeError, match=f"^{optimizer.__name__}: {message}"):
+                steps.step()
+            with pytest.raises(RuntimeError, match=f"^centralize_gradients_: {message}"):
+                fastops.centralize_gradients_(model)
+    finally:
+        distributed.destroy_process_group()
