@@ -72,6 +72,8 @@ class TrackerConfig:
             settings are for networks with a box head; these search one scale and ignore the five settings above.
         box_penalty: weight of changes of size and aspect ratio against the score, at least 0.
         box_window: weight of the Hann window against the score, 0 to 1.
+        box_calibrate: whether boxes are relative to what the box head says of the first frame, whose box is known; see
+            `tracker.engines.calibration`.
         response_size: side of the network's score map.
         response_up: upsampling factor of the score map.
         total_stride: stride of the backbone.
@@ -102,6 +104,7 @@ class TrackerConfig:
     box_lr: float = 0.4
     box_penalty: float = 0.1
     box_window: float = 0.3
+    box_calibrate: bool = True
     response_size: int = RESPONSE
     response_up: int = 16
     total_stride: int = STRIDE
@@ -121,7 +124,7 @@ class TrackerConfig:
                 "out_scale min_target_size max_target_ratio": POSITIVE,
                 "scale_lr scale_penalty window_influence box_lr box_window lost_score redetect_score": FRACTION,
                 "context box_penalty": NOT_NEGATIVE,
-                "redetect": Rule("true or false", lambda value: isinstance(value, bool)),
+                "redetect box_calibrate": Rule("true or false", lambda value: isinstance(value, bool)),
                 "scale_step": Rule("greater than 1 and finite", lambda value: 1 < value < math.inf),
                 "scale_num": Rule("odd and at least 1", lambda value: value >= 1 and value % 2 == 1),
                 "instance_size": Rule("at least exemplar_size", lambda value: value >= self.exemplar_size),

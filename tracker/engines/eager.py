@@ -9,9 +9,11 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastops.reference import box_peak
 from tracker.config import TrackerConfig, box_settings
+from tracker.engines.calibration import calibrated, calibration
 from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
@@ -211,6 +213,10 @@ class EagerBoxEngine:
         crop_region(image, start.center, start.exemplar_size, self._color, exemplar)
         self.network.exemplar(exemplar)
         self._state = torch.tensor([start.row()], dtype=torch.float32)
+        self._calibration = torch.eye(4)
+        if cfg.box_calibrate:
+            h, w = (start.size * (cfg.instance_size / start.search_size)).tolist()
+            self._calibration = calibration(self._maps(image)[:, 1:], w, h)
         first = self._step(image)  # its own contrast
         self._memory = Redetection(replace(cfg, scale_num=1), first.box)
 
@@ -236,10 +242,10 @@ class EagerBoxEngine:
         self._state = before
         return None
 
-    def _step(self, image: np.ndarray) -> TrackResult:
-        cfg, state = self.config, self._state
-        state[0, -2], state[0, -1] = image.shape[1], image.shape[0]
-        x, y, size = state[0, [0, 1, 4]].numpy()
+    def _maps(self, image: np.ndarray) -> Tensor:
+        """What the network says of the region around the target: [1, 5, h, w]."""
+        cfg = self.config
+        x, y, size = self._state[0, [0, 1, 4]].numpy()
         crop_region(image, np.array([y, x]), size, self._color, self._crop)
         maps = self.network.responses(self._crop[None])
         expected = (1, 5, cfg.response_size, cfg.response_size)
@@ -247,8 +253,14 @@ class EagerBoxEngine:
             raise ValueError(f"network must give maps {list(expected)}, got {list(maps.shape)}")
         if not np.isfinite(maps).all():
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
-        scores, distances = torch.from_numpy(maps).split([1, 4], 1)
-        *box, score, lost = box_peak(scores, distances, state, **box_settings(cfg))[0].tolist()
+        return torch.from_numpy(maps)
+
+    def _step(self, image: np.ndarray) -> TrackResult:
+        cfg, state = self.config, self._state
+        state[0, -2], state[0, -1] = image.shape[1], image.shape[0]
+        scores, ltrb = self._maps(image).split([1, 4], 1)
+        ltrb = calibrated(ltrb, self._calibration[None])
+        *box, score, lost = box_peak(scores, ltrb, state, **box_settings(cfg))[0].tolist()
         return TrackResult(np.array(box), score, bool(lost))
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 import fastops
 from fastops.ops.response import Result, State
 from tracker.config import TrackerConfig, box_settings
+from tracker.engines.calibration import calibrated, calibration
 from tracker.engines.cuda import Graphs, Uploads
 from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
 from tracker.network.autotune import make_network
-from tracker.network.box_head import SIDE
+from tracker.network.box_head import SIDE, distances
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
@@ -59,6 +60,8 @@ class FusedEngine:
         self.state = torch.empty((0, len(State)), dtype=torch.float32, device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
         self._templates: Tensor | None = None
+        # Of a network with a box head: see `tracker.engines.calibration`.
+        self._calibrations = torch.empty((0, 4, 4), dtype=torch.float32, device=self._device)
         self._update = update_of(network.head, cfg)
         self._memory: dict[int, Redetection] = {}  # by row
         self._reserve(1)
@@ -102,14 +105,20 @@ class FusedEngine:
         self.state[row] = torch.tensor(start.row(), dtype=torch.float32)
         (y, x), (h, w) = start.center.tolist(), start.size.tolist()
         self._memory[row] = Redetection(cfg, (x - (w - 1) / 2, y - (h - 1) / 2, w, h))
-        result = self._follow(image, slice(row, row + 1))  # its own contrast
+        self._calibrations[row] = torch.eye(4)
+        rows = slice(row, row + 1)
+        outputs = self._maps(image, self.state[rows], self._colors[rows], self._templates[rows])
+        if len(outputs) > 1 and cfg.box_calibrate:
+            pixels = cfg.instance_size / float(start.search_size)  # of the search crop per pixel of the image
+            self._calibrations[row] = calibration(distances(outputs[1]), w * pixels, h * pixels).to(self._device)
+        result = self._update(outputs, self.state[rows], self._calibrations[rows])  # its own contrast
         if not bool(result.isfinite().all()):
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Copy a target to another row."""
-        for table in (self.state, self._colors, self._templates):
+        for table in (self.state, self._colors, self._templates, self._calibrations):
             table[target] = table[source]
         self._memory[target] = self._memory.pop(source)
 
@@ -184,7 +193,7 @@ class FusedEngine:
 
     def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
         state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
-        results = self._update(*self._maps(image, state, colors, templates), state)
+        results = self._update(self._maps(image, state, colors, templates), state, self._calibrations[rows])
         if not isinstance(rows, slice):  # state is a copy
             self.state[rows] = state
         return results
@@ -228,7 +237,9 @@ class FusedEngine:
         """Grow the table. Its memory is new, so the captured graphs are dropped."""
         self._graphs.clear()
         cfg, old = self.config, self.capacity
-        state, colors, templates = self.state, self._colors, self._templates
+        state, colors, templates, calibrations = self.state, self._colors, self._templates, self._calibrations
+        self._calibrations = calibrations.new_zeros((capacity, *calibrations.shape[1:]))
+        self._calibrations[:old] = calibrations
         self.state = state.new_zeros((capacity, state.shape[1]))
         self._colors = colors.new_zeros((capacity, *colors.shape[1:]))
         self.state[:old], self._colors[:old] = state, colors
@@ -246,11 +257,19 @@ class FusedEngine:
         )
 
 
-def update_of(head: str, config: TrackerConfig) -> Callable[..., Tensor]:
-    """What follows a network with this head: its outputs and the state in, state changed, results out."""
+def update_of(head: str, config: TrackerConfig) -> Callable[[tuple[Tensor, ...], Tensor, Tensor], Tensor]:
+    """What follows a network with this head: its outputs, the state and the calibrations in, results out.
+
+    The state is changed in place.
+    """
     if head == "box":
-        return partial(fastops.box_peak, unit=SIDE, **box_settings(config))
-    return partial(
+        settings = box_settings(config)
+        if not config.box_calibrate:
+            return lambda outputs, state, _: fastops.box_peak(*outputs, state, unit=SIDE, **settings)
+        return lambda outputs, state, matrices: fastops.box_peak(
+            outputs[0], calibrated(distances(outputs[1]), matrices), state, **settings
+        )
+    peak = partial(
         fastops.response_peak,
         up=config.response_up,
         stride=config.total_stride,
@@ -262,6 +281,7 @@ def update_of(head: str, config: TrackerConfig) -> Callable[..., Tensor]:
         lost_score=config.lost_score,
         lost_frames=config.lost_frames,
     )
+    return lambda outputs, state, _: peak(*outputs, state)
 
 
 def make_engine(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tracker.geometry import cell_offsets
 
+SCORE_OFFSET = -4.0  # at the start; a trained score map is about 8 at the target and 1.5 on average
 SIDE = 32.0  # distance in pixels for an output of 0: half the side of a square target in the instance crop
 
 
@@ -28,8 +29,8 @@ class BoxOutput(NamedTuple):
     ltrb: Tensor
 
 
-def conv_block(inputs: int, outputs: int, kernel: int, activation: Callable[[], nn.Module]) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+def conv_block(inputs: int, outputs: int, activation: Callable[[], nn.Module], padding: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), activation())
 
@@ -48,16 +49,20 @@ def distances(outputs: Tensor) -> Tensor:
 
 
 class BoxHead(nn.Module):
-    """Predicts the score and the box of a target from depthwise cross-correlated features.
+    """Predicts the box of a target in every cell, beside SiamFC's score map.
 
-    Template and search features each pass through a 1x1 convolution. They are correlated channel by channel. Two towers
-    of 3x3 convolutions follow: one predicts the score, the other the distances to the edges of the box.
+    The score is SiamFC's score map times a learned factor plus a learned offset. A tower of convolutions in its place
+    found the targets it was trained on better, and others worse: on 13 sequences that no network was trained on, the
+    success AUC was .58 with a tower and .64 with the score map.
+
+    For the box, template and search features each pass through a 3x3 convolution without padding. They are correlated
+    channel by channel. A tower of 3x3 convolutions follows, which predicts the distances to the edges of the box.
 
     Args:
         channels: channels of the features.
-        activation: makes an activation layer of the towers.
+        activation: makes an activation layer of the tower.
         xcorr: depthwise cross-correlation.
-        depth: number of hidden convolutions in each tower.
+        depth: number of hidden convolutions in the tower.
 
     Source: Li et al., SiamRPN++ (depthwise correlation); Tian et al., FCOS (distances to the edges, no anchors).
     """
@@ -72,20 +77,23 @@ class BoxHead(nn.Module):
         super().__init__()
         hidden = max(16, channels // 2)
         self._xcorr = xcorr
-        self.template, self.search = (conv_block(channels, hidden, 1, nn.Identity) for _ in range(2))
+        self.score_factor = nn.Parameter(torch.ones(1))
+        self.score_offset = nn.Parameter(torch.full((1,), SCORE_OFFSET))
+        self.template, self.search = (conv_block(channels, hidden, nn.Identity, padding=0) for _ in range(2))
+        last = nn.Conv2d(hidden, 4, 3, padding=1)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
+        self.box = nn.Sequential(*(conv_block(hidden, hidden, activation) for _ in range(depth)), last)
 
-        def tower(outputs: int) -> nn.Sequential:
-            last = nn.Conv2d(hidden, outputs, 3, padding=1)
-            nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)
-            return nn.Sequential(*(conv_block(hidden, hidden, 3, activation) for _ in range(depth)), last)
+    def forward(self, z: Tensor, x: Tensor, score_map: Tensor) -> BoxOutput:
+        """Predict maps for N*S searches.
 
-        self.score, self.box = tower(1), tower(4)
-
-    def forward(self, z: Tensor, x: Tensor) -> BoxOutput:
-        """Predict maps for N*S searches from template features [N, C, h, w] and search features [N*S, C, H, W]."""
+        Args:
+            z, x: template features [N, C, h, w] and search features [N*S, C, H, W].
+            score_map: of the same features, [N*S, 1, H-h+1, W-w+1].
+        """
         y = correlate(self._xcorr, self.template(z), self.search(x))
-        return BoxOutput(self.score(y), distances(self.box(y)))
+        return BoxOutput(score_map * self.score_factor + self.score_offset, distances(self.box(y)))
 
 
 def correlate(xcorr: Callable[[Tensor, Tensor], Tensor], z: Tensor, x: Tensor) -> Tensor:

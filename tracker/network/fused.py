@@ -59,6 +59,9 @@ class FusedNetwork:
             self._attention = tuple(t.detach().to(self.device, self._feature_dtype, copy=True) for t in parameters)
         if model.box_head is not None:
             options["dtype"] = self._feature_dtype  # of what it is given
+            head = model.box_head
+            self._score_factor = float(head.score_factor.detach())
+            self._score_offset = head.score_offset.detach().to(self.device, self._feature_dtype, copy=True)
             self._box_head = FrozenBoxHead(model.box_head, model.activation, **options)
 
     def features(self, crops: Tensor) -> Tensor:
@@ -95,8 +98,12 @@ class FusedNetwork:
             `tracker.network.box_head.distances` makes l, t, r, b.
         """
         if self.head == "box":
-            return self._box_head(templates, features)
+            return self._score(templates, features), self._box_head(templates, features)
         return (fastops.xcorr(templates, features, self.out_scale),)
+
+    def _score(self, templates: Tensor, features: Tensor) -> Tensor:
+        """The score map of a network with a box head."""
+        return fastops.xcorr(templates, features, self.out_scale * self._score_factor, self._score_offset)
 
     def scores(self, templates: Tensor, features: Tensor) -> Tensor:
         """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or
@@ -131,16 +138,14 @@ class FrozenBoxHead:
             return FrozenConv2d(block[0], block[1], activation, **options)
 
         self._template, self._search = frozen(head.template, "none"), frozen(head.search, "none")
-        self._score, self._box = ([frozen(block, activation) for block in tower] for tower in (head.score, head.box))
+        self._tower = [frozen(block, activation) for block in head.box]
 
-    def __call__(self, templates: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        score = box = self.correlate(templates, features)
-        for conv in self._score:
-            score = conv(score)
-        for conv in self._box:
+    def __call__(self, templates: Tensor, features: Tensor) -> Tensor:
+        box = self.correlate(templates, features)
+        for conv in self._tower:
             box = conv(box)
-        return score, box
+        return box
 
     def correlate(self, templates: Tensor, features: Tensor) -> Tensor:
-        """What the towers read."""
+        """What the tower reads."""
         return correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))

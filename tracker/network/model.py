@@ -244,7 +244,8 @@ class SiamFC(nn.Module):
         Returns:
             Score maps [N*S, 1, H-h+1, W-w+1], or the output of the box head.
         """
-        return self.score_map(z, x) if self.box_head is None else self.box_head(z, x)
+        score_map = self.score_map(z, x)
+        return score_map if self.box_head is None else self.box_head(z, x, score_map)
 
     def score_map(self, z: Tensor, x: Tensor) -> Tensor:
         """The score map alone, for any head: [N*S, 1, H-h+1, W-w+1]."""

@@ -16,7 +16,6 @@ from tracker.network.model import SiamFC
 
 SAMPLE = 4_000_000  # values of a layer that its range is chosen by
 POOL = (3, 2)
-TOWERS = ("score", "box")
 FUNCTIONS = {"none": lambda x: x, "relu": nn.functional.relu, "mish": nn.functional.mish}
 
 
@@ -59,7 +58,7 @@ def _run(layers: list[QuantizedConv2d], x: Tensor) -> Tensor:
 
 
 class QuantizedNetwork(FusedNetwork):
-    """`FusedNetwork` with convolutions in 8-bit integers: the backbone's, and those of a box head's towers.
+    """`FusedNetwork` with convolutions in 8-bit integers: the backbone's, and those of a box head's tower.
 
     The crops' grey levels are the first layer's input. Attention, correlation and the scores are float32, as are the
     features. The results have the same bits on every CPU in the convolutions; it is fast where the CPU has VNNI or AMX.
@@ -88,10 +87,7 @@ class QuantizedNetwork(FusedNetwork):
             if settings.correlation is None:
                 raise ValueError("int8 settings must be those of a network with a box head, got those of one without")
             levels = Quantization.of_range(*settings.correlation)
-            self._towers = [
-                _quantized(_layers(tower, getattr(model.box_head, tower), model.activation), levels, settings)
-                for tower in TOWERS
-            ]
+            self._tower = _quantized(_layers("box", model.box_head.box, model.activation), levels, settings)
 
     def embed(self, crops: Tensor) -> Tensor:
         """The features before the attention: uint8 [N, 3, H, W] to float32 [N, C, H', W'], both channels_last."""
@@ -100,8 +96,8 @@ class QuantizedNetwork(FusedNetwork):
     def outputs(self, templates: Tensor, features: Tensor) -> tuple[Tensor, ...]:
         if self.head != "box":
             return super().outputs(templates, features)
-        y = self._towers[0][0].input.quantize(self._box_head.correlate(templates, features))
-        return tuple(_run(tower, y) for tower in self._towers)
+        y = self._tower[0].input.quantize(self._box_head.correlate(templates, features))
+        return self._score(templates, features), _run(self._tower, y)
 
 
 def _quantized(layers: list[_Layer], input: Quantization, settings: Int8Settings) -> list[QuantizedConv2d]:
@@ -161,9 +157,8 @@ def measure_int8(model: SiamFC, exemplars: Tensor, searches: Tensor) -> tuple[In
         ]
         correlation = best_range(_sample(maps[0]))
         levels = Quantization.of_range(*correlation)
-        for tower in TOWERS:
-            chain = _layers(tower, getattr(plain.box_head, tower), plain.activation)
-            _measure(chain, maps[0], levels.quantize(maps[1]), levels, layers, errors)
+        chain = _layers("box", plain.box_head.box, plain.activation)
+        _measure(chain, maps[0], levels.quantize(maps[1]), levels, layers, errors)
     settings = Int8Settings(layers, correlation)
     quantized = QuantizedNetwork(plain, settings)
     wanted = network.scores(network.features(exemplars.float()), network.features(searches.float()))
