@@ -12,8 +12,8 @@ from tracker import SiamFC
 from tracker.data.augment import Batch
 from tracker.network.box_head import BoxOutput
 from tracker.network.checkpoint import load_state, save_state
-from tracker.training.config import TrainConfig
-from tracker.training.loop import make_optimizer
+from tracker.training.config import DataConfig, TrainConfig, ValidationConfig
+from tracker.training.loop import make_optimizer, train
 from tracker.training.teacher import Given, Student, Targets, Teacher, teacher_losses
 
 CPU = torch.device("cpu")
@@ -105,6 +105,18 @@ def test_rates_of_the_cosine_schedule():
     assert [config.lr_at(step, 5) for step in range(1, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2])
     exponential = replace(config, schedule="exponential", final_lr=0.25)
     assert [exponential.lr_at(step, 5) for step in range(1, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.25])
+
+
+def test_frozen_features_stay_as_they_are_while_the_head_learns():
+    model = _model(head="box", attention="se")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    data = DataConfig(synthetic=8, workers=0, crop_size=383)
+    config = TrainConfig(steps=2, batch_size=2, backbone_lr=0.0, data=data, validation=ValidationConfig(every=0))
+    train(model, config)
+    after = model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key.split(".")[0] for key in changed} == {"box_head"}
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.slow

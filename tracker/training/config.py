@@ -140,8 +140,8 @@ class TrainConfig:
         lr, final_lr: learning rate after the warm-up and of the last step.
         schedule: how it falls from one to the other, "exponential" or "cosine".
         warmup: number of steps in which it rises to `lr`, in equal parts.
-        backbone_lr: factor on the learning rate of the backbone; 0 keeps the convolutions as they start, for a head
-            that is added to a trained network.
+        backbone_lr: factor on the learning rate of backbone and attention. With 0 they stay as they start, batch norms
+            included, for a head that is added to a trained network; a step then takes about a third of the time.
         teacher: checkpoint of a network to learn from, or a name of the package's; "" for none. See
             `tracker.training.teacher`.
         teacher_weight: weight of the error of the features against the teacher's.

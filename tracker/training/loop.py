@@ -185,11 +185,28 @@ def training_form(
             if config.winograd:
                 undo.enter_context(fastops.nn.winograd_convolutions(model))
         network = (model if learner is None else learner).train()
+        if config.backbone_lr == 0:
+            undo.enter_context(frozen(model.backbone, model.attention))
         if config.compile:
             network = torch.compile(network)
         if world.size > 1:
             network = nn.parallel.DistributedDataParallel(network)
         yield network
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Keep modules as they are while a network trains: no gradients, and batch norms use their running statistics."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for module in modules:
+        module.eval()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -204,8 +221,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         options["conv_only"] = suffix == "gcc"
     groups = [{"params": list(model.parameters()), "lr_factor": 1.0}]
     if config.backbone_lr != 1:
-        backbone = {id(p) for name, p in model.named_parameters() if "backbone." in name}
-        split = [[p for p in model.parameters() if (id(p) in backbone) == inside] for inside in (True, False)]
+        features = {id(p) for name, p in model.named_parameters() if "backbone." in name or "attention." in name}
+        split = [[p for p in model.parameters() if (id(p) in features) == inside] for inside in (True, False)]
         factors = (config.backbone_lr, 1.0)
         groups = [{"params": p, "lr_factor": factor} for p, factor in zip(split, factors, strict=True) if p]
     return kind(groups, config.lr, weight_decay=config.weight_decay, **options)
