@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 
 #: Names of the weights, and of their networks in tables: the original SiamFC; SiamFC with Mish and
-#: squeeze-and-excitation; the same with a head for boxes; and that one at about a third of the width.
+#: squeeze-and-excitation; and the same with a head for boxes.
 PRETRAINED = {
     "siamfc-relu": "ReLU",
     "siamfc-mish-se": "Mish + SE",
     "siamfc-box": "Mish + SE, box",
-    "siamfc-box-small": "Mish + SE, box, small",
 }
 DEFAULT = "siamfc-box"
 
