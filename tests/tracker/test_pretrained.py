@@ -31,16 +31,26 @@ def test_files_are_small_and_in_half_precision(name):
     assert name in card and "@" not in card
 
 
+VARIANTS = {
+    "siamfc-relu": ("relu", "none", "xcorr"),
+    "siamfc-mish-se": ("mish", "se", "xcorr"),
+    "siamfc-box": ("mish", "se", "box"),
+}
+
+
 def test_names_are_the_variants():
-    baseline, paper = (load_model(find_weights(name), ops="reference").settings() for name in PRETRAINED)
-    assert paper == SiamFC("mish", "se", ops="reference").settings()
-    assert baseline == SiamFC("relu", "none", ops="reference").settings()
+    assert list(PRETRAINED) == list(VARIANTS)
+    for name, variant in VARIANTS.items():
+        assert (
+            load_model(find_weights(name), ops="reference").settings() == SiamFC(*variant, ops="reference").settings()
+        )
 
 
-def test_the_settings_of_their_training_are_told():
-    config = load_config(CARD.with_name("train.toml"))
-    assert (config.steps, config.model.activation, config.model.attention) == (8500, "mish", "se")
-    assert set(config.data.leave_out) == set(HELD_OUT) == set(config.validation.only)
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_settings_of_their_training_are_told(name):
+    config = load_config(CARD.with_name(f"{name}.toml"))
+    assert (config.model.activation, config.model.attention, config.model.head) == VARIANTS[name]
+    assert f"{name}.toml" in CARD.read_text(encoding="utf-8")
 
 
 def test_default_and_other_paths():
@@ -62,7 +72,7 @@ def test_they_track_in_batches_too():
 
 
 @pytest.mark.usefixtures("real_data")
-@pytest.mark.parametrize(("name", "least"), [("siamfc-relu", 0.65), ("siamfc-mish-se", 0.65)])
+@pytest.mark.parametrize(("name", "least"), [("siamfc-relu", 0.65), ("siamfc-mish-se", 0.7), ("siamfc-box", 0.65)])
 def test_they_track_real_sequences_that_they_never_saw(name, least):
     place = f"otb:{DATA / 'sequences'}"
     assert set(HELD_OUT) <= {sequence.name for sequence in open_place(place)}
