@@ -17,9 +17,10 @@ import torch
 from tests.support.commands import make_sequence, make_weights, run
 from tests.support.paths import ROOT
 from tests.support.small_disk import small_disk  # noqa: F401
-from tracker import SiamFC
+from tracker import SiamFC, cli
 from tracker.data.archive import ArchiveWriter
 from tracker.data.otb import read_boxes
+from tracker.eval.run import Run
 from tracker.io.draw import VideoError, VideoWriter, write_boxes
 from tracker.io.files import Replacement, replacing, write_whole
 from tracker.io.report import write_csv, write_plot
@@ -214,6 +215,26 @@ def test_signals_end_a_run_as_ctrl_c_does(tmp_path, sequence, weights, number):
         assert (child.returncode, err) == (128 + number, f"stopped after {count} frames, which are kept\n")
         assert sum(1 for _ in open_source(output)) == count and 2 <= count < 12
     assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.txt", "out.avi"]
+
+
+@pytest.mark.parametrize("where", ["step", "labels"])
+def test_boxes_and_video_end_at_the_same_frame(tmp_path, sequence, weights, monkeypatch, where):
+    """Ctrl-C comes within the row of the sixth frame, or between its box and its frame of the video."""
+    real = getattr(Run, where)
+
+    def interrupted(run, *arguments, **named):
+        result = real(run, *arguments, **named)
+        if len(run.boxes) == 6:
+            if where == "step":
+                run.lost.pop()
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Run, where, interrupted)
+    output, results = tmp_path / "out.avi", tmp_path / "boxes.txt"
+    arguments = ["track", sequence, "--weights", weights, "--backend", "eager", "-o", output, "--results", results]
+    assert cli.main([*map(str, arguments), "--quiet"]) == 130
+    assert sum(1 for _ in open_source(output)) == len(read_boxes(results)) == 5
 
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path):

@@ -253,6 +253,7 @@ def _track_one(
             if image is not None:
                 video.write(annotate(image, **labels))
             else:  # closed in this thread because signals interrupt the main thread only
+                run.keep(video.frames)  # Ctrl-C may have come between a box and its frame
                 run.total = time.perf_counter() - began
                 video.close()
 

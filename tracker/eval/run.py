@@ -81,13 +81,20 @@ class Run:
             "truth": truth[index] if index < len(truth) else None,
         }
 
+    def keep(self, count: int) -> None:
+        """Drop the rows after the first `count`."""
+        for rows in (self.boxes, self.scores, self.lost):
+            del rows[count:]
+        del self.seconds[max(0, count - 1 - self.start) :]  # the first frame tracked has no time
+
     @contextmanager
     def may_stop(self) -> Iterator[None]:
-        """Note Ctrl-C or a failing source in `stopped`, and continue after the block."""
+        """Note Ctrl-C or a failing source in `stopped`, and continue after the block with the rows that are whole."""
         try:
             yield
         except (KeyboardInterrupt, SourceError) as error:
             self.stopped = error
+            self.keep(min(len(self.boxes), len(self.scores), len(self.lost)))
 
 
 def print_summary(summary: dict[str, Any]) -> None:
