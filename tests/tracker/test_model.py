@@ -167,9 +167,13 @@ def test_saved_model_comes_back(tmp_path, arguments):
 
 def test_half_precision_is_for_the_file_alone(tmp_path):
     net, path = SiamFC(**SMALL).eval(), tmp_path / "net.safetensors"
+    net.backbone.conv1[1].running_var[3] = 1e6  # as trained networks have it
     save_state(net, path, torch.float16)
-    assert {value.dtype for key, value in load_state(path).items() if "num_batches" not in key} == {torch.float16}
+    dtypes = {key: value.dtype for key, value in load_state(path).items() if "num_batches" not in key}
+    assert {key for key, dtype in dtypes.items() if dtype == torch.float32} == {key for key in dtypes if "running" in key}
+    assert set(dtypes.values()) == {torch.float16, torch.float32}
     loaded = load_model(path, ops="reference")
+    assert loaded.backbone.conv1[1].running_var[3] == 1e6
     for wide, narrow in zip(net.parameters(), loaded.parameters(), strict=True):
         assert narrow.dtype == torch.float32 and torch.equal(narrow, wide.half().float())
     net.backbone.conv1[0].bias.data[3] = 1e5

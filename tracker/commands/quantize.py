@@ -75,8 +75,8 @@ def quantize(
         if held_back:
             settings = with_auc(settings, model, held_back)
         model.int8 = settings
-        kept = next(value for value in load_state(weights).values() if value.is_floating_point()).dtype
-        save_state(model, output, dtype=kept)
+        kept = {value.dtype for value in load_state(weights).values() if value.is_floating_point()}
+        save_state(model, output, dtype=min(kept, key=lambda dtype: dtype.itemsize))
     if as_json:
         layers = [{"layer": e.name, "range": e.range, "error": e.error} for e in errors]
         print_json({"output": str(output), "layers": layers, "auc": settings.auc})

@@ -75,7 +75,7 @@ class BoxHead(nn.Module):
         depth: int = 2,
     ) -> None:
         super().__init__()
-        hidden = max(16, channels // 2)
+        hidden = max(16, 3 * channels // 8)
         self._xcorr = xcorr
         self.score_factor = nn.Parameter(torch.ones(1))
         self.score_offset = nn.Parameter(torch.full((1,), SCORE_OFFSET))

@@ -129,11 +129,12 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
     Args:
         model: stays as it is.
         path: of the file.
-        dtype: what floating-point weights are rounded to, such as torch.float16; None keeps theirs. `load_model`
-            gives a float32 network of either.
+        dtype: what floating-point parameters are rounded to, such as torch.float16; None keeps theirs. The statistics
+            of batch normalisation keep theirs anyway: variances of a first layer, whose inputs go up to 255, can be
+            beyond float16. `load_model` gives a float32 network of either.
 
     Raises:
-        ValueError: when the name does not end in .safetensors, or a weight overflows in `dtype`.
+        ValueError: when the name does not end in .safetensors, or a parameter overflows in `dtype`.
 
     Example:
         >>> import tempfile
@@ -147,7 +148,8 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
         raise ValueError(f"path must end in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if dtype is not None:
-        wide, state = state, {key: v.to(dtype) if v.is_floating_point() else v for key, v in state.items()}
+        parameters = {key for key, value in model.named_parameters() if value.is_floating_point()}
+        wide, state = state, {key: value.to(dtype) if key in parameters else value for key, value in state.items()}
         if bad := [key for key in state if wide[key].isfinite().all() and not state[key].isfinite().all()]:
             raise ValueError(f"dtype must hold all weights, got {dtype}, in which {_some(bad)} overflow")
     metadata = {"format": "pt", **{key: str(value) for key, value in model.settings().items()}}
