@@ -7,16 +7,17 @@ compile    the same with its network under torch.compile
 compile graph  (on a GPU) the same under torch.compile(mode="reduce-overhead"), which captures it as CUDA graphs
 fastops    tracker.Tracker, in each of --dtype
 
-for the ReLU network and for the paper's (Mish + SE). All track the same frames in one run, taking turns of a few frames
+for the networks of the package: SiamFC (ReLU), the paper's (Mish + SE), and those with a box head, which search one
+scale where the others search three. The reference of a box head is `Tracker(backend="eager")`. All track the same frames in one run, taking turns of a few frames
 (so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
 before any figure is printed; half types and int8 may differ by more, and say by how much. int8 is measured on 24 crops
 of the source, which needs its boxes. Milliseconds and speed-ups are of the
 median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
-took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
-median over the turns, in which the two follow one another.
+took to decode them. The last table is the price of Mish and attention, and the gain of the box heads: speed with them
+over the speed of the ReLU network, the median over the turns, in which the two follow one another.
 
-Weights: those of the package. With --weights (a ReLU checkpoint) the Mish + SE network takes over their convolutions,
-and its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU: no TF32.
+Weights: those of the package. With --weights (a ReLU checkpoint) only the first two networks run. The Mish + SE network
+takes over the convolutions, and its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU: no TF32.
 
 A run that is cut (SIGTERM, Ctrl-C) keeps and prints what it has measured.
 """
@@ -47,22 +48,22 @@ from tracker.network.pretrained import find_weights
 from tracker.network.quantized import measure_int8
 from tracker.training.quantize import sample_crops
 
-MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
-WEIGHTS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se"}
+MODELS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se", "box": "siamfc-box"}
+PLAIN = "relu"  # what the others' speed is compared with
 # Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99
 HALF_MEAN_IOU = 0.8
 TURN = 8  # frames
 
 
-def build_model(kind: str, weights: Path | None) -> SiamFC:
+def build_models(weights: Path | None) -> dict[str, SiamFC]:
+    models = {kind: load_model(find_weights(name), ops="reference") for kind, name in MODELS.items()}
     if weights is None:
-        return load_model(find_weights(WEIGHTS[kind]), ops="reference").eval()
-    activation, attention = MODELS[kind]
-    torch.manual_seed(0)
-    model = SiamFC(activation, attention, ops="reference").eval()
-    model.backbone.load_state_dict(load_model(weights, ops="reference").backbone.state_dict())
-    return model
+        return models
+    plain = load_model(weights, ops="reference")
+    adorned = SiamFC("mish", "se", ops="reference").eval()
+    adorned.backbone.load_state_dict(plain.backbone.state_dict())
+    return {PLAIN: plain, "mish+se": adorned}
 
 
 def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
@@ -133,7 +134,8 @@ def make_trackers(
     args: argparse.Namespace, weights: Path | None, crops: tuple[Tensor, Tensor] | None
 ) -> dict[tuple[str, str], object]:
     """By name and network; `crops` to measure int8 on."""
-    models = {kind: build_model(kind, weights) for kind in MODELS}
+    torch.manual_seed(0)
+    models = build_models(weights)
     trackers: dict[tuple[str, str], object] = {}
     modes: dict[str, bool | str] = {"reference": False}
     if not args.no_compile:
@@ -142,20 +144,23 @@ def make_trackers(
             modes["compile graph"] = "reduce-overhead"
     for name, mode in modes.items():
         for kind, model in models.items():
-            trackers[name, kind] = ReferenceTracker(copy.deepcopy(model), device=args.device, compile=mode)
+            if model.head != "box":
+                trackers[name, kind] = ReferenceTracker(copy.deepcopy(model), device=args.device, compile=mode)
+            elif mode is False:
+                trackers[name, kind] = Tracker(copy.deepcopy(model), device=args.device, backend="eager")
     for dtype in args.dtype:
         name = "fastops" if dtype == "float32" else f"fastops {dtype}"
         for kind, model in models.items():
-            fused = SiamFC(*MODELS[kind])
+            fused = SiamFC(**model.settings()).eval()
             fused.load_state_dict(model.state_dict())
             if dtype == "int8":
-                fused.int8 = measure_int8(fused.eval(), *crops)[0]
-            trackers[name, kind] = Tracker(fused.eval(), device=args.device, dtype=getattr(torch, dtype))
+                fused.int8 = measure_int8(fused, *crops)[0]
+            trackers[name, kind] = Tracker(fused, device=args.device, dtype=getattr(torch, dtype))
     return trackers
 
 
 def price(plain: np.ndarray, adorned: np.ndarray) -> float:
-    """Speed of the network with Mish and attention over that of the plain network, for each turn."""
+    """Speed of a network over that of the plain network: the median over the turns."""
     turns = range(0, len(plain), TURN)
     return float(np.median([np.median(plain[t : t + TURN]) / np.median(adorned[t : t + TURN]) for t in turns]))
 
@@ -206,10 +211,10 @@ def main() -> int:
         row |= {"p50_ms": f"{p50:.2f}", "p95_ms": f"{p95:.2f}", "p99_ms": f"{p99:.2f}"}
         row |= {"over_reference": f"{ratio:.2f}", "min_iou": f"{overlap.min():.4f}"}
         results.add(row)
-    plain, adorned = MODELS
-    for name in dict.fromkeys(name for name, _ in seconds):
-        ratio = price(seconds[name, plain], seconds[name, adorned])
-        results.add({"benchmark": "fps price", "tracker": name, "price": f"{ratio:.3f}"})
+    for name, kind in seconds:
+        if kind != PLAIN:
+            ratio = price(seconds[name, PLAIN], seconds[name, kind])
+            results.add({"benchmark": "fps price", "model": kind, "tracker": name, "price": f"{ratio:.3f}"})
     print_results(results)
     return 0
 
@@ -226,9 +231,8 @@ def print_results(results: Results) -> None:
     times = ("tracker fps", "end-to-end fps", "p50 ms", "p95 ms", "p99 ms")
     print_table(["network", "tracker", *times, "speed-up", "least IoU"], table)
     print()
-    plain, adorned = MODELS
-    prices = [[row["tracker"], f"{float(row['price']):.2f}"] for row in results.rows("fps price")]
-    print_table(["tracker", f"{adorned} over {plain}"], prices)
+    prices = [[row["model"], row["tracker"], f"{float(row['price']):.2f}"] for row in results.rows("fps price")]
+    print_table(["network", "tracker", f"over {PLAIN}"], prices)
 
 
 if __name__ == "__main__":

@@ -55,14 +55,16 @@ def test_commands_exist(command, capsys):
     assert declared_options(shown) >= OPTIONS[command]
 
 
-def test_speed_table_is_that_of_the_results(monkeypatch):
+def test_tables_are_those_of_the_results(monkeypatch):
     """`python docs/tools/readme.py` writes it again after new measurements."""
     for package in ("mkdocs", "matplotlib"):
         pytest.importorskip(package, reason=f"docs/tools needs {package}: pip install '.[docs]'")
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "tools"))
-    from readme import speed_table
+    from readme import CARD, accuracy_table, score_table, speed_table
 
-    assert speed_table() in README.read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    assert speed_table() in text and accuracy_table() in text
+    assert score_table() in CARD.read_text(encoding="utf-8")
 
 
 def test_readme_is_short_and_its_links_lead_to_files():

@@ -1,4 +1,4 @@
-"""Writes what the README shows of the measurements: its picture, and the speed table between its two marks.
+"""Writes what the README and the model card show of the measurements: a picture, and tables between their marks.
 
 Run `python docs/tools/readme.py` after new rows in `benchmarks/results/` or new weights. It needs the `docs` extra.
 The picture is `docs/assets/tracker.png`.
@@ -20,13 +20,23 @@ from results import last_rows, source_of
 
 ROOT = Path(__file__).resolve().parents[2]
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "assets" / "tracker.png"
+CARD = ROOT / "tracker" / "weights" / "README.md"
 SEED, FRAMES, SIZE, SHOWN = 7, 120, (320, 240), (0, 40, 80, 119)
 OPS = {
     ("mish", "1e6"): "`mish`, a million values, forward and backward, µs",
     ("eiou_loss", "1e5 boxes"): "`eiou_loss`, 100,000 boxes, forward and backward, µs",
     ("xcorr", "8:24x256, 6x6 on 22x22"): "`xcorr`, 8 templates on 24 searches, forward and backward, µs",
 }
-_TABLE = re.compile(r"(<!-- speed table: begin -->\n).*?(<!-- speed table: end -->)", re.DOTALL)
+#: Trackers of the accuracy tables: their name in the rows of `benchmarks.accuracy`, and in those of `benchmarks.fps`.
+TRACKERS = {
+    "siamfc-box": "box",
+    "siamfc-box-small": "box small",
+    "siamfc-mish-se": "mish+se",
+    "siamfc-relu": "relu",
+    "published": "",
+    "CSRT": "",
+}
+TITLES = {"published": "SiamFC-3s, published", "CSRT": "OpenCV's CSRT"}
 
 
 def speed_table() -> str:
@@ -59,6 +69,68 @@ def speed_table() -> str:
     return "\n".join([*lines, "", f"*{device}*", ""])
 
 
+def accuracy_table() -> str:
+    """A row per tracker: means over the validation sequences, and the speed of one run over `siamfc-mish-se`'s."""
+    scores, names = _scores()
+    fps = next(
+        {row["model"]: float(row["tracker_fps"]) for row in rows if row["tracker"] == "fastops"}
+        for rows in last_rows("fps")
+        if {row["model"] for row in rows} >= {TRACKERS[name] for name in names if TRACKERS[name]}
+    )
+    lines = ["| tracker | success AUC | precision at 20 px | speed |", "|---|---|---|---|"]
+    for name in names:
+        auc, precision = (_short(value) for value in scores[name].mean(0))
+        speed = f"{fps[TRACKERS[name]] / fps['mish+se']:.1f}x" if TRACKERS[name] else "-"
+        lines.append(f"| {_title(name)} | {auc} | {precision} | {speed} |")
+    return "\n".join([*lines, ""])
+
+
+def score_table() -> str:
+    """A row per validation sequence: success AUC / precision at 20 px of each tracker."""
+    scores, names = _scores()
+    rows = [row for row in last_rows("accuracy")[0] if row["tracker"] == names[0]]
+    lines = ["| sequence (frames) | " + " | ".join(map(_title, names)) + " |", "|---" * (len(names) + 1) + "|"]
+    for i, row in enumerate(rows):
+        cells = [" / ".join(map(_short, scores[name][i])) for name in names]
+        lines.append(f"| {row['sequence']} ({row['frames']}) | " + " | ".join(cells) + " |")
+    means = ["**" + " / ".join(map(_short, scores[name].mean(0))) + "**" for name in names]
+    return "\n".join([*lines, "| **mean** | " + " | ".join(means) + " |", ""])
+
+
+def _scores() -> tuple[dict[str, np.ndarray], list[str]]:
+    """Success AUC and precision [sequences, 2] of each tracker, and the trackers in the order of `TRACKERS`."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in last_rows("accuracy")[0]:
+        found.setdefault(row["tracker"], {})[row["sequence"]] = (
+            float(row["success_auc"]),
+            float(row["precision_20px"]),
+        )
+    names = [name for name in TRACKERS if name in found]
+    sequences = list(found[names[0]])
+    return {name: np.array([found[name][sequence] for sequence in sequences]) for name in names}, names
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, f"`{name}`")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def write_table(path: Path, name: str, table: str) -> None:
+    """Put the table between the marks of its name.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    text = path.read_text(encoding="utf-8")
+    marks = re.compile(f"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"{path} must have the marks of the {name}")
+    path.write_text(marks.sub(lambda match: match[1] + table + match[2], text), encoding="utf-8")
+
+
 def tracked_frames() -> tuple[list[np.ndarray], float]:
     """The frames `SHOWN`, annotated, and the mean overlap of all boxes with the true ones."""
     sys.path.insert(0, str(ROOT))
@@ -71,7 +143,7 @@ def tracked_frames() -> tuple[list[np.ndarray], float]:
     results = list(Tracker.from_pretrained().track(video.images(), box=video.boxes[0]))
     overlap = iou(np.array([result.box for result in results]), video.boxes).mean()
     frames = [
-        annotate(video.image(i), box=results[i].box, score=results[i].score, frame=i, truth=video.boxes[i])
+        annotate(video.image(i), box=results[i].box, score=results[i].score, frame=i + 1, truth=video.boxes[i])
         for i in SHOWN
     ]
     return frames, float(overlap)
@@ -96,9 +168,10 @@ def main() -> None:
     figure.savefig(buffer, format="png", dpi=150)
     # 256 colours: a third of the bytes.
     Image.open(buffer).convert("RGB").quantize(256).save(PICTURE, optimize=True)
-    text = README.read_text(encoding="utf-8")
-    README.write_text(_TABLE.sub(lambda match: match[1] + speed_table() + match[2], text), encoding="utf-8")
-    print(f"wrote {PICTURE}, {PICTURE.stat().st_size / 1000:.0f} kB, and the table of {README}")
+    write_table(README, "speed table", speed_table())
+    write_table(README, "accuracy table", accuracy_table())
+    write_table(CARD, "score table", score_table())
+    print(f"wrote {PICTURE}, {PICTURE.stat().st_size / 1000:.0f} kB, and the tables of {README} and {CARD}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ RANGES = {
         "scale_penalty": (0.9, 1.0),
         "window_influence": (0.0, 0.6),
     },
-    "box": {"box_lr": (0.05, 1.0), "box_penalty": (0.0, 0.6), "box_window": (0.0, 0.7)},
+    "box": {"box_lr": (0.05, 0.6), "box_penalty": (0.0, 1.5), "box_window": (0.0, 0.7)},
 }
 TOGETHER = 8  # trials that advance together: their features of a frame are kept, 0.5 MB a crop
 SURE, BAD = 0.4, 0.05  # overlap above which a frame counts as followed, and below which as missed
