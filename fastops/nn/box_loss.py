@@ -16,8 +16,8 @@ class _IoUFamily(nn.Module):
         super().__init__()
         self.fmt, self.reduction, self.eps = fmt, reduction, eps
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        return self._function(pred, target, self.fmt, self.reduction, self.eps)
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self._function(pred, target, self.fmt, self.reduction, self.eps, weight)
 
     def extra_repr(self) -> str:
         return f"fmt={self.fmt!r}, reduction={self.reduction!r}, eps={self.eps:g}"
@@ -30,6 +30,8 @@ class IoULoss(_IoUFamily):
         fmt: "xyxy", "xywh" or "cxcywh".
         reduction: "none", "mean" or "sum".
         eps: sides below it count as `eps`.
+
+    A third argument, `module(pred, target, weight)`, weighs the boxes.
 
     Examples:
 
@@ -129,9 +131,9 @@ class FocalEIoULoss(nn.Module):
         super().__init__()
         self.gamma, self.fmt, self.reduction, self.detach_weight, self.eps = gamma, fmt, reduction, detach_weight, eps
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         return box_loss.focal_eiou_loss(
-            pred, target, self.gamma, self.fmt, self.reduction, self.detach_weight, self.eps
+            pred, target, self.gamma, self.fmt, self.reduction, self.detach_weight, self.eps, weight
         )
 
     def extra_repr(self) -> str:

@@ -27,7 +27,14 @@ _focal_l1 = torch.ops.fastops.focal_l1_loss.default
 _focal_l1_backward = torch.ops.fastops.focal_l1_loss_backward.default
 
 
-def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
+def iou_loss(
+    pred: Tensor,
+    target: Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: Tensor | None = None,
+) -> Tensor:
     r"""IoU loss, and its gradients ready, in one pass over the boxes.
 
     $$
@@ -42,6 +49,10 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
         reduction: "none" gives the losses [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
         eps: in the unit of the boxes, at least 1e-15. Sides below it, negative ones of inverted boxes among them, count
             as `eps` about the same centre; larger boxes are not touched by it.
+        weight: a factor $w \ge 0$ for each box, such as a centerness or a mask, on the device of `pred`; of any real
+            dtype, and of a shape that broadcasts to the losses [...]. "none" gives $w L$ and "sum" $\sum w L$. "mean"
+            gives the weighted mean $\sum w L / \sum w$, as `torch.nn.functional.cross_entropy` does; it is 0 where all
+            weights are. For a mean over the number of boxes divide the sum by it.
 
     Returns:
         The loss, in the dtype that `pred` and `target` promote to.
@@ -56,6 +67,9 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
     Where edges of the two boxes coincide the gradient is the mean of those on both sides; a side below `eps` has the
     gradient of one of `eps`, so that a collapsed box may grow again. Gradients in float16 saturate at 65504.
 
+    Weights multiply the losses of the boxes after the same pass, in float32 or wider. They are differentiable too:
+    detach a predicted weight that shall be a constant of the gradient.
+
     Works under `torch.compile(fullgraph=True)`, `torch.autocast` (in float32) and `torch.vmap`; in forward mode
     and under `torch.func.grad` it runs as [`fastops.reference`][] does.
 
@@ -68,10 +82,17 @@ def iou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "
         >>> fastops.iou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.5000)
     """
-    return _loss(pred, target, "iou", fmt, reduction, 0.0, True, eps)
+    return _loss(pred, target, weight, "iou", fmt, reduction, 0.0, True, eps)
 
 
-def giou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
+def giou_loss(
+    pred: Tensor,
+    target: Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: Tensor | None = None,
+) -> Tensor:
     r"""Generalized IoU loss, and its gradients ready, in one pass over the boxes.
 
     $$
@@ -89,10 +110,17 @@ def giou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
         >>> fastops.giou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         tensor(1.3333)
     """
-    return _loss(pred, target, "giou", fmt, reduction, 0.0, True, eps)
+    return _loss(pred, target, weight, "giou", fmt, reduction, 0.0, True, eps)
 
 
-def diou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
+def diou_loss(
+    pred: Tensor,
+    target: Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: Tensor | None = None,
+) -> Tensor:
     r"""Distance IoU loss, and its gradients ready, in one pass over the boxes.
 
     $$
@@ -110,10 +138,17 @@ def diou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
         >>> fastops.diou_loss(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
         tensor(1.4000)
     """
-    return _loss(pred, target, "diou", fmt, reduction, 0.0, True, eps)
+    return _loss(pred, target, weight, "diou", fmt, reduction, 0.0, True, eps)
 
 
-def ciou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
+def ciou_loss(
+    pred: Tensor,
+    target: Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: Tensor | None = None,
+) -> Tensor:
     r"""Complete IoU loss, and its gradients ready, in one pass over the boxes.
 
     $$
@@ -134,10 +169,17 @@ def ciou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
         >>> fastops.ciou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.7629)
     """
-    return _loss(pred, target, "ciou", fmt, reduction, 0.0, True, eps)
+    return _loss(pred, target, weight, "ciou", fmt, reduction, 0.0, True, eps)
 
 
-def eiou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7) -> Tensor:
+def eiou_loss(
+    pred: Tensor,
+    target: Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: Tensor | None = None,
+) -> Tensor:
     r"""Efficient IoU loss, and its gradients ready, in one pass over the boxes.
 
     $$
@@ -158,7 +200,7 @@ def eiou_loss(pred: Tensor, target: Tensor, fmt: str = "xyxy", reduction: str = 
         >>> fastops.eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(1.2292)
     """
-    return _loss(pred, target, "eiou", fmt, reduction, 0.0, True, eps)
+    return _loss(pred, target, weight, "eiou", fmt, reduction, 0.0, True, eps)
 
 
 def focal_eiou_loss(
@@ -169,6 +211,7 @@ def focal_eiou_loss(
     reduction: str = "mean",
     detach_weight: bool = True,
     eps: float = 1e-7,
+    weight: Tensor | None = None,
 ) -> Tensor:
     r"""Focal-EIoU loss, and its gradients ready, in one pass over the boxes.
 
@@ -183,6 +226,8 @@ def focal_eiou_loss(
             (eq. 11; 0 where no boxes overlap).
         detach_weight: take $\mathrm{IoU}^\gamma$, as a weight, for a constant of the gradient. Else it has its
             own gradient, which grows without bound as the IoU goes to 0, and is taken as 0 at IoU = 0.
+        weight: as [`iou_loss`][fastops.iou_loss], beside $\mathrm{IoU}^\gamma$; "weighted" gives
+            $\sum w \, \mathrm{IoU}^\gamma L_{EIoU} / \sum w \, \mathrm{IoU}^\gamma$.
 
     Results, errors and numerics as [`iou_loss`][fastops.iou_loss].
 
@@ -198,7 +243,7 @@ def focal_eiou_loss(
         >>> fastops.focal_eiou_loss(torch.tensor([[0.0, 0.0, 2.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor(0.7097)
     """
-    return _loss(pred, target, "focal_eiou", fmt, reduction, gamma, detach_weight, eps)
+    return _loss(pred, target, weight, "focal_eiou", fmt, reduction, gamma, detach_weight, eps)
 
 
 def focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8, reduction: str = "mean") -> Tensor:
@@ -368,10 +413,11 @@ class _BoxLoss(torch.autograd.Function):
     backward of few boxes would take half as long again (16 values of mish: 45 us so, 29 us this way)."""
 
     @staticmethod
-    def forward(ctx, pred, target, kind, fmt, reduction, gamma, detach_weight, eps):
+    def forward(ctx, pred, target, kind, fmt, reduction, gamma, detach_weight, eps, widened):
         pred_grad, target_grad = ctx.needs_input_grad[:2]
+        boxes = (_widened(pred), _widened(target)) if widened else (pred, target)
         loss, divisor, *grads = _box_loss(
-            pred, target, kind, fmt, reduction, gamma, detach_weight, eps, pred_grad, target_grad
+            *boxes, kind, fmt, reduction, gamma, detach_weight, eps, pred_grad, target_grad
         )
         ctx.save_for_backward(pred, target, divisor, *grads)
         ctx.settings = kind, fmt, reduction, gamma, detach_weight, eps
@@ -381,13 +427,22 @@ class _BoxLoss(torch.autograd.Function):
     def backward(ctx, grad):
         pred, target, divisor, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():
-            grads = reference_vjp(_reference, (pred, target, *ctx.settings), grad)[:2]
+
+            def again(pred, target, *settings):
+                return _reference(_widened(pred), _widened(target), None, *settings).to(grad.dtype)
+
+            grads = reference_vjp(again, (pred, target, *ctx.settings), grad)[:2]
         else:
             # In half a gradient beyond 65504 becomes that number, not an infinity.
             wide = grad.float() if grad.dtype == torch.float16 else grad
-            scaled = (_saturated(t, grad.dtype) for t in _scale(wide, divisor, saved))
+            scaled = (_saturated(t, pred.dtype) for t in _scale(wide, divisor, saved))
             grads = [next(scaled) if wanted else None for wanted in ctx.needs_input_grad[:2]]
-        return *grads, None, None, None, None, None, None
+        return *grads, None, None, None, None, None, None, None
+
+
+def _widened(t: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
 def _saturated(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -403,22 +458,97 @@ def _plain(pred, target, *settings) -> Tensor:
 
 
 def _loss(
-    pred: Tensor, target: Tensor, kind: str, fmt: str, reduction: str, gamma: float, detach_weight: bool, eps: float
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    kind: str,
+    fmt: str,
+    reduction: str,
+    gamma: float,
+    detach_weight: bool,
+    eps: float,
 ) -> Tensor:
     pred, target = promoted(pred, target)
+    settings = kind, fmt, reduction, gamma, detach_weight, eps
+    if weight is not None:
+        _check_weight(f"{kind}_loss", weight, pred)
     if in_transform():
-        return _reference(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)
+        return _reference(pred, target, weight, *settings)
+    return _fused(pred, target, *settings) if weight is None else _weighted(pred, target, weight, *settings)
+
+
+def _fused(pred: Tensor, target: Tensor, *settings, widened: bool = False) -> Tensor:
+    """The op with its gradients where they are wanted; `widened`: of half types in float32, its result too."""
     if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad):
-        return _BoxLoss.apply(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)
-    return _plain(pred, target, kind, fmt, reduction, gamma, detach_weight, eps)
+        return _BoxLoss.apply(pred, target, *settings, widened)
+    return _plain(_widened(pred), _widened(target), *settings) if widened else _plain(pred, target, *settings)
+
+
+def _weighted(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    kind: str,
+    fmt: str,
+    reduction: str,
+    gamma: float,
+    detach_weight: bool,
+    eps: float,
+) -> Tensor:
+    """Outside weights, around the losses of the boxes."""
+    focal = kind == "focal_eiou"
+    _check_reduction(f"{kind}_loss", reduction, weighted=focal)
+    if reduction == "weighted" and not detach_weight:  # IoU^gamma beside its own gradient: no op gives it
+        return _reference(pred, target, weight, kind, fmt, reduction, gamma, detach_weight, eps)
+    losses = _fused(pred, target, kind, fmt, "none", gamma, detach_weight, eps, widened=True)
+    dtype = losses.dtype if torch.is_autocast_enabled(pred.device.type) else pred.dtype
+    weight = weight.to(losses.dtype).expand(losses.shape)
+    result = weight * losses
+    if reduction != "none":
+        result = _sum(result)
+    if reduction == "weighted":
+        # A quotient of two losses: 1 - (1 - IoU) would lose the digits of a small IoU. Equal boxes have the IoU 1.
+        plain = _plain(_widened(pred.detach()), _widened(target.detach()), "eiou", fmt, "none", 0.0, True, eps)
+        weight = weight * torch.where(plain > 0, losses.detach() / plain, 1.0)
+    if reduction in ("mean", "weighted"):
+        divisor = _sum(weight)
+        result = result / (divisor + (divisor == 0))
+    return result.to(dtype)
+
+
+def _sum(values: Tensor, row: int = 4096) -> Tensor:
+    """The sum, whatever the number of threads: torch shares out a single long sum, but not that of a row."""
+    values = values.flatten()
+    if values.numel() > row:
+        values = torch.nn.functional.pad(values, (0, -values.numel() % row)).view(-1, row).sum(1)
+    return values.sum()
+
+
+def _check_weight(op: str, weight: Tensor, pred: Tensor) -> None:
+    got = type(weight).__name__
+    check(isinstance(weight, Tensor), f"{op}: weight must be a tensor, got {got}")
+    check(not weight.dtype.is_complex, f"{op}: weight must have a real dtype, got {dtype_name(weight.dtype)}")
+    check_same_device(op, "weight", weight, "pred", pred)
+    shape, wanted = weight.shape, pred.shape[:-1]
+    pairs = zip(reversed(shape), reversed(wanted), strict=False)
+    fits = len(shape) <= len(wanted) and all(n in (1, m) for n, m in pairs)
+    check(fits, f"{op}: weight must broadcast to the losses {list(wanted)}, got {list(shape)}")
 
 
 def _reference(
-    pred: Tensor, target: Tensor, kind: str, fmt: str, reduction: str, gamma: float, detach_weight: bool, eps: float
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    kind: str,
+    fmt: str,
+    reduction: str,
+    gamma: float,
+    detach_weight: bool,
+    eps: float,
 ) -> Tensor:
     if kind == "focal_eiou":
-        return reference.focal_eiou_loss(pred, target, gamma, fmt, reduction, detach_weight, eps)
-    return getattr(reference, f"{kind}_loss")(pred, target, fmt, reduction, eps)
+        return reference.focal_eiou_loss(pred, target, gamma, fmt, reduction, detach_weight, eps, weight)
+    return getattr(reference, f"{kind}_loss")(pred, target, fmt, reduction, eps, weight)
 
 
 # The op itself is not differentiable: _BoxLoss is.
@@ -449,10 +579,14 @@ def _(info, in_dims, pred, target, kind, fmt, reduction, gamma, detach_weight, e
     pred, target = (to_front(t, dim, info.batch_size) for t, dim in zip((pred, target), in_dims, strict=False))
     settings = kind, fmt, reduction, gamma, detach_weight, eps
     # A tensor under vmap does not tell that it requires grad; here it does, but torch allows no _BoxLoss.
-    run = _reference if torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad) else _plain
+    differentiable = torch.is_grad_enabled() and (pred.requires_grad or target.requires_grad)
+
+    def run(pred, target):
+        return _reference(pred, target, None, *settings) if differentiable else _plain(pred, target, *settings)
+
     if reduction == "none":
-        return [run(pred, target, *settings)], [0]
-    return [torch.stack([run(p, t, *settings) for p, t in zip(pred, target, strict=True)])], [0]
+        return [run(pred, target)], [0]
+    return [torch.stack([run(p, t) for p, t in zip(pred, target, strict=True)])], [0]
 
 
 @torch.library.register_vmap("fastops::focal_l1_loss")

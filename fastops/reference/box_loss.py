@@ -109,14 +109,32 @@ def _divisor(losses: torch.Tensor, weights: torch.Tensor | None, reduction: str)
     return max(losses.numel(), 1) if reduction == "mean" else 1
 
 
-def _reduced(losses: torch.Tensor, weights: torch.Tensor | None, reduction: str, dtype: torch.dtype) -> torch.Tensor:
+def _reduced(
+    losses: torch.Tensor,
+    weights: torch.Tensor | None,
+    reduction: str,
+    dtype: torch.dtype,
+    outside: torch.Tensor | None = None,
+) -> torch.Tensor:
+    if outside is not None:
+        outside = outside.to(losses.dtype).expand(losses.shape)
+        losses = outside * losses
+        if reduction == "weighted":
+            weights = outside * weights
+        elif reduction == "mean":
+            weights, reduction = outside, "weighted"
     if reduction != "none":
         losses = losses.sum() / _divisor(losses, weights, reduction)
     return losses.to(dtype)
 
 
 def iou_loss(
-    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """IoU loss: 1 - |A and B| / |A or B| (eq. 3).
 
@@ -126,6 +144,8 @@ def iou_loss(
         fmt: "xyxy" (corners), "xywh" (first corner and sides) or "cxcywh" (centre and sides).
         reduction: "none" gives [...], "mean" and "sum" a scalar; the mean of no boxes is 0.
         eps: sides below it count as eps.
+        weight: a factor w for each box, of a shape that broadcasts to [...]: w L, sum(w L) or, as the mean,
+            sum(w L) / sum(w), 0 where all w are.
 
     Returns:
         The loss in the dtype that both promote to.
@@ -139,11 +159,16 @@ def iou_loss(
         tensor(0.5000)
     """
     pred, target = promoted(pred, target)
-    return _reduced(_losses("iou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
+    return _reduced(_losses("iou", pred, target, fmt, eps)[0], None, reduction, pred.dtype, weight)
 
 
 def giou_loss(
-    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Generalized IoU loss: 1 - IoU + |C - (A or B)| / |C|, C the smallest box around both (eq. 4).
 
@@ -158,11 +183,16 @@ def giou_loss(
         tensor(1.3333)
     """
     pred, target = promoted(pred, target)
-    return _reduced(_losses("giou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
+    return _reduced(_losses("giou", pred, target, fmt, eps)[0], None, reduction, pred.dtype, weight)
 
 
 def diou_loss(
-    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Distance IoU loss: 1 - IoU + rho^2(centres) / (wc^2 + hc^2), wc and hc the sides of the smallest box around both.
 
@@ -177,11 +207,16 @@ def diou_loss(
         tensor(1.4000)
     """
     pred, target = promoted(pred, target)
-    return _reduced(_losses("diou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
+    return _reduced(_losses("diou", pred, target, fmt, eps)[0], None, reduction, pred.dtype, weight)
 
 
 def ciou_loss(
-    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Complete IoU loss: DIoU + alpha v, v = 4/pi^2 (atan(wt/ht) - atan(w/h))^2, alpha = v / (1 - IoU + v) (eq. 5).
 
@@ -196,11 +231,16 @@ def ciou_loss(
         tensor(0.7629)
     """
     pred, target = promoted(pred, target)
-    return _reduced(_losses("ciou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
+    return _reduced(_losses("ciou", pred, target, fmt, eps)[0], None, reduction, pred.dtype, weight)
 
 
 def eiou_loss(
-    pred: torch.Tensor, target: torch.Tensor, fmt: str = "xyxy", reduction: str = "mean", eps: float = 1e-7
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    fmt: str = "xyxy",
+    reduction: str = "mean",
+    eps: float = 1e-7,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Efficient IoU loss: 1 - IoU + rho^2(centres) / (wc^2 + hc^2) + (w - wt)^2 / wc^2 + (h - ht)^2 / hc^2 (eq. 7).
 
@@ -215,7 +255,7 @@ def eiou_loss(
         tensor(1.2292)
     """
     pred, target = promoted(pred, target)
-    return _reduced(_losses("eiou", pred, target, fmt, eps)[0], None, reduction, pred.dtype)
+    return _reduced(_losses("eiou", pred, target, fmt, eps)[0], None, reduction, pred.dtype, weight)
 
 
 def focal_eiou_loss(
@@ -226,13 +266,15 @@ def focal_eiou_loss(
     reduction: str = "mean",
     detach_weight: bool = True,
     eps: float = 1e-7,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Focal-EIoU loss: IoU^gamma EIoU (eq. 10).
 
     Args:
-        pred, target, fmt, eps: as `iou_loss`.
+        pred, target, fmt, eps, weight: as `iou_loss`.
         gamma: at least 0.
-        reduction: also "weighted", the sum divided by the sum of IoU^gamma (eq. 11); 0 where no boxes overlap.
+        reduction: also "weighted", the sum divided by the sum of IoU^gamma (eq. 11), or of w IoU^gamma; 0 where no
+            boxes overlap.
         detach_weight: IoU^gamma is a constant of the gradient.
 
     Returns:
@@ -249,7 +291,7 @@ def focal_eiou_loss(
     pred, target = promoted(pred, target)
     losses, iou = _losses("eiou", pred, target, fmt, eps)
     weights = _weights(iou.detach() if detach_weight else iou, gamma)
-    return _reduced(weights * losses, weights, reduction, pred.dtype)
+    return _reduced(weights * losses, weights, reduction, pred.dtype, weight)
 
 
 def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, reduction: str = "mean") -> torch.Tensor:

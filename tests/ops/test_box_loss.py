@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 
 import pytest
@@ -283,6 +284,102 @@ def test_weighted_without_overlap_is_0(device):
     assert not torch.autograd.grad(loss, pred)[0].any()
 
 
+# ---- outside weights -----------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_weights_are_factors_of_the_losses_and_the_mean_is_theirs(kind, device):
+    pred, target, *_ = OPS["eiou_loss"].make("two_blocks", torch.float64, device)
+    weight = torch.linspace(0, 2, len(pred), dtype=torch.float64, device=device)
+    each, *grads = with_gradients(kind, pred, target)
+    torch.testing.assert_close(loss_of(kind, pred, target, reduction="none", weight=weight), weight * each)
+    torch.testing.assert_close(loss_of(kind, pred, target, reduction="sum", weight=weight), (weight * each).sum())
+    pred.requires_grad_()
+    mean = loss_of(kind, pred, target, weight=weight)
+    torch.testing.assert_close(mean, (weight * each).sum() / weight.sum())
+    torch.testing.assert_close(torch.autograd.grad(mean, pred)[0], (weight / weight.sum())[:, None] * grads[0])
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float64])
+def test_weights_of_any_dtype_keep_that_of_the_boxes(kind, dtype, device):
+    """A mask chooses boxes: the mean of those alone."""
+    pred, target, *_ = OPS["eiou_loss"].make("two_blocks", torch.float32, device)
+    mask = torch.arange(len(pred), device=device) % 3 == 0
+    loss = loss_of(kind, pred, target, weight=mask.to(dtype))
+    torch.testing.assert_close(loss, loss_of(kind, pred[mask], target[mask]))
+
+
+@each_kind
+def test_weights_that_are_all_0_give_0(kind, device):
+    pred, target, *_ = OPS["eiou_loss"].make("mean", torch.float32, device)
+    pred.requires_grad_()
+    for reduction in ("mean", "weighted") if kind == "focal_eiou" else ("mean",):
+        loss = loss_of(kind, pred, target, reduction=reduction, weight=torch.zeros(len(pred), device=device))
+        assert loss == 0 and not torch.autograd.grad(loss, pred)[0].any()
+
+
+def test_weight_1_of_focal_eiou_weighted_changes_nothing(device):
+    pred, target, *_ = OPS["focal_eiou_loss"].make("weighted", torch.float64, device)
+    options = {"reduction": "weighted", "weight": torch.ones(1, device=device)}
+    pred = torch.cat([pred, target[:1]])  # and equal boxes, whose loss is 0 and whose IoU is 1
+    target = torch.cat([target, target[:1]])
+    for detach_weight in (True, False):
+        pred.requires_grad_()
+        losses = [
+            fastops.focal_eiou_loss(pred, target, detach_weight=detach_weight, **given)
+            for given in (options, {"reduction": "weighted"})
+        ]
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, pred)[0] for loss in losses))
+
+
+def test_small_overlaps_keep_their_weight(device):
+    """An IoU of 1e-10 has the weight 1e-5, though 1 - IoU is 1 in float32."""
+    pred = torch.tensor([[0.0, 0.0, 1e5, 1e5], [0.0, 0.0, 1.0, 1.0]], device=device)
+    target = torch.tensor([[0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0]], device=device)
+    options = {"reduction": "weighted", "weight": torch.tensor([3.0, 1.0], device=device)}
+    expected = fastops.eiou_loss(pred[:1], target[:1])  # the other box has no overlap, and so no weight
+    torch.testing.assert_close(fastops.focal_eiou_loss(pred, target, **options), expected)
+
+
+def test_weighted_gradients_of_half_types_neither_underflow_nor_overflow(device):
+    pair = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 3.0]], dtype=torch.float16, device=device)
+    pred, target = (boxes.expand(2**20, 4).clone().requires_grad_() for boxes in pair)
+    loss = fastops.iou_loss(pred, target, weight=torch.full((1,), 3.0, device=device))
+    assert loss == 0.75
+    (grad,) = torch.autograd.grad(loss, pred, loss.new_tensor(2.0**14))
+    expected = torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float16, device=device) * 2.0**-10
+    assert torch.equal(grad[-1], expected)
+    loss = fastops.iou_loss(pred, target, reduction="sum", weight=torch.full((1,), 1e9, device=device))
+    (grad,) = torch.autograd.grad(loss, pred, torch.ones_like(loss))
+    assert torch.equal(grad[-1], torch.tensor([-65504.0, -65504, 65504, 65504], dtype=torch.float16, device=device))
+
+
+WRONG_WEIGHTS = {
+    "no tensor": (2.0, "weight must be a tensor, got float"),
+    "complex": (torch.ones(2, dtype=torch.complex64), "weight must have a real dtype, got complex64"),
+    "device": (torch.ones(2, device="meta"), "weight must be on the device of pred (cpu), got meta"),
+    "size": (torch.ones(3), "weight must broadcast to the losses [2], got [3]"),
+    "per number": (torch.ones(2, 4), "weight must broadcast to the losses [2], got [2, 4]"),
+}
+
+
+@pytest.mark.parametrize("weight, message", WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
+@each_kind
+def test_wrong_weights(kind, weight, message):
+    boxes = torch.zeros(2, 4)
+    with pytest.raises(RuntimeError, match="^" + re.escape(f"{kind}_loss: {message}")):
+        loss_of(kind, boxes, boxes, weight=weight)
+
+
+@each_kind
+def test_wrong_reduction_with_a_weight(kind):
+    boxes = torch.zeros(2, 4)
+    with pytest.raises(RuntimeError, match=f"{kind}_loss: reduction must be none, mean.* got max"):
+        loss_of(kind, boxes, boxes, reduction="max", weight=torch.ones(2))
+
+
 # ---- FocalL1 -------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +546,9 @@ def test_modules(name, function, device):
     for options in ({"fmt": "cxcywh"}, {"fmt": "xywh", "reduction": "none", "eps": 0.75}):
         module = getattr(fastops.nn, name)(**options)
         assert torch.equal(module(pred, target), getattr(fastops, function)(pred, target, **options))
+        weight = torch.rand(pred.shape[:-1], device=device)
+        weighted = getattr(fastops, function)(pred, target, weight=weight, **options)
+        assert torch.equal(module(pred, target, weight), weighted)
     assert repr(module).endswith(
         "fmt='xywh', reduction='none', " + "detach_weight=True, " * ("F" in name) + "eps=0.75)"
     )

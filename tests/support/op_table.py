@@ -95,6 +95,8 @@ class Op:
     schema_args: Callable[[tuple], tuple] = tuple
     #: Where the forward leaves the gradients ready: the op that scales them.
     scale_schema: str | None = None
+    #: The op is the schema with operations of torch around it: what the schema gives is not yet its result.
+    around_schema: bool = False
     #: Else also what costs the forward a pass, small beside the inputs.
     saves_only_inputs: bool = True
 

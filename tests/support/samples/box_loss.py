@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -144,6 +145,75 @@ _FOCAL_EIOU = Op(
 )  # fmt: skip
 
 
+def _weighted(op: Callable) -> Callable:
+    """The op with the weights of the boxes as its third tensor."""
+    return lambda pred, target, weight, *settings: op(pred, target, *settings, weight=weight)
+
+
+def _weights(*shape: int) -> Callable:
+    return lambda draw: draw(*shape).abs() + 0.125
+
+
+#: name -> how to draw pred and target, the weights, format, reduction
+_WEIGHTED_CASES = {
+    "each": (_pair(7), _weights(7), "xyxy", "none"),
+    "mean": (_pair(33), _weights(33), "xyxy", "mean"),
+    "sum": (_pair(20, fmt="cxcywh"), _weights(20), "cxcywh", "sum"),
+    "pieces": (_pair(8, 4099), _weights(8, 4099), "xyxy", "sum"),
+    "broadcast": (_pair(3, 5), _weights(5), "xyxy", "mean"),
+    "broadcast_sum": (_pair(3, 5, fmt="xywh"), _weights(3, 1), "xywh", "sum"),
+    "one_weight": (_pair(9), _weights(), "xyxy", "sum"),
+    "no_boxes": (_pair(0), _weights(0), "xyxy", "mean"),
+    "edges_coincide": (_CASES["edges_coincide"][0], _weights(5), "xyxy", "none"),
+}
+_FOCAL_WEIGHTED_CASES = {name: (*case, 0.5, True) for name, case in _WEIGHTED_CASES.items()} | {
+    "weighted": (_pair(33), _weights(33), "xyxy", "weighted", 0.5, True),
+    "weighted_power": (_pair(40, fmt="cxcywh"), _weights(40), "cxcywh", "weighted", 2.0, True),
+    "weighted_pieces": (_pair(8, 4099), _weights(4099), "xyxy", "weighted", 0.5, True),
+    "weighted_apart": (_against((5, 0, 7, 1), (-3, -4, -2, -1)), _weights(2), "xyxy", "weighted", 0.5, True),
+    "live_mean": (_pair(17, fmt="cxcywh"), _weights(17), "cxcywh", "mean", 0.7, False),
+    "live_weighted": (_pair(9), _weights(9), "xyxy", "weighted", 0.5, False),
+}
+
+
+def _weighted_row(row: Op, samples: dict[str, Sample], core: tuple[str, ...], small: tuple[str, ...]) -> Op:
+    return replace(
+        row,
+        name=f"weighted_{row.name}",
+        op=_weighted(row.op),
+        reference=_weighted(row.reference),
+        samples=samples,
+        differentiable=(0, 1, 2),
+        core=core,
+        small=small,
+        vmap_dims=((0, 0, 0, None, None), (0, 0, None, None, None), (None, None, 0, None, None)),
+        schema_args=lambda inputs: row.schema_args((*inputs[:2], *inputs[3:])),
+        around_schema=True,
+    )
+
+
+_WEIGHTED = _weighted_row(
+    _row("eiou"),
+    {
+        name: lambda draw, make=make, weights=weights, settings=settings: (*make(draw), weights(draw), *settings)
+        for name, (make, weights, *settings) in _WEIGHTED_CASES.items()
+    },
+    core=("each", "mean", "broadcast", "one_weight", "no_boxes"),
+    small=("each", "mean", "broadcast", "broadcast_sum"),
+)
+_WEIGHTED_FOCAL = _weighted_row(
+    _FOCAL_EIOU,
+    {
+        name: lambda draw, make=make, weights=weights, fmt=fmt, reduction=reduction, gamma=gamma, detach=detach: (
+            *make(draw), weights(draw), gamma, fmt, reduction, detach
+        )
+        for name, (make, weights, fmt, reduction, gamma, detach) in _FOCAL_WEIGHTED_CASES.items()
+    },
+    core=("each", "mean", "weighted"),
+    small=("live_mean", "live_weighted"),
+)  # fmt: skip
+
+
 def _values(*shape: int, layout: Callable = contiguous, beta: float = 0.8, reduction: str = "none") -> Sample:
     return lambda draw: (draw(*shape, layout=layout), draw(*shape, layout=layout), beta, reduction)
 
@@ -181,4 +251,10 @@ _FOCAL_L1 = Op(
     vmap_dims=((0, 0, None, None), (1, None, None, None), (None, -1, None, None)),
 )
 
-ROWS = (*(_row(kind) for kind in ("iou", "giou", "diou", "ciou", "eiou")), _FOCAL_EIOU, _FOCAL_L1)
+ROWS = (
+    *(_row(kind) for kind in ("iou", "giou", "diou", "ciou", "eiou")),
+    _FOCAL_EIOU,
+    _WEIGHTED,
+    _WEIGHTED_FOCAL,
+    _FOCAL_L1,
+)
