@@ -15,7 +15,7 @@ from tracker.network.model import ADAPTIVE, SiamFC
 
 
 class FusedNetwork:
-    """`SiamFC` for inference: batch norm folded, channels_last, bias and activation inside the convolutions.
+    """`SiamFC` for inference: batch norm folded, channels_last, bias, activation and pooling inside the convolutions.
 
     Scores equal the model's in eval mode up to rounding. Before a max pool the activation runs on a part of the values
     only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. The adaptive
@@ -39,20 +39,19 @@ class FusedNetwork:
         self.crop_dtype = self.dtype
         model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         self.head, self.out_scale = model.head, model.out_scale
-        self._activation = model.activation
         options = {"device": self.device, "dtype": self.dtype}
         blocks = [getattr(model.backbone, f"conv{i}") for i in range(1, 6)]
-        self._pools = [any(isinstance(layer, nn.MaxPool2d) for layer in block) for block in blocks]
-        self._convs = []
-        for block, pool in zip(blocks, self._pools, strict=True):
-            has_norm = len(block) > 1
-            if has_norm and model.activation in ADAPTIVE:
-                self._convs.append(FrozenAdaptive(block, model.activation, **options))
-                continue
-            activation = model.activation if has_norm and not pool else "none"
-            self._convs.append(FrozenConv2d(block[0], block[1] if has_norm else None, activation, **options))
-        self._attention: tuple[Tensor, ...] | None = None
         self._feature_dtype = torch.promote_types(self.dtype, torch.float32)
+        self._convs = []
+        for block in blocks:
+            pool = (3, 2) if any(isinstance(layer, nn.MaxPool2d) for layer in block) else None
+            if len(block) == 1:
+                self._convs.append(FrozenConv2d(block[0], **options, output_dtype=self._feature_dtype))
+            elif model.activation in ADAPTIVE:
+                self._convs.append(FrozenAdaptive(block, model.activation, pool, **options))
+            else:
+                self._convs.append(FrozenConv2d(block[0], block[1], model.activation, max_pool=pool, **options))
+        self._attention: tuple[Tensor, ...] | None = None
         if model.attention_kind == "se":
             weights = model.attention
             parameters = (weights.w1, weights.b1, weights.w2, weights.b2)
@@ -74,13 +73,9 @@ class FusedNetwork:
     def embed(self, crops: Tensor) -> Tensor:
         """The features before channel attention."""
         x = crops
-        for conv, pool in zip(self._convs, self._pools, strict=True):
+        for conv in self._convs:
             x = conv(x)
-            if pool and self._activation in ADAPTIVE:
-                x = F.max_pool2d(x, 3, 2)
-            elif pool:
-                x = fastops.relu_max_pool2d(x, 3, 2) if self._activation == "relu" else fastops.mish_max_pool2d(x, 3, 2)
-        return x.to(self._feature_dtype)
+        return x
 
     def attend(self, features: Tensor) -> Tensor:
         """Apply channel attention to the features, if the network has it."""
@@ -113,17 +108,21 @@ class FusedNetwork:
 
 
 class FrozenAdaptive:
-    """A convolution, its batch norm and an adaptive activation, for inference."""
+    """A convolution, its batch norm, an adaptive activation and a max pooling, for inference."""
 
-    def __init__(self, block: nn.Sequential, activation: str, **options) -> None:
+    def __init__(
+        self, block: nn.Sequential, activation: str, max_pool: tuple[int, int] | None = None, **options
+    ) -> None:
         self._conv = FrozenConv2d(block[0], block[1], "none", **options)
         names = {"arelu": "adaptive_relu", "asigmoid": "adaptive_sigmoid", "atanh": "adaptive_tanh"}
         self._function = getattr(fastops, names[activation])
         own = block[2]
         self._shape = [p.detach().to(**options, copy=True) for p in (own.a, own.b, own.c, own.d)]
+        self._max_pool = max_pool
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._function(self._conv(x), *self._shape)
+        y = self._function(self._conv(x), *self._shape)
+        return y if self._max_pool is None else F.max_pool2d(y, *self._max_pool)
 
 
 class FrozenBoxHead:
