@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,10 @@ import fastops
 from fastops.nn import FrozenConv2d
 from tracker.network.box_head import BoxHead, correlate, distances
 from tracker.network.model import ADAPTIVE, SiamFC
+
+#: Channels of the crops by device type, else 3: cuDNN's kernels for tensor cores take them in multiples of 4. The
+#: fourth is 0, and so are its weights.
+CROP_CHANNELS = {"cuda": 4}
 
 
 class FusedNetwork:
@@ -26,21 +31,32 @@ class FusedNetwork:
         model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
         device: where to run; None is the model's own.
         dtype: floating-point type to run in; None is the model's own.
+        dense: names of grouped convolutions of the backbone ("conv2") to run in one group, with weights of zero across
+            the groups: more multiplications, but a GPU may take less time for them.
 
     Attributes:
         crop_dtype: of the crops that `features` takes.
+        crop_channels: of these crops: red, green, blue and on a GPU one of zeros.
     """
 
     def __init__(
-        self, model: SiamFC, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        model: SiamFC,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        dense: Collection[str] = (),
     ) -> None:
         first = next(model.parameters())
         self.device, self.dtype = torch.device(device or first.device), dtype or first.dtype
-        self.crop_dtype = self.dtype
+        self.crop_dtype, self.crop_channels = self.dtype, CROP_CHANNELS.get(self.device.type, 3)
         model = fastops.restore(copy.deepcopy(model))  # its blocks are read layer by layer, as they were written
         self.head, self.out_scale = model.head, model.out_scale
         options = {"device": self.device, "dtype": self.dtype}
         blocks = [getattr(model.backbone, f"conv{i}") for i in range(1, 6)]
+        add_input_channels(blocks[0][0], self.crop_channels - blocks[0][0].in_channels)
+        for name in dense:
+            make_dense(getattr(model.backbone, name)[0])
         self._feature_dtype = torch.promote_types(self.dtype, torch.float32)
         self._convs = []
         for block in blocks:
@@ -64,7 +80,7 @@ class FusedNetwork:
             self._box_head = FrozenBoxHead(model.box_head, model.activation, **options)
 
     def features(self, crops: Tensor) -> Tensor:
-        """Embed crops [N, 3, H, W] as [N, C, H', W'], both channels_last.
+        """Embed crops [N, 3 or `crop_channels`, H, W] as [N, C, H', W'], both channels_last.
 
         Crops have the network's dtype and values from 0 to 255. The features are float32, or float64 for float64.
         """
@@ -73,6 +89,8 @@ class FusedNetwork:
     def embed(self, crops: Tensor) -> Tensor:
         """The features before channel attention."""
         x = crops
+        if x.shape[1] < self.crop_channels:
+            x = F.pad(x.permute(0, 2, 3, 1), (0, self.crop_channels - x.shape[1])).permute(0, 3, 1, 2)
         for conv in self._convs:
             x = conv(x)
         return x
@@ -105,6 +123,30 @@ class FusedNetwork:
         [K S, 5, H', W'], score and l, t, r, b, of the box head."""
         first, *edges = self.outputs(templates, features)
         return torch.cat([first, distances(*edges)], 1) if edges else first
+
+
+@torch.no_grad()
+def add_input_channels(conv: nn.Conv2d, count: int) -> None:
+    """Let a convolution take `count` more channels, whose weights are 0."""
+    conv.weight = nn.Parameter(F.pad(conv.weight, (0, 0, 0, 0, 0, count)))
+    conv.in_channels += count
+
+
+def dense_weights(weight: Tensor, groups: int) -> Tensor:
+    """Weights [O, I, h, w] of a convolution in one group that equals one with weights [O, I / groups, h, w]."""
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    dense = weight.new_zeros((weight.shape[0], inputs * groups, *weight.shape[2:]))
+    for g in range(groups):
+        rows = slice(g * outputs, (g + 1) * outputs)
+        dense[rows, g * inputs : (g + 1) * inputs] = weight[rows]
+    return dense
+
+
+@torch.no_grad()
+def make_dense(conv: nn.Conv2d) -> None:
+    """Let a grouped convolution run in one group."""
+    conv.weight = nn.Parameter(dense_weights(conv.weight, conv.groups))
+    conv.groups = 1
 
 
 class FrozenAdaptive:
