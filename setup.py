@@ -45,7 +45,7 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
 # Threading jumps past the clamps of Mish splits its loops into cases that are blended back under masks: without it
 # mish takes 7 % less time, mish_max_pool2d a quarter. The adaptive activations, whose cases differ more, gain from it.
-SIMD_FLAGS = dict.fromkeys(("mish", "mish_max_pool2d", "winograd"), "-fno-thread-jumps")
+SIMD_FLAGS = dict.fromkeys(("mish", "mish_max_pool2d", "bias_activation", "winograd"), "-fno-thread-jumps")
 # Instruction sets that one family of kernels alone is also compiled for: csrc/cpu/capability.h, Int8Isa.
 VNNI = [*ISA_FLAGS["avx512"], "-mavx512vnni"]
 EXTRA_ISA_FLAGS = {

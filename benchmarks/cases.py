@@ -53,6 +53,22 @@ def eager_mish_max_pool2d(x: Tensor) -> Tensor:
     return F.max_pool2d(F.mish(x), 3, 2)
 
 
+def eager_bias_mish(x: Tensor, bias: Tensor) -> Tensor:
+    return F.mish(x + per_channel(bias))
+
+
+def eager_bias_mish_max_pool2d(x: Tensor, bias: Tensor) -> Tensor:
+    return F.max_pool2d(F.mish(x + per_channel(bias)), 3, 2)
+
+
+def bias_mish(x: Tensor, bias: Tensor) -> Tensor:
+    return fastops.bias_activation(x, bias, "mish")
+
+
+def bias_mish_max_pool2d(x: Tensor, bias: Tensor) -> Tensor:
+    return fastops.bias_activation(x, bias, "mish", 3, 2)
+
+
 def eager_se_attention(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """Squeeze-and-excitation as common libraries write it."""
     gate = F.linear(F.relu(F.linear(x.mean((2, 3)), w1, b1)), w2, b2).sigmoid()
@@ -207,7 +223,19 @@ def _activations() -> list[Case]:
         for channels_last in (False, True):
             case = Case(op, size, randn(*inputs), eager, fused, stem, *values, channels_last, **options)
             cases.append(case)
-    return cases
+    return cases + _after_a_convolution(size, *shapes[:2])
+
+
+def _after_a_convolution(size: str, *shapes: tuple[int, ...]) -> list[Case]:
+    options = {"channels_last": True, "differentiable": ()}
+    whole = ("bias_activation", 2, 0)
+    pooled = ("bias_activation", 1.25, 0)
+    return [
+        Case("bias_activation", size, randn(*shapes), eager_bias_mish, bias_mish, *whole,
+             twin=("mish", (1, 1), (1, 1), False), **options),
+        Case("bias_activation pooled", size, randn(*shapes), eager_bias_mish_max_pool2d, bias_mish_max_pool2d, *pooled,
+             twin=None, **options),
+    ]  # fmt: skip
 
 
 def _losses() -> list[Case]:
@@ -306,6 +334,7 @@ def _large() -> list[Case]:
     ):
         for channels_last in (False, True):
             cases.append(Case(op, size, randn(*inputs), eager, fused, stem, *values, channels_last, **options))
+    cases += _after_a_convolution(size, shape, layers[0])
     inputs = randn((192, 256, 6, 6), (192, 256, 22, 22))
     cases.append(
         Case("xcorr", "192:192x256, 6x6 on 22x22", inputs, eager_xcorr, _xcorr, "xcorr", 0, 0, True, twin=(0.001,))

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Results, compare, copy_of, environment, parse, print_table
+from tracker.network.fused import dense_weights
 
 #: inputs, outputs, kernel, stride, groups, side of the input
 LAYERS = (
@@ -27,16 +28,6 @@ LAYERS = (
     (384, 384, 3, 1, 2, 26),
     (384, 256, 3, 1, 2, 24),
 )
-
-
-def dense_weights(weight: Tensor, groups: int) -> Tensor:
-    """Weights [O, I, h, w] of a convolution in one group that equals one with weights [O, I / groups, h, w]."""
-    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    dense = weight.new_zeros((weight.shape[0], inputs * groups, *weight.shape[2:]))
-    for g in range(groups):
-        rows = slice(g * outputs, (g + 1) * outputs)
-        dense[rows, g * inputs : (g + 1) * inputs] = weight[rows]
-    return dense
 
 
 def convolutions(batch: int, device: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:

@@ -155,6 +155,10 @@ def passes(op: str, dtype: str, backward: bool, channels_last: bool) -> list[tup
         return [(passed.format(1), 3)] if backward else [(scaled.format(t), 2)]
     if op == "se_attention":
         return [(passed.format(2 if backward else 0), 2 if backward else 1), (scaled.format(wide), 2)]
+    if op == "bias_activation":
+        return [(f"bias_activation_kernel<{t}, {t}, {t}{vector}>", 2)]
+    if op == "bias_activation pooled":
+        return [("", 1.25)]
     if op == "mish_max_pool2d":
         return [("", 2.25 if backward else 1.25)]
     return []

@@ -21,6 +21,11 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("mish_max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
   m.def("mish_max_pool2d_backward(Tensor grad, Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
 
+  // bias_activation: what follows a convolution, f(x + bias) or its largest value in each window, also in float32
+  m.def(
+      "bias_activation(Tensor x, Tensor bias, str activation, int[2] kernel_size, int[2] stride, bool float_output)"
+      " -> Tensor");
+
   // adaptive: b f(a x + c) + d with f = sigmoid or tanh, max(a x + c, b x + d); a, b, c, d per layer or per channel
   m.def("adaptive_sigmoid(Tensor x, Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor");
   m.def(

@@ -21,6 +21,7 @@ __all__ = [
     "backends",
     "balanced_logistic_loss",
     "batch_norm_mish",
+    "bias_activation",
     "box_peak",
     "build_info",
     "centralize_gradients_",
@@ -56,6 +57,7 @@ if load_error is None:
     from fastops.nn.replace_activations import replace_activations
     from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
     from fastops.ops.affine_mish import affine_mish, batch_norm_mish
+    from fastops.ops.bias_activation import bias_activation
     from fastops.ops.box_loss import (
         ciou_loss,
         diou_loss,

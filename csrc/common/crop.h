@@ -16,16 +16,16 @@ constexpr int kByte = 4, kCropTypes = 5;
 struct CropCall {
   const uint8_t* images;  // [B, H, W, C]
   int64_t count, height, width, image_stride, row_stride, column_stride, channel_stride;
-  int64_t crops;  // K
-  int32_t channels, size;
-  const void* centers_sizes;  // [K, 3], contiguous
+  int64_t crops;                         // K
+  int32_t channels, out_channels, size;  // of the images; of the result: those beyond the images' are 0
+  const void* centers_sizes;             // [K, 3], contiguous
   bool centers_are_double;
   const void* pad_value;  // [C] or [K, C], contiguous
   bool pad_is_byte, pad_per_crop;
   const void* image_index;  // [K], contiguous; null: crops_per_image consecutive crops of each image
   bool index_is_long;
   int64_t crops_per_image;
-  void* out;  // [K, C, S, S]
+  void* out;  // [K, out_channels, S, S]
   int type;
   bool channels_last;
 
@@ -99,9 +99,9 @@ inline CropInputs check_crop(const Tensor& images, const Tensor& centers_sizes, 
   const ScalarType type = out.scalar_type();
   FASTOPS_CHECK(is_floating(type) || type == ScalarType::Byte, op,
                 ": out must have dtype float32, float64, float16, bfloat16 or uint8, got ", dtype_name(type));
-  FASTOPS_CHECK(out.dim() == 4 && out.size(0) == crops && out.size(1) == channels && out.size(2) == out.size(3) &&
-                    out.size(3) > 0,
-                op, ": out must have shape [K, C, S, S] = [", crops, ", ", channels, ", S, S], got ",
+  FASTOPS_CHECK(out.dim() == 4 && out.size(0) == crops && out.size(1) >= channels && out.size(1) <= kMaxCropChannels &&
+                    out.size(2) == out.size(3) && out.size(3) > 0,
+                op, ": out must have shape [K, C, S, S] = [", crops, ", ", channels, ", S, S], C up to 4, got ",
                 shape_string(out));
   FASTOPS_CHECK(out.size(3) <= kCropLimit, op, ": out must have sides of at most ", kCropLimit, ", got ", out.size(3));
   const bool channels_last = is_channels_last(out);
@@ -122,6 +122,7 @@ inline CropInputs check_crop(const Tensor& images, const Tensor& centers_sizes, 
       .channel_stride = images.stride(dims - 1),
       .crops = crops,
       .channels = int32_t(channels),
+      .out_channels = int32_t(out.size(1)),
       .size = int32_t(out.size(3)),
       .centers_sizes = in.centers_sizes.const_data_ptr(),
       .centers_are_double = centers_type == ScalarType::Double,

@@ -36,7 +36,8 @@ class CropRows {
       return offset;
     };
     const size_t first = place(4 * pixels), weights = place(4 * pixels), padding = place(2 * values);
-    const size_t upper = place(2 * values), lower = place(2 * values), levels = place(values), planes = place(values);
+    const size_t upper = place(2 * values), lower = place(2 * values), levels = place(values);
+    const size_t planes = place(pixels * size_t(call.out_channels));
     if (scratch.size() < used) scratch.resize(used);
     const auto at = [&]<class T>(T*& array, size_t offset) { array = reinterpret_cast<T*>(scratch.data() + offset); };
     at(first_, first), at(weights_, weights), at(padding_, padding);
@@ -120,10 +121,19 @@ class CropRows {
     constexpr int64_t kBytes[kCropTypes] = {4, 8, 2, 2, 1};
     const auto store = kernels_.store[call_.type];
     const int64_t size = call_.size, channels = call_.channels, row_bytes = size * kBytes[call_.type];
-    char* out = static_cast<char*>(call_.out) + k * channels * size * row_bytes;
-    if (call_.channels_last || channels == 1) return store(levels_, out + y * channels * row_bytes, values_);
+    const int64_t out_channels = call_.out_channels;
+    char* out = static_cast<char*>(call_.out) + k * out_channels * size * row_bytes;
+    if (out_channels == channels && (call_.channels_last || channels == 1)) {
+      return store(levels_, out + y * channels * row_bytes, values_);
+    }
+    if (call_.channels_last) {
+      std::fill_n(planes_, size * out_channels, uint8_t(0));
+      for (int64_t i = 0; i < size; ++i) std::copy_n(levels_ + i * channels, channels, planes_ + i * out_channels);
+      return store(planes_, out + y * out_channels * row_bytes, size * out_channels);
+    }
     kernels_.split[channels - 1](levels_, planes_, size);
-    for (int64_t c = 0; c < channels; ++c) store(planes_ + c * size, out + (c * size + y) * row_bytes, size);
+    std::fill_n(planes_ + channels * size, (out_channels - channels) * size, uint8_t(0));
+    for (int64_t c = 0; c < out_channels; ++c) store(planes_ + c * size, out + (c * size + y) * row_bytes, size);
   }
 
   const CropCall& call_;
@@ -142,7 +152,7 @@ class CropRows {
   int32_t* first_;               // [S]
   int16_t (*weights_)[2];        // [S]
   int16_t *padding_, *rows_[2];  // [S, C]; rows outside the image, and inside
-  uint8_t *levels_, *planes_;    // [S, C] and [C, S]
+  uint8_t *levels_, *planes_;    // [S, C]; as it is stored, with all channels of the result
 };
 
 void check_indices(const CropCall& call) {

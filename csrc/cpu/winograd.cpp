@@ -9,6 +9,7 @@
 #include <new>
 #include <string>
 
+#include "../common/activation.h"
 #include "../common/checks.h"
 #include "../common/dispatch.h"
 #include "../common/layout.h"
@@ -20,13 +21,6 @@ namespace fastops {
 namespace {
 
 using torch::headeronly::MemoryFormat;
-
-WinogradActivation parse_activation(const std::string& name) {
-  if (name == "none") return WinogradActivation::none;
-  if (name == "relu") return WinogradActivation::relu;
-  FASTOPS_CHECK(name == "mish", "winograd_conv2d: activation must be none, relu or mish, got ", name);
-  return WinogradActivation::mish;
-}
 
 void check_float32(const char* op, const char* argument, const Tensor& t, int64_t dims) {
   FASTOPS_CHECK(t.scalar_type() == ScalarType::Float, op, ": ", argument, " must have dtype float32, got ",
@@ -90,7 +84,7 @@ Tensor winograd_conv2d_cpu(const Tensor& x_, const Tensor& packed, const std::op
   }
   Tensor y = empty_channels_last(x, shape.batch, out_channels, (shape.height - kernel_size) / stride + 1,
                                  (shape.width - kernel_size) / stride + 1);
-  const WinogradActivation function = parse_activation(activation);
+  const Activation function = parse_activation(op, activation);
   if (y.numel() == 0) return y;
 
   const int64_t tasks = kernels.num_tasks(shape, torch::stable::get_num_threads());

@@ -15,15 +15,6 @@
 namespace fastops {
 namespace {
 
-// body.template operator()<L>() for the type of the parameters: T, or float beside a half type.
-template <class T, class Body>
-void with_parameters(const std::optional<Tensor>& parameter, const Body& body) {
-  if constexpr (sizeof(T) == 2) {
-    if (parameter && parameter->scalar_type() == ScalarType::Float) return body.template operator()<float>();
-  }
-  body.template operator()<T>();
-}
-
 template <bool kGradient, class T, class L>
 void launch_map(const CudaScope& scope, const ChannelLayout& layout, const std::type_identity_t<T>* grad, const T* x,
                 T* out, const ChannelMaps<T, L>& maps) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 
 #include "../common/layout.h"
 #include "../common/macros.h"
@@ -41,13 +42,23 @@ void with_vector(const ChannelLayout& layout, const Body& body) {
   layout.packed ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
 }
 
+// body.template operator()<L>() for the type of the parameters: T, or float beside a half type.
+template <class T, class Body>
+void with_parameters(const std::optional<Tensor>& parameter, const Body& body) {
+  if constexpr (sizeof(T) == 2) {
+    if (parameter && parameter->scalar_type() == ScalarType::Float) return body.template operator()<float>();
+  }
+  body.template operator()<T>();
+}
+
 // Threads for pixels: a tile of vectors of channels by as many of `pixels` pixels as fit.
 struct PixelBlock {
   int64_t tiles;
   dim3 block;
 
-  PixelBlock(const ChannelLayout& layout, int vector, int64_t pixels) {
-    const int64_t vectors = std::max<int64_t>(ceil_div(layout.channels, vector), 1);
+  PixelBlock(const ChannelLayout& layout, int vector, int64_t pixels) : PixelBlock(layout.channels, vector, pixels) {}
+  PixelBlock(int64_t channels, int vector, int64_t pixels) {
+    const int64_t vectors = std::max<int64_t>(ceil_div(channels, vector), 1);
     tiles = ceil_div(vectors, kThreads);
     const unsigned width = unsigned(ceil_div(vectors, tiles));
     block = dim3(width, unsigned(std::clamp<int64_t>(kThreads / width, 1, std::max<int64_t>(pixels, 1))));

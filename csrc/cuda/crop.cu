@@ -39,8 +39,8 @@ __device__ __forceinline__ Neighbours neighbours(int32_t i, const CropScale& sca
           tap.high};
 }
 
-// kChannels: 3, or 0 for any number.
-template <class T, int kChannels>
+// kChannels: 3, or 0 for any number. kPacked: channels_last results of four channels, a store a pixel.
+template <class T, int kChannels, bool kPacked>
 __global__ void __launch_bounds__(kThreads) crop_kernel(const CropCall call) {
   const int32_t size = call.size, channels = kChannels ? kChannels : call.channels;
   const int32_t across = (size + kTileWidth - 1) / kTileWidth, down = (size + kTileHeight - 1) / kTileHeight;
@@ -62,8 +62,10 @@ __global__ void __launch_bounds__(kThreads) crop_kernel(const CropCall call) {
     const bool whole = rows.inside[0] && rows.inside[1] && columns.inside[0] && columns.inside[1];
 
     const uint8_t* pixels = call.images + image * call.image_stride;
-    T* out = static_cast<T*>(call.out) + k * channels * size * size;
+    const int32_t out_channels = kPacked ? 4 : call.out_channels;
+    T* out = static_cast<T*>(call.out) + k * out_channels * size * size;
     const int64_t pixel = int64_t(y) * size + x;
+    Pack<T, 4> pack{};
 #pragma unroll
     for (int32_t c = 0; c < channels; ++c) {
       const int32_t pad = whole ? 0 : call.pad(k, c);
@@ -73,8 +75,19 @@ __global__ void __launch_bounds__(kThreads) crop_kernel(const CropCall call) {
       };
       const int32_t upper = crop_along_x(level(0, 0), level(0, 1), columns.low, columns.high);
       const int32_t lower = crop_along_x(level(1, 0), level(1, 1), columns.low, columns.high);
-      const int64_t at = call.channels_last ? pixel * channels + c : int64_t(c) * size * size + pixel;
-      out[at] = from_grey_level<T>(crop_along_y(upper, lower, rows.low, rows.high));
+      const T value = from_grey_level<T>(crop_along_y(upper, lower, rows.low, rows.high));
+      if constexpr (kPacked) {
+        pack.values[c] = value;
+      } else {
+        out[call.channels_last ? pixel * out_channels + c : int64_t(c) * size * size + pixel] = value;
+      }
+    }
+    if constexpr (kPacked) {
+      store_pack(out + pixel * 4, pack);
+    } else {
+      for (int32_t c = channels; c < out_channels; ++c) {
+        out[call.channels_last ? pixel * out_channels + c : int64_t(c) * size * size + pixel] = from_grey_level<T>(0);
+      }
     }
   }
 }
@@ -83,7 +96,10 @@ template <class T>
 void launch_crop(const CropCall& call, const CudaScope& scope) {
   const int64_t across = (call.size + kTileWidth - 1) / kTileWidth, down = (call.size + kTileHeight - 1) / kTileHeight;
   const unsigned grid = grid_for(call.crops * across * down, 1);
-  const auto kernel = call.channels == 3 ? crop_kernel<T, 3> : crop_kernel<T, 0>;
+  const bool packed = call.channels == 3 && call.out_channels == 4 && call.channels_last && is_aligned16(call.out);
+  const auto kernel = packed               ? crop_kernel<T, 3, true>
+                      : call.channels == 3 ? crop_kernel<T, 3, false>
+                                           : crop_kernel<T, 0, false>;
   launch(kernel, grid, dim3(kTileWidth, kTileHeight), 0, scope, call);
 }
 

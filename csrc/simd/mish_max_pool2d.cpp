@@ -37,8 +37,8 @@ static void backward_image_kernel(const void* grad, const void* x, void* grad_x,
 extern const MishMaxPool2dKernels mish_max_pool2d_kernels;
 const MishMaxPool2dKernels mish_max_pool2d_kernels = {
     FASTOPS_ALL_DTYPES(forward_plane_kernel),
-    FASTOPS_ALL_DTYPES_OF(forward_image_kernel, MishOfWindow),
-    FASTOPS_ALL_DTYPES_OF(forward_image_kernel, ReluOfWindow),
+    FASTOPS_ALL_DTYPES_OF(forward_image_kernel, Mish),
+    FASTOPS_ALL_DTYPES_OF(forward_image_kernel, Relu),
     FASTOPS_ALL_DTYPES(backward_plane_kernel),
     FASTOPS_ALL_DTYPES(backward_image_kernel),
 };

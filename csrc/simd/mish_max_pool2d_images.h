@@ -1,28 +1,13 @@
 // mish_max_pool2d, and relu_max_pool2d forward, of images [H, W, C]: the channels of a window's positions side by side.
 #pragma once
 
+#include "../math/activation.h"
 #include "mish_max_pool2d_windows.h"
 
 namespace fastops {
 namespace FASTOPS_ISA {
 
 constexpr int64_t kStrip = 64;  // channels at a time
-
-// f of a window from its smallest and its largest value. ReLU only rises, so it needs no smallest value.
-struct MishOfWindow {
-  static constexpr bool kNeedsLeast = true;
-  template <class O>
-  static FASTOPS_HD O of(O low, O high) {
-    return mish_of_extremes(low, high);
-  }
-};
-struct ReluOfWindow {
-  static constexpr bool kNeedsLeast = false;
-  template <class O>
-  static FASTOPS_HD O of(O, O high) {
-    return high < O(0) ? O(0) : high;  // NaN passes through
-  }
-};
 
 // A position of a window: tap `at` in row order, `row` of the input, and the position of its values in the image.
 struct Tap {
@@ -139,11 +124,10 @@ static void extremes(const T* x, const Window& w, int64_t begin, int64_t end, O*
   });
 }
 
-template <class F, class T>
-static void forward_window(const T* x, T* y, const Window& w, int64_t count) {
-  using O = opmath_t<T>;
+// Extremes of `count` channels of a window.
+template <class T, class O = opmath_t<T>>
+static void window_extremes(const T* x, const Window& w, int64_t count, O* low, O* high) {
   constexpr int64_t L = kLanes<O>;
-  O low[kStrip], high[kStrip];
   Vec<O> sum{};
   int64_t done = 0;
   for (; done + 4 * L <= count; done += 4 * L) fast_extremes<4>(x, w, done, low, high, sum);
@@ -151,9 +135,16 @@ static void forward_window(const T* x, T* y, const Window& w, int64_t count) {
   for (; done + L <= count; done += L) fast_extremes<1>(x, w, done, low, high, sum);
   if (any_nan<O>(sum)) done = 0;
   if (done < count) extremes(x, w, done, count, low, high);
+}
+
+template <class F, class T>
+static void forward_window(const T* x, T* y, const Window& w, int64_t count) {
+  using O = opmath_t<T>;
+  O low[kStrip], high[kStrip];
+  window_extremes(x, w, count, low, high);
   O* target = opmath_target(y, low);
   FASTOPS_INDEPENDENT_ITERATIONS
-  for (int64_t c = 0; c < count; ++c) target[c] = F::of(low[c], high[c]);
+  for (int64_t c = 0; c < count; ++c) target[c] = F::of_window(low[c], high[c]);
   finish(y, target, count);
 }
 
@@ -226,7 +217,7 @@ static void forward_run(const T* x, T* y, const PoolShape& s, const Window& firs
     O* target = opmath_target(y, of);
     for (int64_t c = 0; c < kVecs * L; c += L) {
       FASTOPS_SHORT_LOOP
-      for (int64_t i = c; i < c + L; ++i) target[i] = F::of(low[i], high[i]);
+      for (int64_t i = c; i < c + L; ++i) target[i] = F::of_window(low[i], high[i]);
     }
     finish(y, target, kVecs * L);
   }

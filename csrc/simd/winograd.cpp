@@ -104,10 +104,10 @@ void multiply_rows(int64_t rows, Args... args) {
   multiply<kRows>(args...);
 }
 
-void activate(WinogradActivation activation, float* x, int64_t size) {
-  if (activation == WinogradActivation::relu) {
+void activate(Activation activation, float* x, int64_t size) {
+  if (activation == Activation::relu) {
     map(x, x, size, [](float value) { return value < 0 ? 0 : value; });  // NaN passes
-  } else if (activation == WinogradActivation::mish) {
+  } else if (activation == Activation::mish) {
     map(x, x, size, [](float value) { return mish_forward(value); });
   }
 }

@@ -12,9 +12,9 @@
 
 #include <stdint.h>
 
-namespace fastops {
+#include "../math/activation.h"
 
-enum class WinogradActivation { none, relu, mish };
+namespace fastops {
 
 struct WinogradShape {
   int64_t batch, height, width;  // of the input
@@ -25,7 +25,7 @@ struct WinogradShape {
 
 struct WinogradArgs {
   WinogradShape shape;
-  WinogradActivation activation;
+  Activation activation;
   int64_t tasks;        // from num_tasks
   const void* input;    // [batch, height, width, in_channels]
   const float* packed;  // from pack_weight

@@ -1,4 +1,4 @@
-"""Convolution for inference: batch norm folded, bias and activation fused."""
+"""Convolution for inference: batch norm folded; bias, activation and max pooling fused."""
 
 from __future__ import annotations
 
@@ -7,32 +7,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastops.ops._transforms import in_transform
+from fastops.ops.bias_activation import ACTIVATIONS, bias_activation
 from fastops.ops.mish import mish, mish_
+from fastops.ops.mish_max_pool2d import mish_max_pool2d
+from fastops.ops.relu_max_pool2d import relu_max_pool2d
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
 #: Whether torch multiplies bfloat16 matrices with the AMX tiles of this CPU, at about 8 times the rate of float32.
 #: A constant, so that `torch.compile` can read it.
 AMX = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+#: Devices on which bias, activation, pooling and the change of dtype are one kernel behind torch's convolution.
+ONE_PASS = frozenset({"cuda"})
 
 
 class FrozenConv2d(nn.Module):
-    """A trained convolution made ready for inference: batch norm folded in, bias and activation fused, channels_last.
+    """A trained convolution made ready for inference: batch norm folded in; bias, activation and max pooling fused;
+    channels_last.
 
     $$
-    y = f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
+    y = \\max_{\\text{window}} f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
     $$
 
     On the CPU a 3x3 or 5x5 convolution of stride 1, or an 11x11 one of stride 2 without groups, neither padded nor
     dilated, runs by Winograd's minimal filtering (3 to 7 times fewer multiplications), in float32 arithmetic whatever
     the dtype of the values; everything else runs torch's own convolution, as do inputs that need a gradient, autocast,
     `torch.compile` of a module that has not run before, and bfloat16 on a CPU with AMX (SiamFC's features of 8 crops
-    on two cores of a Sapphire Rapids: 25 ms, by Winograd 48 ms).
+    on two cores of a Sapphire Rapids: 25 ms, by Winograd 48 ms). On a GPU torch's convolution runs without the bias;
+    [`fastops.bias_activation`][] does all that follows it in one kernel.
 
     Args:
         conv: the convolution; its parameters are copied.
         norm: a batch norm that follows it, in eval mode, or None.
         activation: "none", "relu" or "mish".
         device, dtype: where and in what to run; those of `conv` by default.
+        max_pool: kernel size and stride of a max pooling that follows, without padding; None for none.
+        output_dtype: of the result; None is that of the input. Beside a half type it may be float32.
 
     Raises:
         ValueError: `FrozenConv2d: <argument> must ...`.
@@ -53,9 +62,11 @@ class FrozenConv2d(nn.Module):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        max_pool: tuple[int, int] | None = None,
+        output_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if activation not in ("none", "relu", "mish"):
+        if activation not in ACTIVATIONS:
             raise ValueError(f"FrozenConv2d: activation must be none, relu or mish, got {activation!r}")
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError("FrozenConv2d: conv must have numbers as padding and padding_mode zeros")
@@ -65,22 +76,45 @@ class FrozenConv2d(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias.to(**options, copy=True))
         self.activation, self.groups = activation, conv.groups
+        self.max_pool, self.output_dtype = max_pool, output_dtype
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
         self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # weight and bias by tile size, of those in _packed_from
         self._packed_from: tuple[tuple[Tensor, int], ...] = ()
         self._plain = (self.padding, self.dilation) == ((0, 0), (1, 1)) and self.stride in ((1, 1), (2, 2))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._is_one_pass(x):
+            y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+            return bias_activation(y, self.bias, self.activation, *(self.max_pool or (1, 1)), dtype=self.output_dtype)
+        before_pool = self.activation if self.max_pool is None else "none"  # a pool applies it to fewer values
         if tile_size := self._tile_size(x):
             out, _, size, _ = self.weight.shape
             packed, bias = self._packed[tile_size]
-            return winograd_conv2d(x, packed, bias, out, size, self.groups, tile_size, self.activation, self.stride[0])
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        if self.activation == "none":
-            return y
-        if y.requires_grad:
-            return F.relu(y) if self.activation == "relu" else mish(y)
-        return y.relu_() if self.activation == "relu" else mish_(y)
+            y = winograd_conv2d(x, packed, bias, out, size, self.groups, tile_size, before_pool, self.stride[0])
+        else:
+            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            if before_pool != "none" and y.requires_grad:
+                y = F.relu(y) if before_pool == "relu" else mish(y)
+            elif before_pool != "none":
+                y = y.relu_() if before_pool == "relu" else mish_(y)
+        if self.max_pool is not None:
+            y = self._pooled(y)
+        return y if self.output_dtype is None else y.to(self.output_dtype)
+
+    def _pooled(self, y: Tensor) -> Tensor:
+        """The activation and the pooling."""
+        if self.activation == "mish":
+            return mish_max_pool2d(y, *self.max_pool)
+        if self.activation == "relu" and not y.requires_grad:
+            return relu_max_pool2d(y, *self.max_pool)
+        y = F.max_pool2d(y, *self.max_pool)
+        return F.relu(y) if self.activation == "relu" else y
+
+    def _is_one_pass(self, x: Tensor) -> bool:
+        if x.device.type not in ONE_PASS or x.dim() != 4 or torch.is_autocast_enabled(x.device.type):
+            return False
+        needs_grad = any(t.requires_grad for t in (x, self.weight, self.bias)) and torch.is_grad_enabled()
+        return not (needs_grad or in_transform())
 
     def _tile_size(self, x: Tensor) -> int:
         """Winograd's tile size for this input, with the weights for it packed; 0: run torch's convolution."""

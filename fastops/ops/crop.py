@@ -25,6 +25,7 @@ def crop_and_resize(
     *,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    channels: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     r"""Square regions of uint8 images, filled with a colour outside them and resized bilinearly: one kernel for all.
@@ -50,13 +51,15 @@ def crop_and_resize(
             one image all of it, with K images one of each.
         dtype: float32, float64, float16, bfloat16 or uint8.
         channels_last: memory format of the result.
+        channels: of the result, from C to 4; those beyond C are 0. None is C. A convolution on a GPU may take four
+            channels faster than three (with weights of 0 for the fourth), and each pixel is one store then.
         out: a tensor to write into, of the shape, dtype and memory format asked for; nothing is allocated then.
 
     Returns:
-        [K, C, S, S] without a gradient. The values are whole grey levels from 0 to 255, exact in every dtype, and those
-        of `cv2.copyMakeBorder` and `cv2.resize` with `INTER_LINEAR`, bit for bit, but for two channels and a side
-        of just 2 S, where OpenCV rounds otherwise and single values are one level apart. A region whose numbers are
-        not finite, or beyond 2^24 px, is the padding all over.
+        [K, channels, S, S] without a gradient. The values are whole grey levels from 0 to 255, exact in every dtype,
+        and those of `cv2.copyMakeBorder` and `cv2.resize` with `INTER_LINEAR`, bit for bit, but for two channels and a
+        side of just 2 S, where OpenCV rounds otherwise and single values are one level apart. A region whose numbers
+        are not finite, or beyond 2^24 px, is the padding all over.
 
     Raises:
         RuntimeError: `crop_and_resize: <argument> must ...`. An `image_index` out of range is an error on the CPU
@@ -76,17 +79,24 @@ def crop_and_resize(
         >>> fastops.crop_and_resize(frame, targets, 255, 127, channels_last=True).shape
         torch.Size([2, 3, 255, 255])
     """
-    device, channels = images.device, images.shape[-1] if images.dim() else 0
+    device, own = images.device, images.shape[-1] if images.dim() else 0
     if not isinstance(pad_value, Tensor):
-        pad_value = _colour(pad_value, channels, device)
+        pad_value = _colour(pad_value, own, device)
     elif pad_value.dtype not in (torch.uint8, torch.float32):
         pad_value = pad_value.float()
     if pad_value.dim() == 0:
-        pad_value = pad_value.expand(channels)
+        pad_value = pad_value.expand(own)
     if centers_sizes.requires_grad or pad_value.requires_grad:
         centers_sizes, pad_value = centers_sizes.detach(), pad_value.detach()
 
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    if channels is None:
+        channels = own
+    elif 1 <= own <= MAX_CHANNELS:
+        check(
+            own <= channels <= MAX_CHANNELS,
+            f"crop_and_resize: channels must be from C ({own}) to {MAX_CHANNELS}, got {channels}",
+        )
     size = (centers_sizes.shape[0] if centers_sizes.dim() else 0, channels, out_size, out_size)
     if out is None:
         check(out_size > 0, f"crop_and_resize: out_size must be at least 1, got {out_size}")
@@ -171,8 +181,11 @@ def _check(images: Tensor, centers_sizes: Tensor, pad_value: Tensor, image_index
         f"{op}: out must have dtype float32, float64, float16, bfloat16 or uint8, got {dtype_name(out.dtype)}",
     )
     check(
-        out.dim() == 4 and out.shape == (crops, channels, out.shape[3], out.shape[3]) and out.shape[3] > 0,
-        f"{op}: out must have shape [K, C, S, S] = [{crops}, {channels}, S, S], got {list(out.shape)}",
+        out.dim() == 4
+        and out.shape == (crops, out.shape[1], out.shape[3], out.shape[3])
+        and channels <= out.shape[1] <= MAX_CHANNELS
+        and out.shape[3] > 0,
+        f"{op}: out must have shape [K, C, S, S] = [{crops}, {channels}, S, S], C up to 4, got {list(out.shape)}",
     )
     check(out.shape[3] <= MAX_SIZE, f"{op}: out must have sides of at most {MAX_SIZE}, got {out.shape[3]}")
     check(

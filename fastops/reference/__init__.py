@@ -6,6 +6,7 @@ differentiated any number of times. Half types are computed in float32 and round
 
 from .adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
 from .affine_mish import affine_mish, batch_norm_mish
+from .bias_activation import bias_activation
 from .box_loss import (
     ciou_loss,
     diou_loss,
@@ -33,6 +34,7 @@ __all__ = [
     "affine_mish",
     "balanced_logistic_loss",
     "batch_norm_mish",
+    "bias_activation",
     "box_peak",
     "centralize_gradients_",
     "ciou_loss",

@@ -31,7 +31,7 @@ def contiguous(result: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(result, memory_format=torch.contiguous_format)
 
 
-def _laid_out(result: Tensor, planned: Tensor) -> Tensor:
+def laid_out(result: Tensor, planned: Tensor) -> Tensor:
     # Not Tensor.contiguous(memory_format=...): it does not change the strides of dimensions of size 1.
     return result if result.stride() == planned.stride() else planned.copy_(result)
 
@@ -59,7 +59,7 @@ def with_backward(
 
     def forward(*inputs):
         result = op(*inputs)
-        return _laid_out(result, (result_layout or layout)(result, inputs[result_like]))
+        return laid_out(result, (result_layout or layout)(result, inputs[result_like]))
 
     def backward(grad: Tensor, *inputs):
         leaves = [t.detach().requires_grad_() if isinstance(t, Tensor) else t for t in inputs]
@@ -67,7 +67,7 @@ def with_backward(
             output = op(*leaves)
         leaves = [t for t in leaves[:gradients] if isinstance(t, Tensor)]
         grads = torch.autograd.grad(output, leaves, grad)
-        grads = tuple(_laid_out(g, layout(g, t)) for g, t in zip(grads, leaves, strict=True))
+        grads = tuple(laid_out(g, layout(g, t)) for g, t in zip(grads, leaves, strict=True))
         return grads[0] if len(grads) == 1 else grads
 
     return {op.__name__: forward, f"{op.__name__}_backward": backward}

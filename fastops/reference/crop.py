@@ -20,6 +20,7 @@ def crop_and_resize(
     *,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    channels: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Cut squares out of images, filled with `pad_value` outside them, and resize them bilinearly to S x S.
@@ -36,6 +37,7 @@ def crop_and_resize(
         image_index: [K], the image of each crop; None: K / B consecutive crops of each image.
         dtype: of the result; a floating-point type or uint8.
         channels_last: memory format of the result.
+        channels: of the result, C to 4; those beyond C are 0. None is C.
         out: a tensor to write into.
 
     Returns:
@@ -54,12 +56,12 @@ def crop_and_resize(
                 [ 9., 20., 30.,  9.],
                 [ 9.,  9.,  9.,  9.]])
     """
-    crops, channels = centers_sizes.shape[0], images.shape[-1]
+    crops = centers_sizes.shape[0]
     pad_value = torch.as_tensor(pad_value, device=images.device)
-    pad_value = pad_value.expand(channels) if pad_value.dim() == 0 else pad_value
+    pad_value = pad_value.expand(images.shape[-1]) if pad_value.dim() == 0 else pad_value
     if out is None:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        size = (crops, channels, out_size, out_size)
+        size = (crops, channels or images.shape[-1], out_size, out_size)
         out = torch.empty(size, dtype=dtype, device=images.device, memory_format=memory_format)
     _crop_and_resize(images, centers_sizes, pad_value, image_index, out)
     return out
@@ -108,7 +110,8 @@ def _crop_and_resize(
 
     along_x = (pixels * weights_x[:, None, None, :, :, None]).sum(3) >> 4  # [K, 2, S, S, C]
     along_y = ((along_x * weights_y[:, :, :, None, None]) >> 16).sum(1)
-    out.copy_(((along_y + 2) >> 2).movedim(3, 1))
+    out[:, :channels].copy_(((along_y + 2) >> 2).movedim(3, 1))
+    out[:, channels:].zero_()
 
 
 #: The schema, which writes into a tensor that is there.

@@ -40,7 +40,7 @@ def _taps(i, start, side, size, extent):
 def _crop_kernel(
     images, centers_sizes, pad_value, image_index, out, count, height, width,
     image_stride, row_stride, column_stride, channel_stride, pad_stride, out_channel_stride, out_pixel_stride,
-    crops_per_image, size, blocks, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    crops_per_image, size, blocks, CHANNELS: tl.constexpr, OUT_CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     k = program // blocks
@@ -67,7 +67,7 @@ def _crop_kernel(
     y0, y1, has_y0, has_y1, low_y, high_y = _taps(pixel // size, top, side, size, height)
 
     source = images + tl.where(exists, image, 0) * image_stride
-    target = out + k * CHANNELS * size * size + pixel * out_pixel_stride
+    target = out + k * OUT_CHANNELS * size * size + pixel * out_pixel_stride
     upper, lower = source + y0 * row_stride, source + y1 * row_stride
     x0, x1 = x0 * column_stride, x1 * column_stride
     has_y0, has_y1 = has_y0 & written, has_y1 & written
@@ -84,6 +84,8 @@ def _crop_kernel(
         h1 = (p10 * low_x + p11 * high_x) >> 4
         level = (((h0 * low_y) >> 16) + ((h1 * high_y) >> 16) + 2) >> 2
         tl.store(target + c * out_channel_stride, level.to(tl.float32).to(out.dtype.element_ty), written)
+    for c in tl.static_range(CHANNELS, OUT_CHANNELS):
+        tl.store(target + c * out_channel_stride, tl.zeros([BLOCK], tl.float32).to(out.dtype.element_ty), written)
 
 
 def crop_and_resize(
@@ -93,7 +95,8 @@ def crop_and_resize(
     image_index: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
-    crops, channels, _, size = out.shape
+    crops, out_channels, _, size = out.shape
+    channels = images.shape[-1]
     if crops == 0:
         return
     images = images if images.dim() == 4 else images[None]
@@ -104,9 +107,9 @@ def crop_and_resize(
         _crop_kernel[(crops * blocks,)](
             images, centers_sizes.contiguous(), pad_value.contiguous(),
             None if image_index is None else image_index.contiguous(), out, *images.shape[:3], *images.stride(),
-            channels if pad_value.dim() == 2 else 0, pixels if planes else 1, 1 if planes else channels,
-            crops // max(images.shape[0], 1) or 1, size, blocks, CHANNELS=channels, BLOCK=BLOCK,
-            enable_fp_fusion=False,
+            channels if pad_value.dim() == 2 else 0, pixels if planes else 1, 1 if planes else out_channels,
+            crops // max(images.shape[0], 1) or 1, size, blocks,
+            CHANNELS=channels, OUT_CHANNELS=out_channels, BLOCK=BLOCK, enable_fp_fusion=False,
         )  # fmt: skip
 
 

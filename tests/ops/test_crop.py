@@ -197,6 +197,23 @@ def test_forward_in_every_dtype_and_layout(channels, channels_last, dtype, devic
     assert torch.equal(actual, reference.crop_and_resize(*args, dtype=dtype, channels_last=channels_last))
 
 
+@pytest.mark.kernels
+@each_dtype
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("own, channels", [(3, 4), (1, 4), (2, 3)])
+def test_forward_with_channels_of_zeros(own, channels, channels_last, dtype, device):
+    image = torch.from_numpy(noise(37, 50, own)).to(device)
+    args, options = (image, BATCH.to(device), 33, [200, 90, 1][:own]), {"dtype": dtype, "channels_last": channels_last}
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (1 + len(BATCH), channels, 33, 33)
+    buffer = torch.full(shape, 77, dtype=dtype, device=device).contiguous(memory_format=memory_format)
+    actual = crop_and_resize(*args, channels=channels, out=buffer[1:], **options)
+    assert torch.equal(actual[:, :own], crop_and_resize(*args, **options))
+    assert not actual[:, own:].any() and (buffer[0] == 77).all()
+    assert torch.equal(actual, reference.crop_and_resize(*args, channels=channels, **options))
+    assert torch.equal(actual, crop_and_resize(*args, channels=channels, **options))
+
+
 # name -> images [2, 37, 50, 3] with other strides
 LAYOUTS = {
     "planes": lambda t: t.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
@@ -540,10 +557,27 @@ def arguments(**changes) -> tuple:
             {"out": torch.zeros(2, 3, 9, 9).int()},
             "out must have dtype float32, float64, float16, bfloat16 or uint8, got int32",
         ),
-        ({"out": torch.zeros(2, 3, 9, 8)}, "out must have shape [K, C, S, S] = [2, 3, S, S], got [2, 3, 9, 8]"),
-        ({"out": torch.zeros(3, 3, 9, 9)}, "out must have shape [K, C, S, S] = [2, 3, S, S], got [3, 3, 9, 9]"),
-        ({"out": torch.zeros(2, 3, 0, 0)}, "out must have shape [K, C, S, S] = [2, 3, S, S], got [2, 3, 0, 0]"),
-        ({"out": torch.zeros(2, 3, 9)}, "out must have shape [K, C, S, S] = [2, 3, S, S], got [2, 3, 9]"),
+        (
+            {"out": torch.zeros(2, 3, 9, 8)},
+            "out must have shape [K, C, S, S] = [2, 3, S, S], C up to 4, got [2, 3, 9, 8]",
+        ),
+        (
+            {"out": torch.zeros(3, 3, 9, 9)},
+            "out must have shape [K, C, S, S] = [2, 3, S, S], C up to 4, got [3, 3, 9, 9]",
+        ),
+        (
+            {"out": torch.zeros(2, 2, 9, 9)},
+            "out must have shape [K, C, S, S] = [2, 3, S, S], C up to 4, got [2, 2, 9, 9]",
+        ),
+        (
+            {"out": torch.zeros(2, 5, 9, 9)},
+            "out must have shape [K, C, S, S] = [2, 3, S, S], C up to 4, got [2, 5, 9, 9]",
+        ),
+        (
+            {"out": torch.zeros(2, 3, 0, 0)},
+            "out must have shape [K, C, S, S] = [2, 3, S, S], C up to 4, got [2, 3, 0, 0]",
+        ),
+        ({"out": torch.zeros(2, 3, 9)}, "out must have shape [K, C, S, S] = [2, 3, S, S], C up to 4, got [2, 3, 9]"),
         (
             {"out": torch.zeros(2, 3, 9, 9).transpose(2, 3)},
             "out must be contiguous or channels_last, got another layout",
@@ -559,6 +593,9 @@ def test_errors(changes, message, raises_everywhere):
     "changes, message",
     [
         ({"out_size": 0}, "out_size must be at least 1, got 0"),
+        ({"channels": 2}, "channels must be from C (3) to 4, got 2"),
+        ({"channels": 5}, "channels must be from C (3) to 4, got 5"),
+        ({"channels": 4, "out": torch.zeros(2, 3, 9, 9)}, "out must have shape [2, 4, 9, 9], got [2, 3, 9, 9]"),
         ({"pad_value": [1, 2]}, "pad_value must have shape [C] = [3] or [K, C] = [2, 3], got [2]"),
         ({"dtype": torch.int16}, "out must have dtype float32, float64, float16, bfloat16 or uint8, got int16"),
         ({"out": torch.zeros(2, 3, 9, 9).half()}, "out must have dtype float32, got float16"),

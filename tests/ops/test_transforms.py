@@ -27,6 +27,7 @@ OPS: dict[str, tuple[list[tuple[int, ...]], tuple]] = {
     "se_scale": ([IMAGE, (3, 4)], ()),
     "se_attention": ([IMAGE, (2, 4), (2,), (4, 2), (4,)], ()),
     "xcorr": ([(1, 4, 2, 3), IMAGE], (0.1,)),
+    "bias_activation": ([IMAGE, (4,)], ("mish", 2, 1)),
     "xcorr_depthwise": ([(3, 4, 2, 3), IMAGE], ()),
     "balanced_logistic_loss": ([(3, 1, 7, 7)], (3.0,)),
     "iou_loss": (BOXES, ("cxcywh",)),

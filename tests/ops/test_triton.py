@@ -241,6 +241,17 @@ def test_samples(row, sample, dtype):
                 assert_close(actual[i], e, dtype)
 
 
+@pytest.mark.parametrize("window", [([1, 1], [1, 1]), ([3, 2], [2, 1])], ids=["values", "windows"])
+@pytest.mark.parametrize("activation", ["none", "relu", "mish"])
+def test_bias_activation_gives_float32(activation, window):
+    x, bias = make([(2, 5, 7, 9), (5,)], torch.float16)
+    expected = reference.bias_activation(x.double(), bias.double(), activation, *window)
+    for find in (OPS.__getitem__, reference_impl):
+        for layout in (channels_last, transposed):
+            actual = find("bias_activation")(layout(x), bias, activation, *window, True)
+            assert_close(actual, expected, torch.float32)
+
+
 def each_sample(but=()):
     selected = [(row, sample) for row, sample in SAMPLES if sample not in but]
     return pytest.mark.parametrize("row, sample", selected, ids=[f"{row.name}-{sample}" for row, sample in selected])

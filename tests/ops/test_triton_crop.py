@@ -19,9 +19,11 @@ if DEVICE == "cpu":
 from fastops.triton.crop import OPS  # noqa: E402
 
 
-def check(images, centers_sizes, pad_value, image_index=None, size=20, dtype=torch.float32, channels_last=False):
+def check(
+    images, centers_sizes, pad_value, image_index=None, size=20, dtype=torch.float32, channels_last=False, channels=None
+):
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    shape = (len(centers_sizes), images.shape[-1], size, size)
+    shape = (len(centers_sizes), channels or images.shape[-1], size, size)
     expected, actual = (
         torch.full(shape, 77, dtype=dtype, device=DEVICE).contiguous(memory_format=memory_format) for _ in range(2)
     )
@@ -38,6 +40,12 @@ def test_dtypes_and_layouts(channels_last, dtype):
     index = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
     images = torch.from_numpy(noise(2, 37, 50, 3))
     check(images, BATCH, torch.tensor([1.5, 2.5, 300.0]), index, dtype=dtype, channels_last=channels_last)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_channels_of_zeros(channels_last):
+    image = torch.from_numpy(noise(37, 50, 3))
+    check(image, BATCH, torch.full((3,), 9.0), dtype=torch.float16, channels_last=channels_last, channels=4)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

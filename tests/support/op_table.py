@@ -76,7 +76,7 @@ class Op:
     #: Positions of the inputs with a gradient.
     differentiable: tuple[int, ...]
     #: The op `<schema>_backward` takes the gradient and this many of the inputs; None where the forward leaves the
-    #: gradients ready.
+    #: gradients ready, or the reference implementation differentiates.
     backward_arity: int | None
     #: Each value of the result is judged by its own size; else, being a sum, by the largest of the result.
     pointwise: bool
@@ -93,7 +93,7 @@ class Op:
     #: The op's name in torch.ops.fastops where it is not `name`, and its arguments for the inputs.
     schema_name: str | None = None
     schema_args: Callable[[tuple], tuple] = tuple
-    #: Where the forward leaves the gradients ready: the op that scales them.
+    #: Where the forward leaves the gradients ready: the op that scales them. With None the reference differentiates.
     scale_schema: str | None = None
     #: The op is the schema with operations of torch around it: what the schema gives is not yet its result.
     around_schema: bool = False
@@ -103,6 +103,10 @@ class Op:
     @property
     def schema(self) -> str:
         return self.schema_name or self.name
+
+    @property
+    def reference_differentiates(self) -> bool:
+        return self.backward_arity is None and self.scale_schema is None
 
     def make(self, sample: str, dtype: torch.dtype, device: str | torch.device = "cpu", seed: int = 0) -> tuple:
         return self.samples[sample](Draw(dtype, device, seed))
@@ -124,6 +128,8 @@ class Op:
         first = result if isinstance(result, Tensor) else result[0]
         if self.scale_schema is not None:  # [result, divisor, gradients before the division]
             grads = find(self.scale_schema)(grad, result[1], result[2:])
+        elif self.reference_differentiates:
+            grads = []
         else:
             grads = find(f"{self.schema}_backward")(*self.backward_args(grad, inputs))
         return first, [grads] if isinstance(grads, Tensor) else list(grads)

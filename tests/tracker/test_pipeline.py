@@ -13,13 +13,15 @@ import pytest
 import torch
 
 import fastops
+from fastops.nn import frozen_conv
 from tracker import BatchTracker, SiamFC, Tracker
 from tracker.data.synthetic import SyntheticVideo
 from tracker.engines import cuda
 from tracker.engines import fused as engine_module
 from tracker.engines.reference import ReferenceTracker
 from tracker.eval.metrics import iou
-from tracker.network import autotune
+from tracker.network import autotune, fused
+from tracker.network.capture import measured_convolutions
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import EagerNetwork
 
@@ -120,6 +122,40 @@ def test_parameters_are_copied(dtype):
     assert np.array_equal(_responses(network, *_crops()), before)
 
 
+@pytest.mark.parametrize("activation", ["relu", "mish", "arelu"])
+def test_the_network_of_a_gpu(activation, monkeypatch):
+    """Four channels of crops, dense convolutions, and one pass behind each convolution: here on the host."""
+    model, crops = _trained_like(activation, "se"), _crops()
+    expected = _responses(FusedNetwork(model), *crops)
+    monkeypatch.setattr(fused, "CROP_CHANNELS", {"cpu": 4})
+    monkeypatch.setattr(frozen_conv, "ONE_PASS", {"cpu"})
+    network = FusedNetwork(model, dense=["conv2", "conv5"])
+    assert [conv.groups for conv in map(_convolution, network._convs)] == [1, 1, 1, 2, 1]
+    assert _convolution(network._convs[0]).weight.shape[1] == network.crop_channels == 4
+    actual = _responses(network, *crops)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def _convolution(layer) -> frozen_conv.FrozenConv2d:
+    return layer if isinstance(layer, frozen_conv.FrozenConv2d) else layer._conv
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_tracker_with_crops_of_four_channels(dtype, monkeypatch):
+    model, video = _trained_like("mish", "none"), SyntheticVideo(0, 6, (320, 240))
+
+    def boxes() -> tuple[np.ndarray, torch.Tensor]:
+        tracker = Tracker(model, dtype=dtype)
+        tracker.init(video.frame(0)[0], video.boxes[0])
+        return np.stack([tracker.update(video.frame(i)[0]).box for i in range(1, 6)]), tracker._engine._engine._crops
+
+    expected, three = boxes()
+    monkeypatch.setattr(fused, "CROP_CHANNELS", {"cpu": 4})
+    actual, four = boxes()
+    assert three.shape[1] == 3 and four.shape[1] == 4 and not four[:, 3].any()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.05)
+
+
 def test_steps_keep_nothing():
     """Crops of every frame land in the same memory, and Python holds no more after many frames than before."""
     tracker = Tracker(_trained_like("relu", "none"))
@@ -164,6 +200,41 @@ def test_fastest_dtype_is_measured_once(tmp_path, monkeypatch):
     assert Tracker(model, dtype="auto").network.dtype == torch.float32
 
 
+def test_dense_convolutions_are_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, cpu = _trained_like("relu", "none"), torch.device("cpu")
+    measured = []
+    times = {(): 1.0, ("conv2",): 0.9, ("conv4",): 0.99, ("conv5",): 0.5}
+
+    def measure(model, device, dtype, dense):
+        measured.append((dtype, *dense))
+        return times[tuple(dense)]
+
+    monkeypatch.setattr(autotune, "_measure", measure)
+    for dtype, count in ((torch.float32, 4), (torch.float32, 4), (torch.bfloat16, 8)):
+        assert autotune.dense_convolutions(model, cpu, dtype) == ("conv2", "conv5")
+        assert len(measured) == count
+    times.update({("conv2",): 1.1, ("conv5",): 1.1})
+    assert autotune.dense_convolutions(_trained_like("mish", "se"), cpu, torch.float32) == ()
+    assert autotune.dense_convolutions(_trained_like("mish", "se"), cpu, torch.float32) == () and len(measured) == 12
+
+
+def test_measuring_a_dense_network():
+    assert autotune._measure(_trained_like("relu", "none"), torch.device("cpu"), torch.float32, ["conv2"]) > 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_convolutions_are_measured_unless_they_must_be_deterministic(deterministic, before, monkeypatch):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", before)
+    monkeypatch.setattr(cudnn, "deterministic", deterministic)
+    with pytest.raises(KeyError), measured_convolutions():
+        assert cudnn.benchmark == (before or not deterministic)
+        raise KeyError
+    assert cudnn.benchmark == before
+
+
 def test_fastest_dtype_needs_no_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("in the way")
@@ -172,7 +243,9 @@ def test_fastest_dtype_needs_no_cache(tmp_path, monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_steps_are_captured_as_cuda_graphs():
+def test_steps_are_captured_as_cuda_graphs(monkeypatch):
+    # Else the kernels of the convolutions are chosen anew by the first capture.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     model, video = _trained_like("mish", "se"), SyntheticVideo(0, 10, (320, 240))
     frames = [video.frame(i)[0] for i in range(10)]
     captured, eager = BatchTracker(model, device="cuda:0"), BatchTracker(model, device="cuda:0")

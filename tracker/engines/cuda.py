@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from tracker.network.capture import capture
+
 MAX_GRAPHS = 16  # captured steps: one for each frame size and range of rows in use
 MAX_BUFFERS = 64  # frame buffers on a GPU: one for each frame size and slot
-CAPTURE = threading.Lock()  # two captures in one process disturb each other
 
 
 class Graphs:
@@ -62,17 +62,9 @@ class Graphs:
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Capture the step as a graph; the state is restored afterwards."""
         before = state.clone()
-        current, side = torch.cuda.current_stream(), self._stream
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(2):  # selects and loads the kernels before the capture
-                follow(image, rows)
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with CAPTURE, torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-            results = follow(image, rows)
+        captured = capture(lambda: follow(image, rows), self._stream, self._pool)
         state.copy_(before)
-        return graph, results
+        return captured
 
 
 class Uploads:

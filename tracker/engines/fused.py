@@ -93,10 +93,7 @@ class FusedEngine:
         y, x = start.center.tolist()
         region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64).to(self._device)
         self._colors[row] = torch.from_numpy(start.color)
-        crop = fastops.crop_and_resize(
-            image, region, cfg.exemplar_size, self._colors[row, 0], dtype=self.network.crop_dtype, channels_last=True
-        )
-        template = self.network.features(crop)
+        template = self.network.features(self._crop(image, region, cfg.exemplar_size, self._colors[row, 0]))
         if self._templates is None:
             self._templates = template.new_empty((self.capacity, *template.shape[1:])).contiguous(
                 memory_format=torch.channels_last
@@ -149,10 +146,8 @@ class FusedEngine:
 
         def look(centers: np.ndarray, side: float) -> np.ndarray:
             regions = np.column_stack([centers, np.full(len(centers), side)])
-            crops = fastops.crop_and_resize(
-                image, torch.from_numpy(regions).to(self._device), self.config.instance_size, self._colors[row, 0],
-                dtype=self.network.crop_dtype, channels_last=True,
-            )  # fmt: skip
+            regions = torch.from_numpy(regions).to(self._device)
+            crops = self._crop(image, regions, self.config.instance_size, self._colors[row, 0])
             maps = self.network.scores(self._templates[rows], self.network.features(crops))
             return maps[:, 0].float().cpu().numpy()
 
@@ -212,6 +207,14 @@ class FusedEngine:
         """Set the size of the next images of targets."""
         self.state[rows, State.IMAGE_WIDTH], self.state[rows, State.IMAGE_HEIGHT] = width, height
 
+    def _crop(self, image: Tensor, regions: Tensor, size: int, colors: Tensor, out: Tensor | None = None) -> Tensor:
+        """Crops as the network takes them."""
+        network = self.network
+        return fastops.crop_and_resize(
+            image, regions, size, colors, dtype=network.crop_dtype, channels_last=True, channels=network.crop_channels,
+            out=out,
+        )  # fmt: skip
+
     def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> tuple[Tensor, ...]:
         """The network's outputs for the targets around where they were: see `FusedNetwork.outputs`."""
         cfg, maps = self.config, []
@@ -221,10 +224,7 @@ class FusedEngine:
             regions, crops = self._regions[:n], self._crops[: n * cfg.scale_num]
             regions[..., :2] = state[chunk, None, : State.CENTER_Y + 1]
             torch.mul(state[chunk, State.SEARCH_SIZE, None], self._scales, out=regions[..., 2])
-            fastops.crop_and_resize(
-                image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), dtype=self.network.crop_dtype,
-                channels_last=True, out=crops,
-            )  # fmt: skip
+            self._crop(image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), crops)
             maps.append(self.network.outputs(templates[chunk], self.network.features(crops)))
         maps = maps[0] if len(maps) == 1 else tuple(map(torch.cat, zip(*maps, strict=True)))
         expected = (cfg.response_size, cfg.response_size)
@@ -251,7 +251,7 @@ class FusedEngine:
         self.capacity = capacity
         chunk = min(self._chunk, capacity)
         self._regions = torch.empty((chunk, cfg.scale_num, 3), dtype=torch.float32, device=self._device)
-        shape = (chunk * cfg.scale_num, 3, cfg.instance_size, cfg.instance_size)
+        shape = (chunk * cfg.scale_num, self.network.crop_channels, cfg.instance_size, cfg.instance_size)
         self._crops = torch.empty(
             shape, dtype=self.network.crop_dtype, device=self._device, memory_format=torch.channels_last
         )

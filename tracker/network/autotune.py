@@ -1,4 +1,5 @@
-"""The fastest floating-point type for a network on this machine, measured once and stored."""
+"""The fastest dtype for a network on this machine, and the fastest form of its grouped convolutions on a GPU: measured
+once and stored."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 import fastops
 from tracker.geometry import INSTANCE
 from tracker.io.files import replacing
+from tracker.network.capture import capture
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 from tracker.network.quantized import QuantizedNetwork
@@ -54,6 +56,22 @@ def fastest_dtype(model: SiamFC, device: torch.device | str | None = None) -> to
     return best
 
 
+def dense_convolutions(model: SiamFC, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """The grouped convolutions of the backbone that are faster in one group, with weights of zero across the groups.
+
+    cuDNN may have no kernel for tensor cores that runs groups. A convolution stays grouped unless three search crops
+    pass through the network in 2 % less time without. The choice is kept as that of `fastest_dtype`.
+    """
+    grouped = [name for name, block in model.backbone.named_children() if block[0].groups > 1]
+    key = f"{_key(model, device)}, {dtype}, dense"
+    remembered = _read().get(key)
+    if remembered is None:
+        seconds = _measure(model, device, dtype, ())
+        remembered = " ".join(name for name in grouped if _measure(model, device, dtype, [name]) < 0.98 * seconds)
+        _remember(key, remembered)
+    return tuple(name for name in grouped if name in remembered.split())
+
+
 def make_network(
     model: SiamFC, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
 ) -> FusedNetwork:
@@ -64,9 +82,11 @@ def make_network(
     """
     if dtype == "auto":
         dtype = fastest_dtype(model, device)
+    first = next(model.parameters())
+    device = torch.device(device or first.device)
     if dtype not in ("int8", torch.int8):
-        return FusedNetwork(model, device=device, dtype=dtype)
-    device = torch.device(device or next(model.parameters()).device)
+        dense = dense_convolutions(model, device, dtype or first.dtype) if device.type == "cuda" else ()
+        return FusedNetwork(model, device=device, dtype=dtype, dense=dense)
     if device.type != "cpu":
         raise ValueError(f"dtype int8 must go with device cpu, got {device}")
     network = QuantizedNetwork(model)
@@ -104,14 +124,19 @@ def _cpu_name() -> str:
 
 
 @torch.inference_mode()
-def _measure(model: SiamFC, device: torch.device, dtype: torch.dtype) -> float:
-    network = make_network(model, device, dtype)
-    crops = torch.zeros((3, 3, INSTANCE, INSTANCE), dtype=network.crop_dtype, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
+def _measure(model: SiamFC, device: torch.device, dtype: torch.dtype, dense: Collection[str] | None = None) -> float:
+    """Seconds for three search crops. `dense`: as for `FusedNetwork`; None is the fastest choice."""
+    if dense is None:
+        network = make_network(model, device, dtype)
+    else:
+        network = FusedNetwork(model, device=device, dtype=dtype, dense=dense)
+    shape = 3, network.crop_channels, INSTANCE, INSTANCE
+    crops = torch.zeros(shape, dtype=network.crop_dtype, device=device).contiguous(memory_format=torch.channels_last)
     run, sync = partial(network.features, crops), lambda: None
     if device.type == "cuda":  # as the tracker runs it: eager calls take as long as the host, whatever the dtype
-        run, sync = _captured(run, device), partial(torch.cuda.synchronize, device)
+        with torch.cuda.device(device):
+            graph, _ = capture(run, torch.cuda.Stream(device))
+        run, sync = graph.replay, partial(torch.cuda.synchronize, device)
     seconds = []
     for _ in range(2 + ROUNDS):  # two to warm up
         sync()
@@ -122,20 +147,6 @@ def _measure(model: SiamFC, device: torch.device, dtype: torch.dtype) -> float:
     return statistics.median(seconds[2:])
 
 
-def _captured(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The replay of a call as a CUDA graph."""
-    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        for _ in range(2):  # kernels are chosen and loaded outside of the capture
-            run()
-    current.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=side):
-        run()
-    return graph.replay
-
-
 def _read() -> dict[str, str]:
     try:
         choices = json.loads(cache_path().read_text())
@@ -144,7 +155,7 @@ def _read() -> dict[str, str]:
     return choices if isinstance(choices, dict) else {}
 
 
-def _remember(key: str, dtype: str) -> None:
+def _remember(key: str, choice: str) -> None:
     """Store a choice. If the folder cannot be written, the next start measures again, which takes a second."""
     with contextlib.suppress(OSError, RuntimeError), replacing(cache_path()) as temporary:
-        temporary.write_text(json.dumps({**_read(), key: dtype}, indent=1))
+        temporary.write_text(json.dumps({**_read(), key: choice}, indent=1))
