@@ -65,7 +65,7 @@ const char* int8_isa_name(Int8Isa isa) {
 }
 
 #if defined(FASTOPS_X86)
-// The tile registers are the process's own only after it has asked for them; the kernel may say no.
+// A process must request the tile registers before it uses them. The kernel may refuse.
 static bool may_use_tiles() {
 #if defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -97,7 +97,7 @@ static Int8Isa detect_int8() {
 #if defined(FASTOPS_X86)
   const char* wanted = std::getenv("FASTOPS_CPU_CAPABILITY");
   const Isa general = cpu_capability();
-  // From the best down: of the general set's extensions, the one asked for or the best one there is.
+  // Searches the extensions of the general set from the best down, for the requested one or the first available one.
   bool allowed = true;
   if (wanted != nullptr) {
     for (int i = 0; i <= int(Int8Isa::avx512_amx); ++i) {

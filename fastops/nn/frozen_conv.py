@@ -1,4 +1,4 @@
-"""Convolution for inference: batch norm folded, bias and activation fused."""
+"""Convolution for inference, with folded batch norm and fused bias and activation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ AMX = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
 
 class FrozenConv2d(nn.Module):
-    """A trained convolution made ready for inference: batch norm folded in, bias and activation fused, channels_last.
+    """A trained convolution for inference, with folded batch norm, fused bias and activation, in channels_last.
 
     $$
     y = f(\\gamma (w * x + b - \\mu) / \\sqrt{\\sigma^2 + \\epsilon} + \\beta)
     $$
 
-    On the CPU a 3x3 or 5x5 convolution of stride 1, or an 11x11 one of stride 2 without groups, neither padded nor
-    dilated, runs by Winograd's minimal filtering (3 to 7 times fewer multiplications), in float32 arithmetic whatever
-    the dtype of the values; everything else runs torch's own convolution, as do inputs that need a gradient, autocast,
-    `torch.compile` of a module that has not run before, and bfloat16 on a CPU with AMX (SiamFC's features of 8 crops
-    on two cores of a Sapphire Rapids: 25 ms, by Winograd 48 ms).
+    Winograd's minimal filtering needs 3 to 7 times fewer multiplications. It runs on the CPU, in float32 arithmetic
+    whatever the dtype of the values, for convolutions without padding and dilation: 3x3 or 5x5 kernels with stride 1,
+    and 11x11 kernels with stride 2 without groups. Everything else runs torch's own convolution. So do inputs that need
+    a gradient, autocast, `torch.compile` of a module that has not run before, and bfloat16 on a CPU with AMX. (There,
+    SiamFC's features of 8 crops take 25 ms on two cores of a Sapphire Rapids, and 48 ms by Winograd.)
 
     Args:
         conv: the convolution; its parameters are copied.
         norm: a batch norm that follows it, in eval mode, or None.
         activation: "none", "relu" or "mish".
-        device, dtype: where and in what to run; those of `conv` by default.
+        device, dtype: device and dtype to run on; the defaults are those of `conv`.
 
     Raises:
         ValueError: `FrozenConv2d: <argument> must ...`.
@@ -66,7 +66,7 @@ class FrozenConv2d(nn.Module):
         self.register_buffer("bias", bias.to(**options, copy=True))
         self.activation, self.groups = activation, conv.groups
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
-        self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # weight and bias by tile size, of those in _packed_from
+        self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # tile size -> weight and bias, packed from _packed_from
         self._packed_from: tuple[tuple[Tensor, int], ...] = ()
         self._plain = (self.padding, self.dilation) == ((0, 0), (1, 1)) and self.stride in ((1, 1), (2, 2))
 
@@ -83,7 +83,7 @@ class FrozenConv2d(nn.Module):
         return y.relu_() if self.activation == "relu" else mish_(y)
 
     def _tile_size(self, x: Tensor) -> int:
-        """Winograd's tile size for this input, with the weights for it packed; 0: run torch's convolution."""
+        """Winograd's tile size for this input, after packing its weights; 0 means torch's convolution."""
         if not (self._plain and x.device.type == "cpu" and x.dtype == self.weight.dtype != torch.float64):
             return 0
         differentiated = (x.requires_grad and torch.is_grad_enabled()) or in_transform()
@@ -101,7 +101,7 @@ class FrozenConv2d(nn.Module):
         return tile_size
 
     def __getstate__(self) -> dict:
-        """Packed weights belong to this CPU: they are left out of pickles and copies and made anew."""
+        """Leave the packed weights, which are for this CPU only, out of pickles and copies. They are packed again."""
         return {**self.__dict__, "_packed": {}, "_packed_from": ()}
 
     def extra_repr(self) -> str:
