@@ -1,9 +1,9 @@
 // mish_max_pool2d on CUDA; the formulas are in math/mish_max_pool2d.h.
 //
-// Forward: a thread a window, whose overlaps with its neighbours come from the first-level cache; memory-bound, x is
-// read and y written once. Backward: first the winner of each window and its gradient, into scratch memory, then each
-// value of grad_x adds what the windows around it say of it, in order. No atomics, and every window is looked at twice
-// whatever its overlaps.
+// Forward: one thread per window. The overlap of windows comes from the first-level cache. Memory-bound: x is read and
+// y written once. Backward: the first kernel writes the winner of each window and its gradient to scratch memory. In
+// the second, each value of grad_x adds the gradients of the windows that it won, in order. There are no atomics, and
+// every window is processed twice whatever its overlaps.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -14,7 +14,7 @@
 namespace fastops {
 namespace {
 
-// Planes [N C, H, W] (depth = 1) or images [N, H, W, C] (depth = C), in vectors along the depth.
+// Planes [N C, H, W] (depth = 1) or images [N, H, W, C] (depth = C), as vectors along the depth.
 struct PoolLayout {
   PoolShape s;
   int64_t items, depth;
@@ -24,14 +24,14 @@ struct Position {
   int64_t item, row, column, channel;
 };
 
-// a = quotient b + rest; in 32 bits where they do, several times faster than in 64.
+// a = quotient b + rest. It runs in 32 bits if possible, which is several times faster than in 64 bits.
 __device__ __forceinline__ int64_t divide(int64_t a, int64_t b, int64_t& rest) {
   const int64_t quotient = (a | b) >> 32 ? a / b : int64_t(unsigned(a) / unsigned(b));
   rest = a - quotient * b;
   return quotient;
 }
 
-// Of the i-th vector of a tensor [items, ..., width, depth].
+// The position of the i-th vector of a tensor [items, ..., width, depth].
 template <int kVector>
 __device__ __forceinline__ Position position(int64_t i, int64_t height, int64_t width, int64_t depth) {
   Position p;
@@ -42,7 +42,7 @@ __device__ __forceinline__ Position position(int64_t i, int64_t height, int64_t 
   return p;
 }
 
-// Smallest and largest values of a window's taps inside x and, with kPositions, the first positions they are at.
+// The smallest and largest values of a window inside x and, with kPositions, their first positions.
 template <class T, int kVector, bool kPositions>
 struct Extremes {
   opmath_t<T> low[kVector], high[kVector];
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) mish_max_pool2d_kernel(const T* x, T
   }
 }
 
-// wins: g f'(winner), at: its position in the window; both like y.
+// wins is g f'(winner), at is the winner's position in the window. Both have the layout of y.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads)
     mish_max_pool2d_winners_kernel(const T* grad, const T* x, opmath_t<T>* wins, int* at, PoolLayout l, int64_t n) {
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Windows [begin, end) along a dimension that hold a position.
+// The windows [begin, end) along a dimension that contain a position.
 struct WindowRange {
   int64_t begin, end;
   __device__ WindowRange(int64_t position, int64_t kernel, int64_t stride, int64_t pad, int64_t count) {
@@ -155,7 +155,7 @@ PoolLayout layout_of(const PoolShape& s, const Tensor& x) {
   return {s, s.batch * s.channels, 1};
 }
 
-// body.template operator()<kVector>(), 16 bytes of channels or one value.
+// Calls body.template operator()<kVector>() for vectors of 16 bytes of channels, or of one value.
 template <class T, class Body>
 void with_vector(const PoolLayout& l, bool aligned, const Body& body) {
   aligned&& l.depth % Pack<T>::size == 0 ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();

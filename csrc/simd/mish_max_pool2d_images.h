@@ -20,7 +20,7 @@ struct ReluOfWindow {
   static constexpr bool kNeedsLeast = false;
   template <class O>
   static FASTOPS_HD O of(O, O high) {
-    return high < O(0) ? O(0) : high;  // NaN passes through
+    return high < O(0) ? O(0) : high;  // NaN stays NaN
   }
 };
 
