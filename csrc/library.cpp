@@ -61,8 +61,8 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       "balanced_logistic_loss_backward(Tensor grad, Tensor responses, float radius, float stride, str reduction,"
       " Tensor? centers) -> Tensor");
 
-  // box_loss: IoU family. The loss and, of what wants one, the gradient: [loss] or [loss, divisor, grad_pred?,
-  // grad_target?] with the gradients in opmath and before the division; the backward multiplies them by grad / divisor.
+  // box_loss: the IoU losses. The result is [loss], or [loss, divisor, grad_pred?, grad_target?] if gradients are
+  // requested. These are in opmath and not yet divided; box_loss_backward_scale multiplies them by grad / divisor.
   m.def(
       "box_loss(Tensor pred, Tensor target, str kind, str fmt, str reduction, float gamma, bool detach_weight,"
       " float eps, bool pred_grad, bool target_grad) -> Tensor[]");
@@ -71,8 +71,9 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("focal_l1_loss_backward(Tensor grad, Tensor pred, Tensor target, float beta, str reduction) -> Tensor");
 
   // centralize: every output channel's gradient minus its mean, and the optimizer steps with it, for a list of tensors.
-  // channels[i]: 0 where dim 0 is tensor i's output channel, g where dim 1 is (a transposed convolution of g groups),
-  // -1 where the gradient is not centralized. A tensor where there is a number wins over it. found_inf != 0: no change.
+  // channels[i] is 0 if dimension 0 is tensor i's output channel, g if dimension 1 is (a transposed convolution with g
+  // groups), and -1 if the gradient is not centralized. lr_tensor takes precedence over lr. If found_inf is not 0,
+  // nothing changes.
   m.def("centralize_(Tensor(a!)[] tensors, int[] channels) -> ()");
   m.def(
       "sgd_gc_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, int[] channels, float lr,"
@@ -85,14 +86,14 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       " Tensor? found_inf=None)"
       " -> ()");
 
-  // response: what the tracker does after the network, for K targets: upsampling, choice of scale and place, update of
-  // their boxes. state: float32 [K, 12], changed in place; the results are [K, 6]: x, y, w, h, score, lost.
+  // response: the tracker's steps after the network, for K targets: upsampling, choice of scale and position, update of
+  // the boxes. state is float32 [K, 12] and changed in place. The results are [K, 6]: x, y, w, h, score, lost.
   m.def(
       "response_peak_(Tensor responses, Tensor(a!) state, int up, int stride, int instance_size, float scale_step,"
       " float scale_penalty, float scale_lr, float window_influence, float lost_score, int lost_frames) -> Tensor");
 
-  // box_peak: the same after a network with a box head: choice of a cell from its score [K, 1, h, w] and its distances to
-  // the edges [K, 4, h, w], update of the box.
+  // box_peak: the same after a network with a box head: choice of a cell from the scores [K, 1, h, w] and the distances
+  // to the edges [K, 4, h, w], and update of the boxes.
   m.def(
       "box_peak_(Tensor scores, Tensor ltrb, Tensor(a!) state, int stride, float? unit, int exemplar_size,"
       " int instance_size, float context, float box_lr, float box_penalty, float box_window, float lost_score,"
@@ -103,22 +104,22 @@ STABLE_TORCH_LIBRARY(fastops, m) {
       "crop_and_resize(Tensor images, Tensor centers_sizes, Tensor pad_value, Tensor? image_index, Tensor(a!) out)"
       " -> ()");
 
-  // mish_max_pool2d.cpp's pool with ReLU in place of Mish, for inference on the CPU, channels_last
+  // relu_max_pool2d: the pooling of mish_max_pool2d with ReLU in place of Mish, for inference on the CPU, channels_last
   m.def("relu_max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding) -> Tensor");
 
-  // winograd: convolution for inference on the CPU, bias and activation fused; weights packed once.
+  // winograd: convolution for inference on the CPU, with packed weights and fused bias and activation
   m.def("winograd_pack(Tensor weight, int stride, int groups, int tile_size) -> Tensor");
   m.def(
       "winograd_conv2d(Tensor x, Tensor packed, Tensor? bias, int out_channels, int kernel_size, int stride,"
       " int groups, int tile_size, str activation) -> Tensor");
 
-  // quantized_conv: uint8 x int8 convolution for inference on the CPU, with rescaling, a table look-up and max pooling;
-  // weights packed once. uint8 out, or float32 out.
+  // quantized_conv: uint8 x int8 convolution for inference on the CPU, with packed weights, rescaling, a table look-up
+  // and max pooling. The result is uint8 or float32.
   m.def("quantized_conv2d_pack(Tensor weight, int groups) -> Tensor");
   m.def(
       "quantized_conv2d(Tensor x, Tensor packed, Tensor scale, Tensor bias, Tensor? table, int[2] kernel_size,"
       " int[2] stride, int[2] padding, int groups, int input_zero_point, int output_zero_point, int[2] pool,"
       " bool float_output) -> Tensor");
-  // For benchmarks: all threads multiply 8-bit integers in registers; how many products that were.
+  // For benchmarks: all threads multiply 8-bit integers in registers. Returns the number of products.
   m.def("int8_products(int rounds) -> int");
 }

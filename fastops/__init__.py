@@ -1,7 +1,7 @@
-"""Fused PyTorch ops for vision: each is one call, one kernel, on CPU, CUDA and Triton, with gradients.
+"""Fused PyTorch ops for vision. Each op is one call and one kernel, with gradients, on CPU, CUDA and Triton.
 
-The ops are functions here, modules in [`fastops.nn`][], and plain PyTorch in [`fastops.reference`][].
-`python -m fastops` tells what is built and which backend each op uses on each device.
+The ops are functions in this package and modules in [`fastops.nn`][]. [`fastops.reference`][] has them in plain
+PyTorch. `python -m fastops` prints what is built and which backend each op uses on each device.
 """
 
 from typing import TYPE_CHECKING
@@ -77,7 +77,7 @@ if load_error is None:
     from fastops.ops.response import response_peak
     from fastops.ops.se import se_attention, se_scale
     from fastops.ops.xcorr import xcorr, xcorr_depthwise
-elif not TYPE_CHECKING:  # a type checker would take every name to exist
+elif not TYPE_CHECKING:  # with __getattr__, a type checker would accept every name
 
     def __getattr__(name: str):
         if name in __all__:

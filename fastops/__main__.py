@@ -1,4 +1,4 @@
-"""`python -m fastops`: what is built and which backend each op uses on each device."""
+"""`python -m fastops` prints what is built and which backend each op uses on each device."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Which code runs an op on CPU and CUDA tensors: the compiled kernels, Triton or the plain PyTorch reference.
+"""Chooses the code that runs an op on CPU and CUDA tensors: compiled kernels, Triton or the reference implementation.
 
 A backend in Python is registered at the dispatch key CPU or CUDA, in front of the compiled kernel. When the
-registration is dropped the compiled kernel is used again. Gradients, autocast, vmap and fake kernels belong to other
-keys and stay. The Python code is looked up at the first call, so that importing fastops neither imports Triton nor
-touches a GPU.
+registration is dropped, the compiled kernel is used again. Gradients, autocast, vmap and fake kernels have other keys
+and stay. The Python code is looked up at the first call, so importing fastops neither imports Triton nor uses a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from fastops import _ext, ops
 
 BACKENDS = ("auto", "cuda", "triton", "reference")
-_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}  # and their dispatch keys
+_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}  # device -> dispatch key
 
 
 def _families() -> dict[str, tuple[str, ...]]:
@@ -39,9 +38,9 @@ def _op_of(schema: str) -> str:
     return schema.partition("_backward")[0]
 
 
-#: Op -> the backend asked for.
+#: Op -> the requested backend.
 _chosen = {_op_of(schema): "auto" for schemas in FAMILIES.values() for schema in schemas}
-#: Schema and device -> the backend in Python that runs it there, and the registration.
+#: Schema and device -> the Python backend that runs it there, and the registration.
 _registered: dict[tuple[str, str], tuple[str, torch.library.Library]] = {}
 
 
@@ -49,7 +48,7 @@ _registered: dict[tuple[str, str], tuple[str, torch.library.Library]] = {}
 
 
 def set_backend(backend: str, op: str | None = None) -> _Restore:
-    """Choose the code that runs the ops, or one of them, from now on or for a `with` block.
+    """Choose the code that runs all ops or one op, from now on or for a `with` block.
 
     Args:
         backend: what runs on tensors of either device.
@@ -58,7 +57,7 @@ def set_backend(backend: str, op: str | None = None) -> _Restore:
             | --- | --- | --- |
             | "auto" | compiled kernels | compiled kernels, else Triton, else plain PyTorch |
             | "cuda" | compiled kernels | compiled kernels |
-            | "triton" | compiled kernels; Triton's interpreter where `TRITON_INTERPRET=1` is set | Triton |
+            | "triton" | compiled kernels; Triton's interpreter if `TRITON_INTERPRET=1` is set | Triton |
             | "reference" | plain PyTorch | plain PyTorch |
         op: an op family, the name of a module of `fastops.ops` ("se"), or one op ("se_scale"). Default: all.
 
@@ -70,10 +69,10 @@ def set_backend(backend: str, op: str | None = None) -> _Restore:
         RuntimeError: `set_backend: backend of <op> must be available, ...`, with the reason. Nothing changes then.
 
     The environment variable `FASTOPS_BACKEND` does the same at import. It holds a backend, or settings of ops in order:
-    `FASTOPS_BACKEND=mish=triton,se=reference`. [`backends`][fastops.backends] tells what is in use. The setting belongs
-    to the process: no other thread should run the op while it changes.
+    `FASTOPS_BACKEND=mish=triton,se=reference`. [`backends`][fastops.backends] returns what is in use. The setting
+    applies to the whole process: no other thread should run the op while it changes.
 
-    Graphs of `torch.compile` hold ops, not their code: they follow the setting without being compiled again.
+    Graphs of `torch.compile` contain ops, not their code. They follow the setting without a recompilation.
 
     Examples:
 
@@ -90,7 +89,7 @@ def set_backend(backend: str, op: str | None = None) -> _Restore:
 
 
 class _Restore:
-    """What `set_backend` returns: the end of its `with` block restores the previous backends."""
+    """The result of `set_backend`. The end of its `with` block restores the previous backends."""
 
     def __init__(self, before: dict[str, str]) -> None:
         self._before = before
@@ -103,7 +102,7 @@ class _Restore:
 
 
 def _check_choice(what: str, backend: str, op: str | None) -> list[str]:
-    """The ops that are meant, after checking that all of them have the backend."""
+    """The ops that `op` names, after a check that all of them have the backend."""
     if backend not in BACKENDS:
         raise ValueError(f"{what}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if op is None:
@@ -176,7 +175,7 @@ def backends() -> dict[str, dict[str, str]]:
 
 
 def _apply(chosen: dict[str, str]) -> None:
-    """Make `chosen` the backends: register what runs in Python, drop what no longer does."""
+    """Make `chosen` the backends: register the Python backends that are new, drop those that are not used any more."""
     _chosen.update(chosen)
     for family, schemas in FAMILIES.items():
         for schema in schemas:
@@ -196,34 +195,34 @@ def _register(family: str, schema: str, device: str, backend: str) -> None:
     arguments = getattr(torch.ops.fastops, schema).default._schema.arguments
 
     def kernel(*args):
-        args = (*args, *(a.default_value for a in arguments[len(args) :]))  # the dispatcher leaves defaults out
+        args = (*args, *(a.default_value for a in arguments[len(args) :]))  # the dispatcher omits defaults
         check, run = _resolve(family, schema, wanted, device)
         check(*args)
         return run(*args)
 
     library = torch.library.Library("fastops", "IMPL")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the dispatcher's, about a kernel in front of another: that is the purpose
+        warnings.simplefilter("ignore")  # the dispatcher warns about a kernel in front of another, which is intended
         library.impl(schema, kernel, _DEVICES[device], allow_override=True)
     _registered[schema, device] = wanted, library
 
 
 def implementation(backend: str, schema: str) -> Callable:
-    """The code of a registered op in "reference" or "triton"."""
+    """The code of a registered op in the backend "reference" or "triton"."""
     family = next(family for family, schemas in FAMILIES.items() if schema in schemas)
     return importlib.import_module(f"fastops.{backend}.{family}").OPS[schema]
 
 
 @cache
 def _resolve(family: str, schema: str, backend: str, device: str) -> tuple[Callable, Callable]:
-    """The op's argument checks, which a backend in Python does not make itself, and its code."""
+    """The op's argument checks, followed by its code. A backend in Python does not check arguments itself."""
     check = importlib.import_module(f"fastops.ops.{family}").CHECKS[schema]
     function = implementation(backend, schema)
     if backend == "triton":
         return check, function
 
     def run(*args):
-        with torch.autocast(device, enabled=False):  # autocast has cast the inputs already, where it has to
+        with torch.autocast(device, enabled=False):  # autocast has already cast the inputs if necessary
             return function(*args)
 
     return check, run

@@ -1,7 +1,7 @@
-"""Which dimension of a parameter is its output channel, as the centralize ops take it.
+"""The output channels of parameters, as one number per tensor for the centralize ops.
 
-One number for each tensor: 0 if it is dim 0, g > 0 if it is dim 1 (a transposed convolution of g groups), -1 if the
-gradient must not be centralized.
+The number is 0 if the output channel is dimension 0, and g > 0 if it is dimension 1 (a transposed convolution with g
+groups). It is -1 if the gradient must not be centralized.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-#: How a caller says which weights belong to transposed convolutions.
+#: The ways to say which weights belong to transposed convolutions.
 Transposed = nn.Module | Mapping[Tensor, int] | Iterable[Tensor]
 
 
 def transposed_groups(transposed: Transposed) -> dict[Tensor, int]:
-    """The weights of transposed convolutions with the groups of each: those of a module, or as given."""
+    """The weights of transposed convolutions with the groups of each, from a module or as given."""
     if isinstance(transposed, nn.Module):
         layers = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
         return {layer.weight: layer.groups for layer in transposed.modules() if isinstance(layer, layers)}
@@ -23,10 +23,10 @@ def transposed_groups(transposed: Transposed) -> dict[Tensor, int]:
 
 
 def channel_number(param: Tensor, conv_only: bool, transposed: Mapping[Tensor, int]) -> int:
-    """The number of `param`; -1 for parameters of one dimension (conv_only: of two), and of one weight per channel.
+    """The number of `param`. It is -1 for one dimension (with conv_only, for two) and for one weight per channel.
 
-    The mean of a single weight's gradient is that gradient: centralized, such a weight would never move. Examples are
-    `Linear(1, n)`, a depthwise 1x1 convolution, a layer scale [C, 1, 1] and the norms of `weight_norm`.
+    The mean of a single weight's gradient is that gradient, so a centralized single weight would never move. Examples
+    are `Linear(1, n)`, a depthwise 1x1 convolution, a layer scale [C, 1, 1] and the norms of `weight_norm`.
     """
     if param.dim() <= (2 if conv_only else 1):
         return -1
@@ -36,14 +36,15 @@ def channel_number(param: Tensor, conv_only: bool, transposed: Mapping[Tensor, i
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a `DTensor` that this process has, which shares its memory; any other tensor as it is."""
+    """The part of a `DTensor` that this process has, which shares its memory. Other tensors are returned unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def check_sharding(op: str, param: Tensor, grad: Tensor, channel: int) -> None:
-    """Refuse parameters whose output channels are spread over processes: their means would need all of them.
+    """Raise an error for parameters whose output channels are spread over processes.
 
-    `fully_shard` (FSDP2) splits dim 0, so whole output channels, and each process can centralize its own.
+    The mean of such a channel would need all processes. `fully_shard` (FSDP2) splits dimension 0, so each process has
+    whole output channels and can centralize them.
 
     Raises:
         RuntimeError: `<op>: params must ...`.

@@ -1,8 +1,8 @@
-"""Loads the native libraries, once, at import; says what is missing and what to run.
+"""Loads the native libraries once, at import. If one is missing, it says so and names the command to run.
 
-Two hops from user to kernel: `fastops.mish` calls `torch.ops.fastops.mish`, whose kernel for the tensor's device
-comes from `_cpu.so` (always), from `_cuda.so` (when it was built and torch has CUDA), or, for CUDA tensors without
-`_cuda.so`, from Triton or the plain PyTorch reference (`fastops/_backends.py`).
+`fastops.mish` calls `torch.ops.fastops.mish`. Its kernel for CPU tensors is in `_cpu.so`. For CUDA tensors it is in
+`_cuda.so`, if that was built and torch has CUDA. Otherwise CUDA tensors use Triton or the reference implementation
+(`fastops/_backends.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fastops._version import __version__
 
 _PACKAGE = Path(__file__).resolve().parent
 
-#: Why the CPU library (schemas and CPU kernels) could not be loaded; None when it was.
+#: The reason why the CPU library (schemas and CPU kernels) is not loaded, or None.
 load_error: str | None = None
-#: Why the CUDA library is not in use; None when it is.
+#: The reason why the CUDA library is not in use, or None.
 cuda_error: str | None = None
 
 
@@ -51,7 +51,7 @@ _load()
 
 
 def missing_message() -> str:
-    """The one error of an import without the native library: what is wrong and what to run."""
+    """The error message of an import without the native library. It says what is wrong and what to run."""
     if not (_PACKAGE / "_cpu.so").exists() and (hidden := _hidden_package()):
         return (
             f"the fused ops are not available: the sources in {_PACKAGE} hide the package installed in {hidden}. "
@@ -65,19 +65,24 @@ def missing_message() -> str:
 
 
 def _hidden_package() -> Path | None:
-    """A built package that comes later on the path than this one."""
+    """The folder of a built package that comes later on the path than this one."""
     packages = (Path(entry) / _PACKAGE.name for entry in sys.path)
     return next((path for path in packages if path.resolve() != _PACKAGE and (path / "_cpu.so").is_file()), None)
 
 
 def build_info() -> dict[str, Any]:
-    """What this build is and what it uses here, as a dict.
+    """Describe this build and what it uses on this machine, as a dict.
 
-    Keys: `version`, compilers and flags, `cpu_capability` (the instruction set in use: lower it with the
-    environment variable `FASTOPS_CPU_CAPABILITY=baseline|avx2|avx512`), `int8_capability` (the same for 8-bit
-    integers, which know extensions too: `avx2_vnni`, `avx512_vnni`, `avx512_vbmi`, `avx512_amx`),
-    `int8_is_fast` (whether this CPU multiplies them faster than floats), `cuda_archs`, `stable_abi_target`
-    (the oldest torch the libraries work with), `torch`, and `cpu_library` / `cuda_library`: "loaded" or why not.
+    | key | value |
+    | --- | --- |
+    | `version`, compilers and flags | how the libraries were built |
+    | `cpu_capability` | instruction set in use; `FASTOPS_CPU_CAPABILITY`: `baseline`, `avx2` or `avx512` lowers it |
+    | `int8_capability` | the same for 8-bit integers, also `avx2_vnni`, `avx512_vnni`, `avx512_vbmi`, `avx512_amx` |
+    | `int8_is_fast` | whether this CPU multiplies 8-bit integers faster than floats |
+    | `cuda_archs` | the compiled GPU architectures |
+    | `stable_abi_target` | the oldest torch that the libraries work with |
+    | `torch` | the version of torch |
+    | `cpu_library`, `cuda_library` | "loaded", or the reason why not |
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Memory formats of results, as csrc/common/layout.h decides them."""
+"""Memory formats of results, by the rules of csrc/common/layout.h."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def memory_format(t: Tensor) -> torch.memory_format:
-    """channels_last for a 4-D tensor that is channels_last and not also contiguous, else contiguous."""
+    """channels_last if `t` is 4-D and channels_last but not contiguous, else contiguous."""
     if t.dim() == 4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Compiled measures on NumPy arrays; they need neither torch nor the kernel libraries."""
+"""Compiled measures on NumPy arrays. They need neither torch nor the kernel libraries."""
 
 from fastops._host import polygon_overlap, threshold_curve
 

@@ -21,7 +21,7 @@ struct CellMaps {
 struct BoxPeakInputs {
   int64_t targets, h, w;
   CellMaps scores, ltrb;
-  Tensor kept_scores, kept_ltrb;  // what the pointers point into
+  Tensor kept_scores, kept_ltrb;  // own the memory of the pointers
 };
 
 inline CellMaps cell_maps(Tensor& t) {

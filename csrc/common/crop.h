@@ -22,7 +22,7 @@ struct CropCall {
   bool centers_are_double;
   const void* pad_value;  // [C] or [K, C], contiguous
   bool pad_is_byte, pad_per_crop;
-  const void* image_index;  // [K], contiguous; null: crops_per_image consecutive crops of each image
+  const void* image_index;  // [K], contiguous; if null, each image has crops_per_image consecutive crops
   bool index_is_long;
   int64_t crops_per_image;
   void* out;  // [K, out_channels, S, S]

@@ -67,8 +67,8 @@ inline bool is_channels_last(const Tensor& t) {
 // The layout of ops that distinguish channels from pixels: channels_last stays, all others become contiguous.
 inline Tensor native_layout(const Tensor& t) { return is_channels_last(t) ? t : torch::stable::contiguous(t); }
 
-// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`. It is no permuted view of an NHWC
-// tensor, although that has the same strides: autograd refuses to change views in place.
+// An uninitialised channels_last [N, C, H, W] of the dtype and device of `like`. A permuted view of an NHWC tensor has
+// the same strides, but autograd does not allow in-place changes of such views.
 inline Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
   const std::array<int64_t, 4> sizes{n, c, h, w};
   return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(sizes.data(), sizes.size()), like.scalar_type(),

@@ -15,8 +15,8 @@ FASTOPS_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1)
 
 }  // namespace fastops
 
-// The loop carries no dependence between iterations (in-place calls pass the same pointer twice, which is
-// none); without this GCC tests for overlap at run time and takes the scalar path for in-place calls.
+// The iterations of the loop are independent, also in in-place calls, which pass the same pointer twice. Without this
+// GCC tests for overlap at run time and takes the scalar path for in-place calls.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define FASTOPS_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
 // The same for a loop of a short constant length, which GCC would unroll into scalar code before it looks for SIMD

@@ -18,15 +18,15 @@ FASTOPS_DECLARE_TABLE(AdaptiveKernels, adaptive_kernels)
 namespace fastops {
 namespace {
 
-// Values per task: as mish.cpp's grain.
+// Values per task, as in mish.cpp.
 constexpr int64_t kTaskValues = 16384;
 
-// Values per channel and task, where there are as many images: less pays for what a call of a kernel costs.
+// Values per channel and task, if there are enough images. With fewer values the call of a kernel costs too much.
 constexpr int64_t kChannelValues = 2048;
 
-// The storage [outer, channels, inner], cut into tasks by its shape alone: the sums that each task adds up by itself,
-// and that are added in the order of the tasks, do not depend on the number of threads. A task is a block of channels
-// in some images; where an image has more than kTaskValues per channel, a piece of one channel.
+// The storage [outer, channels, inner], divided into tasks that depend on its shape only. Each task has its own sums,
+// which are added in the order of the tasks. So results do not depend on the number of threads. A task is a block of
+// channels in some images. If an image has more than kTaskValues per channel, a task is a piece of one channel.
 struct Plan {
   AdaptiveShape shape;
   int64_t blocks, block;  // blocks of channels, and channels of each (the last may have fewer)

@@ -115,7 +115,7 @@ struct Call {
   int64_t channels() const { return pieces.shape.channels; }
   Doubles terms() const { return Doubles(size_t(pieces.terms * channels())); }  // [terms, C]
 
-  // [C] in double; filled with `otherwise` if there is no tensor.
+  // [C] in double; filled with `otherwise` without a tensor.
   Doubles widened(const std::optional<Tensor>& t, double otherwise) const {
     Doubles values(size_t(channels()), otherwise);
     if (!t) return values;

@@ -1,5 +1,5 @@
-// The tracker's steps after a network with a box head on the CPU: scratch and threads; the loops are in
-// simd/box_peak.cpp. A target is one thread's work, so results do not depend on the number of threads.
+// The tracker's steps after a network with a box head on the CPU: scratch memory and threads; the loops are in
+// simd/box_peak.cpp. One thread processes a target, so results do not depend on the number of threads.
 #include "../simd/box_peak.h"
 
 #include <torch/csrc/stable/library.h>

@@ -26,8 +26,8 @@ static Isa detect() {
   Isa best = Isa::baseline;
 #if defined(FASTOPS_X86)
   __builtin_cpu_init();
-  // The features that -march=x86-64-v3 and -v4 let the compiler use (all of the vector ones: a virtual machine may
-  // mask single bits).
+  // The vector features that -march=x86-64-v3 and -v4 let the compiler use. All are tested, because a virtual machine
+  // may mask single bits.
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
                   __builtin_cpu_supports("movbe");
@@ -65,7 +65,7 @@ const char* int8_isa_name(Int8Isa isa) {
 }
 
 #if defined(FASTOPS_X86)
-// The tile registers are the process's own only after it has asked for them; the kernel may say no.
+// A process must request the tile registers before it uses them. The kernel may refuse.
 static bool may_use_tiles() {
 #if defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -76,7 +76,7 @@ static bool may_use_tiles() {
 }
 
 static bool has_int8_extension(Int8Isa isa) {
-  // Bits of CPUID's leaf 7, which not every compiler has names for: 7.0 ecx 1, 11 (VBMI, VNNI), 7.0 edx 24, 25 (AMX
+  // Bits of CPUID's leaf 7, for which some compilers have no names: 7.0 ecx 1, 11 (VBMI, VNNI), 7.0 edx 24, 25 (AMX
   // tile, int8), 7.1 eax 4 (AVX-VNNI).
   unsigned a = 0, b = 0, c = 0, d = 0, avx_vnni = 0, unused[3];
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -97,7 +97,7 @@ static Int8Isa detect_int8() {
 #if defined(FASTOPS_X86)
   const char* wanted = std::getenv("FASTOPS_CPU_CAPABILITY");
   const Isa general = cpu_capability();
-  // From the best down: of the general set's extensions, the one asked for or the best one there is.
+  // Searches the extensions of the general set from the best down, for the requested one or the first available one.
   bool allowed = true;
   if (wanted != nullptr) {
     for (int i = 0; i <= int(Int8Isa::avx512_amx); ++i) {

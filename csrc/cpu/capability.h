@@ -5,16 +5,16 @@ namespace fastops {
 
 enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 
-// The best set that this build holds and this CPU has; FASTOPS_CPU_CAPABILITY lowers it, by the name of a set or of an
-// extension below (whose set is the part before the underscore).
+// The best set that both this build and this CPU have. FASTOPS_CPU_CAPABILITY lowers it. Its value is the name of a set
+// or of an extension below, whose set is the part before the underscore.
 Isa cpu_capability();
 const char* isa_name(Isa isa);
 
-// The same for products of 8-bit integers, with the extensions made for them: a table of simd/quantized_conv.cpp each.
+// The same for products of 8-bit integers, with extensions. simd/quantized_conv.cpp has a table for each.
 enum class Int8Isa { baseline, avx2, avx2_vnni, avx512, avx512_vnni, avx512_vbmi, avx512_amx };
 Int8Isa int8_capability();
 const char* int8_isa_name(Int8Isa isa);
-// Whether it multiplies 8-bit integers faster than floats.
+// Whether this CPU multiplies 8-bit integers faster than floats.
 inline bool has_fast_int8(Int8Isa isa) { return isa == Int8Isa::avx2_vnni || isa >= Int8Isa::avx512_vnni; }
 
 }  // namespace fastops

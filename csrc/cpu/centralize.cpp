@@ -1,6 +1,7 @@
 // Gradient centralization and the optimizer steps on the CPU: threads; the loops are in simd/centralize.cpp.
 // They are memory-bound: SGD with momentum moves 5 times the parameters' bytes, AdamW 7 times. A list is one parallel
-// region, divided by values, not by tensors. One thread processes a whole channel, so results do not depend on threads.
+// region, divided by values and not by tensors. One thread processes a whole channel, so results do not depend on the
+// number of threads.
 #include "../simd/centralize.h"
 
 #include <torch/csrc/stable/library.h>

@@ -18,7 +18,7 @@ FASTOPS_DECLARE_TABLE(CropKernels, crop_kernels)
 namespace fastops {
 namespace {
 
-// Minimum of result pixels per thread: from there a second thread helps.
+// Minimum of result pixels per thread. With fewer a second thread does not help.
 constexpr int64_t kGrain = 16384;
 
 // Consecutive rows of the result, processed by one thread.
@@ -26,7 +26,7 @@ class CropRows {
  public:
   explicit CropRows(const CropCall& call)
       : call_(call), kernels_(FASTOPS_TABLE(crop_kernels)), values_(int64_t(call.size) * call.channels) {
-    // Grows to the size of the largest crop and is kept by the thread: a tracker calls this in every frame.
+    // Each thread keeps its memory, which grows to the size of its largest crop. A tracker calls this in every frame.
     static thread_local std::vector<std::byte> scratch;
     const size_t pixels = size_t(call.size), values = size_t(values_);
     size_t used = 0;

@@ -11,7 +11,7 @@
 
 namespace fastops {
 
-// Elements per thread at least: measured for mish (cpu/mish.cpp), whose formula is of middling cost.
+// Minimum of elements per thread. It was measured for mish (cpu/mish.cpp), whose formula has a medium cost.
 constexpr int64_t kPointwiseGrain = 16384;
 
 inline Tensor pointwise_cpu(const char* op, const PointwiseKernels& kernels, const Tensor& x) {

@@ -38,9 +38,9 @@ using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::MemoryFormat;
 using Pair = std::vector<int64_t>;
 
-// Multiplications per thread at least, from where a second thread pays.
+// Minimum of multiplications per thread. With fewer a second thread does not help.
 constexpr int64_t kGrain = 1 << 21;
-// Bytes that one sum may run over: 2^15 * 255 * 128 < 2^30, and the bias is bounded alike, so that nothing overflows.
+// The most bytes in one sum: 2^15 * 255 * 128 < 2^30. The bias has the same bound, so nothing overflows.
 constexpr int64_t kMaxDepth = 1 << 15;
 
 const QuantizedConvKernels& kernels_in_use() {
@@ -105,7 +105,7 @@ Tensor quantized_conv2d_pack_cpu(const Tensor& weight_, int64_t groups) {
   return packed;
 }
 
-// Grows to what the largest convolution took and stays with the thread: a network calls one after another.
+// Each thread keeps its memory, which grows to the size of its largest convolution.
 uint8_t* workspace_of_thread(int64_t size) {
   static thread_local std::unique_ptr<void, decltype(&std::free)> memory(nullptr, &std::free);
   static thread_local int64_t capacity = 0;

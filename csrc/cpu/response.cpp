@@ -1,4 +1,5 @@
-// The tracker's steps after the network on the CPU: tables, scratch and threads; the loops are in simd/response.cpp.
+// The tracker's steps after the network on the CPU: tables, scratch memory and threads; the loops are in
+// simd/response.cpp.
 // One thread processes a target, so results do not depend on the number of threads.
 #include "../simd/response.h"
 

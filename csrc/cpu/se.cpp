@@ -95,7 +95,7 @@ class OpmathWeights {
 };
 
 void divide_by_pixels(const Call& call, char* sums, int64_t n) {
-  // Division, as in torch.mean: without pixels it gives NaN.
+  // Division, as in torch.mean: it gives NaN for no pixels.
   if (call.dtype == kDouble) {
     for (int64_t i = 0; i < n; ++i) reinterpret_cast<double*>(sums)[i] /= double(call.shape.pixels);
   } else {

@@ -1,7 +1,8 @@
 // Adaptive activations on CUDA; the formulas are in math/adaptive.h.
 //
-// Memory-bound: forward moves 2, backward 3 times the tensor's bytes, each once. The backward's first kernel writes
-// grad_x and the sums of each piece of work, the second adds those up in order; nothing depends on the grid.
+// Memory-bound: forward moves 2 times and backward 3 times the tensor's bytes. The backward's first kernel writes
+// grad_x and the sums of each piece of work. The second kernel adds the sums in order. Results do not depend on the
+// grid.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -18,9 +19,9 @@
 namespace fastops {
 namespace {
 
-// Storage [outer, channels, inner], as AdaptiveShape has it. An item of work is a channel (rows) or a tile of channels
-// (pixels) in one of `parts` parts of the images. Rows of more than `span` values are cut into pieces, a part is then a
-// piece of one image; else it is `part` images.
+// Storage [outer, channels, inner], as in AdaptiveShape. An item of work is a channel (rows) or a tile of channels
+// (pixels) in one of `parts` parts of the images. Rows with more than `span` values are divided into pieces, and a part
+// is then a piece of one image. Otherwise a part is `part` images.
 template <class T>
 struct PassArgs {
   const T* grad;                   // backward
@@ -45,7 +46,7 @@ struct Sums {
   opmath_t<T> values[4][kChannels] = {};
 };
 
-// kVector values from i on, of one channel (kChannels = 1) or of a channel each.
+// Adds kVector values from i on, of one channel (kChannels = 1) or each of its own channel.
 template <class F, bool kBackward, int kVector, int kChannels, class T>
 __device__ __forceinline__ void visit(const PassArgs<T>& args, int64_t i,
                                       const AdaptiveParameters<opmath_t<T>> (&parameters)[kChannels],
@@ -72,15 +73,15 @@ __device__ __forceinline__ void visit(const PassArgs<T>& args, int64_t i,
   store_pack(args.out + i, pack);
 }
 
-// blockDim.x threads (4 ... 32 lanes, or the whole block) an item, blockDim.y items a block. The launch bounds here and
-// below keep ptxas from spilling a register or two for more warps than are needed.
+// blockDim.x threads (4 ... 32 lanes, or the whole block) process an item, and a block has blockDim.y items. Without
+// the launch bounds, here and below, ptxas spills one or two registers to allow more warps than are needed.
 template <class F, bool kBackward, class T>
 __global__ void __launch_bounds__(kThreads, 3) adaptive_rows_kernel(PassArgs<T> args) {
   constexpr int kSize = Pack<T>::size;
   const int64_t items = args.parts * args.channels;
   for (int64_t base = int64_t(blockIdx.x) * blockDim.y; base < items; base += int64_t(gridDim.x) * blockDim.y) {
     const int64_t item = base + threadIdx.y;
-    const bool active = item < items;  // the others keep the warp whole for the sums
+    const bool active = item < items;  // inactive threads stay for the warp's sums
     const int64_t index = active ? item / args.channels : 0, channel = active ? item % args.channels : 0;
     const int64_t first = index * args.part;
     const int64_t left = args.outer * args.pieces - first;
@@ -91,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 3) adaptive_rows_kernel(PassArgs<T> 
     Sums<T, 1> sums;
     int64_t begin = (first / args.pieces * args.channels + channel) * args.inner + from;
     for (int64_t n = 0; n < images; ++n, begin += args.channels * args.inner) {
-      // Packs, and the loose values before the first and after the last 16-byte boundary.
+      // Packs, and the single values before the first and after the last 16-byte boundary.
       const int64_t end = begin + length, first_pack = (begin + kSize - 1) / kSize, last_pack = end / kSize;
       const bool packed = args.packed && first_pack < last_pack;
       const int64_t head_end = packed ? first_pack * kSize : end, tail = packed ? last_pack * kSize : end;
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, 3) adaptive_rows_kernel(PassArgs<T> 
   }
 }
 
-// Block: blockDim.x vectors of kVector channels, blockDim.y pixels at a time of one part.
+// A block has blockDim.x vectors of kVector channels and takes blockDim.y pixels of one part at a time.
 template <class F, bool kBackward, int kVector, class T>
 __global__ void __launch_bounds__(kThreads, 2) adaptive_pixels_kernel(PassArgs<T> args) {
   const int64_t items = args.parts * args.tiles;
@@ -151,10 +152,10 @@ struct SumsArgs {
   const T* b;                  // [C]
   T* grads[4];                 // [C]
   int64_t channels, parts;
-  bool lack_b;  // the sums for a and c are still to be multiplied by b
+  bool lack_b;  // the sums for a and c are not yet multiplied by b
 };
 
-// A warp for each sum.
+// One warp for each sum.
 template <class T>
 __global__ void __launch_bounds__(kThreads) adaptive_sums_kernel(SumsArgs<T> args) {
   const int64_t items = 4 * args.channels, stride = int64_t(gridDim.x) * blockDim.y;
@@ -164,7 +165,7 @@ __global__ void __launch_bounds__(kThreads) adaptive_sums_kernel(SumsArgs<T> arg
     sum = group_sum(sum, 32);
     const int64_t k = item / args.channels, channel = item % args.channels;
     if (args.lack_b && k % 2 == 0) sum *= to_opmath(args.b[channel]);
-    T* grad = args.grads[0];  // chosen so, not by an index, which would put the array into local memory
+    T* grad = args.grads[0];  // a runtime index would put the array into local memory
 #pragma unroll
     for (int j = 1; j < 4; ++j) grad = k == j ? args.grads[j] : grad;
     if (threadIdx.x == 0) grad[channel] = from_opmath<T>(sum);
@@ -176,19 +177,19 @@ __global__ void __launch_bounds__(kThreads) adaptive_sums_kernel(SumsArgs<T> arg
 // Blocks that fill current GPUs (132 SMs, a few blocks each). A constant, so that results do not depend on the GPU.
 constexpr int64_t kTargetBlocks = 1024;
 
-// Fills in the sizes; returns the block and the items it takes at a time.
+// Fills in the sizes. Returns the block and the number of items that it takes at a time.
 template <class T>
 std::pair<dim3, int64_t> plan_rows(PassArgs<T>& args) {
   const int64_t rows = args.outer * args.channels, vector = args.packed ? Pack<T>::size : 1;
   const int64_t packs = ceil_div(args.inner, vector);
   int64_t group = 4;
   while (group < 32 && group * 4 < packs) group *= 2;
-  // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
+  // One block per row if a warp would take long, or if there are too few rows to fill the GPU with one warp each.
   if (packs > 256 || (packs > 64 && rows < 2 * kTargetBlocks)) group = kThreads;
   args.pieces = args.part = 1, args.span = args.inner;
   if (group == kThreads) {
-    // At least 4 packs a thread, so that the sums at the end do not weigh, and at most 256 values, so that they are
-    // exact enough; whole rounds of the block.
+    // At least 4 packs per thread, so that the final sums take little time. At most 256 values per thread, so that the
+    // sums are exact enough. Whole rounds of the block.
     const int64_t round = kThreads * vector;
     const int64_t wanted = ceil_div(ceil_div(args.inner * rows, kTargetBlocks), round);
     args.span = std::min(args.inner, round * std::clamp<int64_t>(wanted, 4, 256 / vector));
@@ -211,7 +212,7 @@ dim3 plan_pixels(PassArgs<T>& args) {
   return dim3(unsigned(width), unsigned(height));
 }
 
-// One pass; for the backward returns the partial sums [4, C, parts]. The parameters are contiguous.
+// Launches one pass. For the backward it returns the partial sums [4, C, parts]. The parameters are contiguous.
 template <class F, bool kBackward, class T>
 Tensor launch_adaptive(const CudaScope& scope, const Tensor& grad, const Tensor& x,
                        const std::array<Tensor, 4>& parameters, const Tensor& out) {

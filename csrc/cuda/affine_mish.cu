@@ -1,6 +1,6 @@
 // affine_mish and batch_norm_mish on CUDA; the formulas are in math/affine_mish.h.
 //
-// Memory-bound. Floors, in units of the bytes of x: affine_mish 2 (x, y), its backward 3 (grad, x, grad_x),
+// Memory-bound. Lower bounds, in units of the bytes of x: affine_mish 2 (x, y), its backward 3 (grad, x, grad_x),
 // batch_norm_mish 3 (x, x, y), its backward 5 (grad, x, grad, x, grad_x).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -33,7 +33,7 @@ void launch_map(const CudaScope& scope, const ChannelLayout& layout, const std::
   });
 }
 
-// Threads of a pass and the parts it is split into.
+// The threads of a pass, and the parts that it is divided into.
 template <class T>
 struct PassPlan {
   dim3 block;
@@ -63,7 +63,7 @@ Tensor empty_partial(const Tensor& x, int64_t terms, int64_t channels) {
   return torch::stable::new_empty(x, {2, terms, channels}, ScalarType::Double);
 }
 
-// `args` has its pointers but for partial; the sizes are filled in here. Returns partial [2, terms, C].
+// `args` has all pointers except partial. This fills in the sizes and returns partial [2, terms, C].
 template <ChannelPass kPass, class T, class L>
 Tensor launch_pass(const CudaScope& scope, const ChannelLayout& layout, const PassPlan<T>& plan, const Tensor& x,
                    ChannelPassArgs<T, L> args) {
@@ -145,7 +145,7 @@ std::optional<Tensor> contiguous_or_none(const std::optional<Tensor>& t) {
   return t ? std::optional(torch::stable::contiguous(*t)) : std::nullopt;
 }
 
-// `maps` [5, C] keeps alive what it points to.
+// `maps` [5, C] owns the memory that the result points to.
 template <class T, class L>
 BatchNorm<opmath_t<T>, L> make_batch_norm(const Tensor& stats, const std::optional<Tensor>& weight,
                                           const std::optional<Tensor>& bias, const Tensor& maps, int64_t channels) {

@@ -1,6 +1,6 @@
-// The passes over x of affine_mish and batch_norm_mish, each in two layouts: rows [N C, P] (contiguous) and pixels
-// [N P, C] (channels_last). Sums are taken in parts of a row, or of the pixels, whose results are added in order by the
-// kernels at the end of this file.
+// The passes over x of affine_mish and batch_norm_mish, each for two layouts: rows [N C, P] (contiguous) and pixels
+// [N P, C] (channels_last). Parts of a row, or of the pixels, have their own sums. The kernels at the end of this file
+// add these in order.
 #pragma once
 
 #include "../math/affine_mish.h"
@@ -10,8 +10,8 @@
 
 namespace fastops {
 
-// The map of each channel, v = scale (x - center) + shift, as arrays [C]. L: T or opmath. center: null for 0. slope and
-// offset: of a batch norm's gradient.
+// The map of each channel, v = scale (x - center) + shift, as arrays [C]. L is T or opmath. A null center means 0.
+// slope and offset are for the gradient of a batch norm.
 template <class T, class L>
 struct ChannelMaps {
   using A = opmath_t<T>;
@@ -37,7 +37,7 @@ struct MapArgs {
   const T* x;
   T* out;
   ChannelMaps<T, L> maps;
-  int64_t channels, pixels, n;  // n: values in all; pixels: of a row, or of all images
+  int64_t channels, pixels, n;  // n: all values; pixels: of a row, or of all images
 };
 
 template <bool kGradient, class T, class Map>
@@ -51,7 +51,7 @@ __device__ __forceinline__ T mapped(T grad, T x, const Map& map) {
   }
 }
 
-// a / b for a < 2^30 in 32 bits, several times faster than in 64.
+// a / b. For a < 2^30 it runs in 32 bits, which is several times faster than in 64 bits.
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
   constexpr int64_t kLimit = int64_t(1) << 30;
   return a < kLimit ? int64_t(unsigned(a) / unsigned(b < kLimit ? b : kLimit)) : a / b;
@@ -63,7 +63,7 @@ __device__ __forceinline__ Map choose(bool first, const Map& a, const Map& b) {
           first ? a.offset : b.offset};
 }
 
-// Flat over the storage. A pack may end in the row after its own, so packs need rows of a pack at least.
+// A flat loop over the storage. A pack may end in the next row, so a row must have at least one pack.
 template <class T, class L, bool kGradient>
 __global__ void __launch_bounds__(kThreads) map_rows_kernel(MapArgs<T, L> a, int64_t packed) {
   constexpr int kSize = Pack<T>::size;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) map_rows_kernel(MapArgs<T, L> a, int
     if constexpr (kGradient) out = load_pack(a.grad + i);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
-      // Maps are chosen, not results: else the compiler works out both.
+      // This selects the maps. If it selected the results, the compiler would compute both.
       out.values[k] = mapped<kGradient>(out.values[k], x.values[k], choose(k < left, map, next));
     }
     store_pack(a.out + i, out);
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) map_rows_kernel(MapArgs<T, L> a, int
   }
 }
 
-// Block: blockDim.x vectors of kVector channels, blockDim.y pixels at a time of `span` consecutive ones.
+// A block has blockDim.x vectors of kVector channels and takes blockDim.y of `span` consecutive pixels at a time.
 template <class T, class L, bool kGradient, int kVector>
 __global__ void __launch_bounds__(kThreads, 2) map_pixels_kernel(MapArgs<T, L> a, int64_t tiles, int64_t span) {
   const int64_t items = (a.pixels + span - 1) / span * tiles;
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2) map_pixels_kernel(MapArgs<T, L> a
       for (int k = 0; k < kVector; ++k) out.values[k] = mapped<kGradient>(out.values[k], x.values[k], maps[k]);
       store_pack(a.out + i, out);
     };
-    // Two loads are under way at a time: grad and x of one pixel, or x of two.
+    // Two loads are in flight at a time: grad and x of one pixel, or x of two pixels.
     const int64_t step = int64_t(blockDim.y) * a.channels, last = end * a.channels;
     for (int64_t i = (begin + threadIdx.y) * a.channels + c; i < last; i += kGradient ? step : 2 * step) {
       const auto x = load_pack<T, kVector>(a.x + i);
@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(kThreads, 2) map_pixels_kernel(MapArgs<T, L> a
 
 // ---- sums over a channel ------------------------------------------------------------------------------------------
 
-// mean and sum of squared differences from it | sums of g' and g' (x - center), and with kBackward grad_x = scale g'
+// kMoments: mean and sum of squared differences from it. kSums: sums of g' and g' (x - center). kBackward: these sums
+// and grad_x = scale g'.
 enum class ChannelPass { kMoments, kSums, kBackward };
 
 template <class T, class L>
@@ -134,7 +135,7 @@ struct ChannelPassArgs {
   ChannelMaps<T, L> maps;  // not for kMoments
   double* partial;         // [2, terms, C]
   int64_t rows, channels;
-  int64_t length, parts, span;  // values of a row, or pixels in all; parts of it, and values or pixels of each
+  int64_t length, parts, span;  // values of a row, or all pixels; its parts; values or pixels of a part
   int64_t terms, tiles;         // terms of a channel's sums; parts of the channels (channel_pixels_kernel)
   bool packed;
 
@@ -144,13 +145,13 @@ struct ChannelPassArgs {
   }
 };
 
-// Mean, kept in two numbers, and squared differences from it. Values meet the mean of those before them, not a fixed
-// one, so that neither a large common part nor an outlier in front costs digits.
+// The mean, kept in two numbers, and the squared differences from it. Values are compared with the mean of the values
+// before them and not with a fixed number. So neither a large mean nor an outlier at the start costs digits.
 template <class A>
 struct Moments {
   A mean = 0, rest = 0, squares = 0;
 
-  // `count` values before, kCount more.
+  // Adds kCount values to `count` values.
   template <int kCount>
   __device__ void add(const A (&values)[kCount], A count) {
     if (count == 0) mean = values[0];
@@ -171,11 +172,11 @@ struct Moments {
     mean = next;
   }
 
-  // The mean less `center`, of `count` values; 0 of none.
+  // The mean of `count` values minus `center`; 0 for no values.
   __device__ A apart(A center, A count) const { return count > 0 ? mean - center + rest : A(0); }
 };
 
-// One value of kSums or kBackward.
+// Adds one value in kSums or kBackward.
 template <ChannelPass kPass, class T, class Map>
 __device__ __forceinline__ void visit_channel(T& grad, T x, const Map& map, opmath_t<T>& sum_g, opmath_t<T>& sum_gx) {
   const opmath_t<T> v = to_opmath(x);
@@ -185,7 +186,7 @@ __device__ __forceinline__ void visit_channel(T& grad, T x, const Map& map, opma
   if constexpr (kPass == ChannelPass::kBackward) grad = from_opmath<T>(map.scale * inner);
 }
 
-// blockDim.x threads (4 ... 32 lanes, or the whole block) a part of a row, blockDim.y of those a block.
+// blockDim.x threads (4 ... 32 lanes, or the whole block) process a part of a row, and a block has blockDim.y parts.
 template <class T, class L, ChannelPass kPass>
 __global__ void __launch_bounds__(kThreads) channel_rows_kernel(ChannelPassArgs<T, L> a) {
   using A = opmath_t<T>;
@@ -193,7 +194,7 @@ __global__ void __launch_bounds__(kThreads) channel_rows_kernel(ChannelPassArgs<
   const int64_t items = a.rows * a.parts;
   for (int64_t base = int64_t(blockIdx.x) * blockDim.y; base < items; base += int64_t(gridDim.x) * blockDim.y) {
     const int64_t item = base + threadIdx.y;
-    const bool active = item < items;  // the others keep the warp whole for the sums
+    const bool active = item < items;  // inactive threads stay for the warp's sums
     const int64_t row = active ? item / a.parts : 0, part = item % a.parts;
     const int64_t first = part * a.span, last = first + a.span < a.length ? first + a.span : a.length;
     const int64_t begin = row * a.length + first, end = active ? row * a.length + last : begin;
@@ -230,7 +231,7 @@ __global__ void __launch_bounds__(kThreads) channel_rows_kernel(ChannelPassArgs<
 
     const auto total = [&](A value) { return blockDim.x > 32 ? block_sum(value) : group_sum(value, blockDim.x); };
     if constexpr (kPass == ChannelPass::kMoments) {
-      // The rounded mean first; what it lacks, and the squared differences from it, are then sums of small numbers.
+      // First the rounded mean. Its correction and the squared differences from it are then sums of small numbers.
       const A values = A(end > begin ? end - begin : 1);
       center = total(moments.mean * (count / values));
       const A apart = moments.apart(center, count);
@@ -246,7 +247,7 @@ __global__ void __launch_bounds__(kThreads) channel_rows_kernel(ChannelPassArgs<
   }
 }
 
-// Block: blockDim.x vectors of kVector channels, blockDim.y pixels at a time of one part.
+// A block has blockDim.x vectors of kVector channels and takes blockDim.y pixels of one part at a time.
 template <class T, class L, ChannelPass kPass, int kVector>
 __global__ void __launch_bounds__(kThreads, 2) channel_pixels_kernel(ChannelPassArgs<T, L> a) {
   using A = opmath_t<T>;
@@ -270,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 2) channel_pixels_kernel(ChannelPass
         }
         count += 1;
       }
-      // As in channel_rows_kernel: the rounded mean first, then what it lacks.
+      // First the rounded mean, then its correction, as in channel_rows_kernel.
       const A pixels = A(last > begin ? last - begin : 1);
 #pragma unroll
       for (int k = 0; k < kVector; ++k) centers[k] = moments[k].mean * (count / pixels);
@@ -322,7 +323,7 @@ __global__ void __launch_bounds__(kThreads, 2) channel_pixels_kernel(ChannelPass
 
 // ---- channel by channel -------------------------------------------------------------------------------------------
 
-// Blocks of kSumColumns channels by kSumRows terms at a time; body(c) in one thread a channel.
+// A block sums kSumRows terms of kSumColumns channels at a time. One thread per channel calls body(c).
 template <class Sum, class Body>
 __device__ __forceinline__ void for_each_channel(int64_t channels, const Sum& sum, const Body& body) {
   for (int64_t base = int64_t(blockIdx.x) * kSumColumns; base < channels; base += int64_t(gridDim.x) * kSumColumns) {
@@ -336,7 +337,7 @@ struct Sums {
   double first, second;
 };
 
-// Of both halves of partial [2, terms, C].
+// The sums of both halves of partial [2, terms, C].
 __device__ __forceinline__ Sums added(const double* partial, int64_t terms, int64_t channels, int64_t c, bool active) {
   const int64_t count = active ? terms : 0;
   const double first = strided_sum(partial + c, channels, count);
@@ -354,8 +355,8 @@ __global__ void __launch_bounds__(kThreads)
       });
 }
 
-// What the kernels of a batch norm share: its statistics stats [3, C], its parameters [C] or null, and its maps, [5,
-// C]: center, scale, shift, slope, offset.
+// Shared by the kernels of a batch norm: the statistics stats [3, C], the parameters, [C] or null, and the maps [5, C]:
+// center, scale, shift, slope, offset.
 template <class A, class L>
 struct BatchNorm {
   double* stats;
@@ -373,7 +374,7 @@ struct BatchNorm {
   }
 };
 
-// From partial [2, terms, C], mean and squared differences of parts of `span` values, the last of `length`.
+// partial [2, terms, C] has the means and squared differences of parts of `span` values. The last part may be shorter.
 template <class A, class L>
 __global__ void __launch_bounds__(kThreads)
     batch_norm_statistics_kernel(BatchNorm<A, L> norm, const double* partial, int64_t terms, int64_t parts,
@@ -400,7 +401,7 @@ __global__ void __launch_bounds__(kThreads)
       sums[0] += partial[(terms + k) * channels + c] + weight_of(k) * d * d;
     }
     column_sum(sums, shared);
-    return Sums{mean, sums[0] < 0 ? 0 : sums[0]};  // rounding may leave a constant channel less than nothing
+    return Sums{mean, sums[0] < 0 ? 0 : sums[0]};  // rounding may make a constant channel negative
   };
   for_each_channel(channels, sum, [&](int64_t c, const Sums& sums) {
     norm.stats[c] = sums.first;

@@ -1,6 +1,7 @@
-// Box losses on CUDA: one thread a box, with a 16-byte access for each of its boxes in float; the formulas are in
-// math/box_loss.h and math/focal_l1.h. Memory-bound: a forward with pred's gradient moves 48 bytes a box in float, the
-// backward 32. Sums are taken over pieces of kThreads boxes and added up, in order, by a block of the second kernel.
+// Box losses on CUDA. One thread processes a pair of boxes, with one 16-byte access for each box in float. The formulas
+// are in math/box_loss.h and math/focal_l1.h. Memory-bound: a forward with pred's gradient moves 48 bytes per pair in
+// float, the backward 32. Pieces of kThreads boxes have their own sums, which a block of the second kernel adds in
+// order.
 #include <torch/csrc/stable/library.h>
 
 #include "../common/box_loss.h"
@@ -13,7 +14,7 @@
 namespace fastops {
 namespace {
 
-// The four numbers of a box, by the widest accesses that its type allows.
+// The four numbers of a box, with the widest accesses that the type allows.
 template <class T>
 __device__ __forceinline__ void load_box(const T* p, bool packed, opmath_t<T> (&box)[4]) {
   constexpr int kSize = Pack<T>::size < 4 ? Pack<T>::size : 4;
@@ -67,7 +68,8 @@ __device__ __forceinline__ void store_gradient(BoxFormat format, A* grad, A x0, 
   store_box(grad, g);
 }
 
-// Left to choose, ptxas takes 64 registers (double: 128) and spills one; at these bounds 66 to 80 (144) and none.
+// Without these bounds ptxas uses 64 registers (128 for double) and spills one. With them it uses 66 to 80 (144) and
+// spills none.
 template <class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 3) box_loss_kernel(BoxLossArgs<T> a) {
   using A = opmath_t<T>;
@@ -93,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 3) box_loss_ker
   }
 }
 
-// One block: loss = sum / divisor, the divisor being, where `weighted`, the sum of the weights unless that is 0.
+// One block computes loss = sum / divisor. If `weighted`, the divisor is the sum of the weights unless that is 0.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     box_loss_finish_kernel(const opmath_t<T>* partial, int64_t pieces, double divisor, bool weighted, T* loss,
@@ -133,8 +135,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- FocalL1 ---------------------------------------------------------------------------------------------
 
-// A pack a thread, of a piece of kThreads packs; element by element where addresses or the end of the values do not
-// allow a whole one.
+// A piece has kThreads packs, one per thread. Values go one by one if the address or the end of the values does not
+// allow a whole pack.
 template <class T, class Body>
 __device__ __forceinline__ void for_each_value(int64_t piece, int64_t n, bool packed, const T* a, const T* b, T* y,
                                                const Body& body) {

@@ -1,8 +1,8 @@
-// The tracker's steps after a network with a box head on CUDA: a block tracks a target, all in one launch; the formulas
-// are in math/box_peak.h.
+// The tracker's steps after a network with a box head on CUDA, in one launch with a block per target. The formulas are
+// in math/box_peak.h.
 //
-// Bound by latency: 17 x 17 cells are one or two to a thread, and what a target needs is some hundred instructions, one
-// reduction over the block and the update by one thread.
+// Bound by latency: of 17 x 17 cells each thread has at most one. A target takes about a hundred instructions, one
+// reduction over the block, and an update by one thread.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -13,7 +13,7 @@
 namespace fastops {
 namespace {
 
-constexpr int kBoxPeakThreads = 320;  // of 17 x 17 cells each has one
+constexpr int kBoxPeakThreads = 320;  // at least one thread for each of 17 x 17 cells
 
 template <class T>
 struct BoxPeakArgs {
@@ -25,7 +25,7 @@ struct BoxPeakArgs {
   int h, w;
 };
 
-// A cell as the network gives it, in opmath.
+// The network's outputs for a cell, in opmath.
 template <class O>
 struct Cell {
   O score, left, top, right, bottom;
@@ -49,12 +49,12 @@ __device__ Cell<opmath_t<T>> load_cell(const BoxPeakArgs<T>& args, int64_t targe
   return {to_opmath(*score), edge(0), edge(1), edge(2), edge(3)};
 }
 
-// What cells say together. Of equal values the first cell wins.
+// The result of a reduction over cells. Of equal values the first cell wins.
 template <class O>
 struct CellsSeen {
   O value = -INFINITY, trust = 0;
   int cell = -1;
-  O most = -INFINITY;  // score
+  O most = -INFINITY;  // largest score
   double sum = 0;      // of the scores
   int others = 0;      // cells that are not finite
 
@@ -66,14 +66,14 @@ struct CellsSeen {
     sum += seen.sum, others += seen.others;
   }
 
-  // Of the lane that differs in these bits. The whole warp calls.
+  // The value of the lane whose number differs in these bits. The whole warp calls.
   __device__ CellsSeen of_other_lane(int bits) const {
     const auto other = [&](auto v) { return __shfl_xor_sync(0xffffffffu, v, bits); };
     return {other(value), other(trust), other(cell), other(most), other(sum), other(others)};
   }
 };
 
-// The whole block calls, and its first thread gets the result. `warps` holds one for each warp.
+// The whole block calls, and its first thread gets the result. `warps` has one entry for each warp.
 template <class O>
 __device__ CellsSeen<O> together(CellsSeen<O> mine, CellsSeen<O>* warps) {
   for (int bits = 16; bits > 0; bits /= 2) mine.add(mine.of_other_lane(bits));
@@ -86,7 +86,7 @@ __device__ CellsSeen<O> together(CellsSeen<O> mine, CellsSeen<O>* warps) {
   return mine;
 }
 
-// The 1 lets ptxas have the registers it needs: without it, it spills some in float64.
+// The 1 allows ptxas the registers that it needs. Without it ptxas spills some in float64.
 template <class T>
 __global__ void __launch_bounds__(kBoxPeakThreads, 1) box_peak_kernel(BoxPeakArgs<T> args) {
   using O = opmath_t<T>;

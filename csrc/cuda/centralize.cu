@@ -1,6 +1,6 @@
-// Gradient centralization and the optimizer steps on CUDA: a launch for the list, or for each table of it; the kernels
-// are in centralize_kernels.cuh, the formulas in math/centralize.h. Memory-bound: SGD with momentum moves 5 times the
-// parameters' bytes, AdamW 7, centralize_ 2.
+// Gradient centralization and the optimizer steps on CUDA, with one launch per list, or per table if the list is long.
+// The kernels are in centralize_kernels.cuh, the formulas in math/centralize.h. Memory-bound: SGD with momentum moves 5
+// times the parameters' bytes, AdamW 7 times, centralize_ twice.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -13,7 +13,7 @@
 namespace fastops {
 namespace {
 
-// A scratch of `count` values of V, as floats or doubles of torch's allocator.
+// Scratch memory for `count` values of V, as a tensor of floats or doubles from torch's allocator.
 template <class V>
 V* make_scratch(const Tensor& like, int64_t count, Tensor& scratch) {
   const int64_t doubles = (count * int64_t(sizeof(V)) + 7) / 8;
@@ -28,7 +28,7 @@ DeviceScalars device_scalars(const StepScalars& s) {
           s.lr && s.lr->scalar_type() == ScalarType::Double};
 }
 
-// Collects tensors until a table is full, launches, starts the next.
+// Collects tensors until a table is full, then launches and starts the next table.
 template <class T, StepRule kRule>
 class Launcher {
  public:
@@ -68,7 +68,7 @@ class Launcher {
   }
 
  private:
-  // Channels of one group, which begins at value `offset`.
+  // Adds the channels of one group, which begins at value `offset`.
   void add(const StepTensors::Item& item, int64_t offset, int64_t channels) {
     auto& table = args_->table;
     if (table.count == table.kCapacity) launch_all();
@@ -94,7 +94,7 @@ class Launcher {
       entry.kind = kColumns;
       table.items += int((channels + width - 1) / width);
     } else {
-      // About two packs a thread of up to a warp; a block where a warp would take long.
+      // About two packs per thread for up to a warp. A whole block if a warp would take long.
       int8_t kind = 2;
       while (kind < 5 && (int64_t(2 * Pack<T>::size) << kind) < length) ++kind;
       entry.kind = values > 1024 ? 8 : kind;
@@ -106,7 +106,7 @@ class Launcher {
   const Tensor& like_;
   const AdamWFactors<opmath_t<T>>* factors_;
   std::unique_ptr<Args> args_;
-  int64_t tensor_ = 0, first_tensor_ = 0;  // the current one, the table's first
+  int64_t tensor_ = 0, first_tensor_ = 0;  // the current tensor, the table's first tensor
   bool long_ = false;
 };
 
@@ -118,7 +118,7 @@ void launch_step(const CudaScope& scope, const Tensor& like, const StepTensors& 
   launcher.launch_all();
 }
 
-// Counts the steps of all tensors and makes the factors of those in `tensors`, in their order.
+// Counts the steps of all tensors and computes the factors of those in `tensors`, in their order.
 template <class O>
 void launch_factors(const CudaScope& scope, const StepTensors& tensors, const TensorList& steps,
                     const StepOptions& options, const DeviceScalars& scalars, AdamWFactors<O>* factors) {

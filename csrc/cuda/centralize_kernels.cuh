@@ -1,9 +1,10 @@
-// The kernels of centralize_ and the optimizer steps. An item of work is done by one block:
+// The kernels of centralize_ and the optimizer steps. One block processes an item of work:
 //
-//   kind >= 0  channels of long runs, 2^kind threads each: read for the mean, then again, from the cache, for the
-//   update kColumns   neighbouring channels of short runs, a warp's width of values together kLong      kItemValues
-//   values of a channel that is too long for a block; the sums of its items are made before kFlat      kItemValues
-//   values that are not centralized
+//   kind >= 0: channels of long runs, with 2^kind threads each. They are read twice: for the mean, and again, from the
+//     cache, for the update.
+//   kColumns: neighbouring channels of short runs, a warp's width of values together.
+//   kLong: kItemValues values of a channel that is too long for a block. The sums of its items are computed before.
+//   kFlat: kItemValues values that are not centralized.
 #pragma once
 
 #include "../math/centralize.h"
@@ -18,7 +19,7 @@ constexpr int8_t kColumns = -1, kLong = -2, kFlat = -3;
 constexpr int kItemValues = 4096;
 constexpr int kColumnThreads = 32;
 
-// One element tensors that the kernels read; null where there is none.
+// Tensors of one element that the kernels read, or null.
 struct DeviceScalars {
   const void* lr;
   const float *grad_scale, *found_inf;
@@ -31,7 +32,7 @@ struct DeviceScalars {
   }
 };
 
-// What of AdamW is the same for all values of a tensor; made by adamw_factors_kernel.
+// The factors of AdamW that all values of a tensor share, computed by adamw_factors_kernel.
 template <class O>
 struct AdamWFactors {
   O decay, step_size, root;
@@ -46,7 +47,7 @@ struct StepArgs {
   Rule rule;
   DeviceScalars scalars;
   const AdamWFactors<O>* factors;  // by TableEntry::tensor
-  O* sums;                         // [items]; those of kLong
+  O* sums;                         // [items], used by kLong
   TensorTable<kArrays, int(sizeof(Rule) + sizeof(DeviceScalars)) + 16> table;
 
   __device__ Rule rule_of(const TableEntry<kArrays>& entry) const {
@@ -65,9 +66,10 @@ struct StepArgs {
   }
 };
 
-// body.template operator()<N>(i) for the values i ... i + N - 1 of [begin, end) that are this thread's: up to a 16-byte
-// boundary and after the last one singly, between them (if `packed`) in packs. Not unrolled: the loads of several packs
-// in one thread took up to 127 registers (sm_100), and with half as many warps there are no more bytes on their way.
+// Calls body.template operator()<N>(i) for this thread's values i ... i + N - 1 of [begin, end). Values before the
+// first and after the last 16-byte boundary go one by one, those between (if `packed`) in packs. The loop is not
+// unrolled: the loads of several packs in one thread took up to 127 registers (sm_100), and half as many warps have no
+// more bytes in flight.
 template <class T, class Body>
 __device__ __forceinline__ void for_each_pack(int64_t begin, int64_t end, int thread, int threads, bool packed,
                                               const Body& body) {
@@ -102,7 +104,7 @@ struct Worker {
     return pack;
   }
 
-  // The sum of this thread's inputs in [begin, end): the same ones, in the same order, whatever the alignment.
+  // The sum of this thread's inputs in [begin, end). Inputs and order do not depend on the alignment.
   __device__ O sum(int64_t begin, int64_t end, int thread, int threads) const {
     O total = 0;
     for_each_pack<T>(begin, end, thread, threads, true, [&]<int kSize>(int64_t i) {
@@ -143,7 +145,7 @@ struct Worker {
   __device__ void channels(int64_t part) const {
     const int lanes = 1 << entry.kind, lane = threadIdx.x % lanes;
     const int64_t channel = part * (kThreads / lanes) + threadIdx.x / lanes, stride = entry.channels * entry.length;
-    const int64_t runs = channel < entry.channels ? entry.runs : 0;  // the others keep the warp whole for the sums
+    const int64_t runs = channel < entry.channels ? entry.runs : 0;  // the other threads stay for the warp's sums
     O total = 0;
     for (int64_t run = 0; run < runs; ++run) {
       const int64_t begin = run * stride + channel * entry.length;
@@ -157,7 +159,7 @@ struct Worker {
     }
   }
 
-  // As many neighbouring channels as have kColumnThreads values in a run, a warp a run.
+  // As many neighbouring channels as have kColumnThreads values in a run. One warp reads a run.
   __device__ void columns(int64_t part) const {
     constexpr int kWarps = kThreads / kColumnThreads;
     __shared__ O sums[kWarps][kColumnThreads];
@@ -176,7 +178,7 @@ struct Worker {
     }
     const O mean = total / O(entry.runs * length);
     for (int64_t run = warp; run < runs; run += kWarps) update_pack<1>(begin + run * stride, mean);
-    __syncthreads();  // `sums` is written again
+    __syncthreads();  // before `sums` is written again
   }
 };
 
@@ -200,7 +202,7 @@ __global__ void __launch_bounds__(kThreads) long_sums_kernel(StepArgs<T, kRule> 
   }
 }
 
-// The 2 lets ptxas have the registers it needs: without it, it spills some to fit more warps than are needed.
+// The 2 allows ptxas the registers that it needs. Without it ptxas spills some to allow more warps than are needed.
 template <class T, StepRule kRule>
 __global__ void __launch_bounds__(kThreads, 2) step_kernel(StepArgs<T, kRule> args) {
   using O = opmath_t<T>;
@@ -215,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, 2) step_kernel(StepArgs<T, kRule> ar
     } else if (entry.kind == kColumns) {
       worker.columns(part);
     } else {
-      // kFlat is one long channel of mean 0
+      // kFlat is one long channel with a mean of 0
       const int64_t items = items_of_channel(entry.length), channel = part / items;
       O mean = 0;
       if (entry.kind == kLong) {
@@ -232,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 2) step_kernel(StepArgs<T, kRule> ar
 
 // ---- AdamW's counts --------------------------------------------------------------------------------------------
 
-constexpr int kCounts = 480;  // step counts of a launch: 3840 of its 4096 bytes
+constexpr int kCounts = 480;  // step counts of a launch: 3840 of the 4096 bytes of arguments
 
 template <class O>
 struct CountArgs {
@@ -243,7 +245,8 @@ struct CountArgs {
   int count;
 };
 
-// Counts the step and makes the factors, a thread a tensor: the powers need double, which is slow on most GPUs.
+// Counts the step and computes the factors, with one thread per tensor: the powers need double, which is slow on most
+// GPUs.
 template <class O>
 __global__ void __launch_bounds__(kThreads) adamw_factors_kernel(CountArgs<O> args) {
   if (args.scalars.skip()) return;

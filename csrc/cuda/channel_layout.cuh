@@ -1,4 +1,4 @@
-// What the ops that tell channels from pixels share: the two layouts, and how their passes are spread over blocks.
+// Shared by the ops that distinguish channels from pixels: the two layouts, and the division of passes into blocks.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +11,12 @@
 
 namespace fastops {
 
-// Blocks that fill current GPUs: 8 for each of 132 SMs, which is whole rounds of 1, 2, 4 or 8 blocks an SM. A constant,
-// so that results do not depend on the GPU. Of passes that leave a partial sum for each block there are no more; those
-// that leave none take twice as many.
+// Blocks that fill current GPUs: 8 for each of 132 SMs, which are whole rounds of 1, 2, 4 or 8 blocks per SM. It is a
+// constant, so results do not depend on the GPU. It is the largest number for passes with a partial sum per block.
+// Passes without sums use twice as many.
 constexpr int64_t kTargetBlocks = 1056;
 
-// x as rows [N C, P] (contiguous) or pixels [N P, C] (channels_last); of one pixel an image is both, and faster as
+// x as rows [N C, P] (contiguous) or pixels [N P, C] (channels_last). An image of one pixel is both, and is faster as
 // pixels.
 struct ChannelLayout {
   int64_t batch, channels, pixels;
@@ -27,7 +27,7 @@ struct ChannelLayout {
   int64_t values() const { return rows() * pixels; }
 };
 
-// For native tensors of one layout. Shape: of the op's check, with batch, channels and pixels.
+// For native tensors of one layout. Shape is the result of the op's check, with batch, channels and pixels.
 template <class Shape, class... Tensors>
 ChannelLayout layout_of(const Shape& shape, const Tensor& x, const Tensors&... others) {
   ChannelLayout layout{shape.batch, shape.channels, shape.pixels, is_channels_last(x) || shape.pixels == 1, false};
@@ -36,7 +36,7 @@ ChannelLayout layout_of(const Shape& shape, const Tensor& x, const Tensors&... o
   return layout;
 }
 
-// body.template operator()<kVector>(): channels at a time.
+// Calls body.template operator()<kVector>() with the number of channels per access.
 template <class T, class Body>
 void with_vector(const ChannelLayout& layout, const Body& body) {
   layout.packed ? body.template operator()<Pack<T>::size>() : body.template operator()<1>();
@@ -64,27 +64,27 @@ struct PixelBlock {
     block = dim3(width, unsigned(std::clamp<int64_t>(kThreads / width, 1, std::max<int64_t>(pixels, 1))));
   }
 
-  // Pixels of a block of a pass over `pixels` pixels that leaves no sums.
+  // The pixels per block, for a pass over `pixels` pixels without sums.
   int64_t map_span(int64_t pixels) const {
     return block.y * std::clamp<int64_t>(pixels * tiles / block.y / (2 * kTargetBlocks), 1, 16);
   }
 };
 
-// Threads for rows of `pixels` values: `group` of them (4 ... 32 lanes, or the whole block) for a row or a part of one.
+// The threads for rows of `pixels` values: `group` threads (4 ... 32 lanes, or the whole block) for a row or its part.
 struct RowBlock {
   int64_t group = 4;
 
   RowBlock(const ChannelLayout& layout, int vector) {
     const int64_t packs = ceil_div(std::max<int64_t>(layout.pixels, 1), vector);
     while (group < 32 && group * 4 < packs) group *= 2;
-    // A block a row when a warp would take long, or when there are too few rows for a warp each to fill the GPU.
+    // One block per row if a warp would take long, or if there are too few rows to fill the GPU with one warp each.
     if (packs > 256 || (packs > 64 && layout.rows() < 2 * kTargetBlocks)) group = kThreads;
   }
 
   dim3 block() const { return dim3(unsigned(group), unsigned(kThreads / group)); }
 };
 
-// `length` values or pixels, of which each of `blocks` sums takes some, cut into parts of at least `least`.
+// `length` values or pixels, divided among `blocks` sums into parts of at least `least`.
 struct Parts {
   int64_t count, span;
 

@@ -1,5 +1,5 @@
-// crop_and_resize on CUDA: one launch for all crops, a thread for each pixel of the result with all its channels; the
-// formula is in math/crop.h. Regions, colours and image numbers are read on the device alone.
+// crop_and_resize on CUDA, in one launch for all crops. A thread computes one pixel of the result with all its
+// channels. The formula is in math/crop.h. Only the device reads regions, colours and image numbers.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -10,7 +10,7 @@
 namespace fastops {
 namespace {
 
-// A block works on tiles of this size: a warp writes 32 pixels of a row, and its neighbours read the same rows.
+// A block processes tiles of this size. A warp writes 32 pixels of a row, and neighbouring warps read the same rows.
 constexpr int kTileWidth = 32, kTileHeight = kThreads / kTileWidth;
 
 template <class T>
@@ -22,7 +22,7 @@ __device__ __forceinline__ T from_grey_level(int32_t level) {
   }
 }
 
-// The two rows or columns of the image under a pixel of the result, and their weights.
+// The two rows or columns of the image that a pixel of the result interpolates, and their weights.
 struct Neighbours {
   int64_t offset[2];  // in bytes
   bool inside[2];

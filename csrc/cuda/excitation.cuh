@@ -1,8 +1,9 @@
 // The two dense layers of squeeze-and-excitation, logits = W2 relu(W1 z + b1) + b2, forward and backward.
 //
-// One block an image; the R C weights come from global memory and, after the first image, from the second-level
-// cache: 2 R C reads forward, 4 R C backward. Everything between the layers is opmath, in global scratch memory, so
-// that R and C may be any size. Weight gradients: one thread a value, images added in order.
+// One block processes an image. Forward reads 2 R C weights, backward 4 R C. They come from global memory and, after
+// the first image, from the second-level cache. All values between the layers are opmath, in global scratch memory, so
+// R and C may have any size. For the gradients of the weights, one thread computes a value and adds the images in
+// order.
 #pragma once
 
 #include "../math/se.h"
@@ -24,7 +25,7 @@ struct Excitation {
   int64_t batch, channels, hidden, pixels, chunks;
 };
 
-// store(row, sum_col matrix[row, col] vector[col]); the block reads along the rows.
+// Calls store(row, sum_col matrix[row, col] vector[col]). The block reads along the rows.
 template <class M, class A, class Store>
 __device__ void rows_dot(const M* matrix, int64_t rows, int64_t cols, const A* vector, const Store& store) {
   int width = 1;
@@ -39,10 +40,11 @@ __device__ void rows_dot(const M* matrix, int64_t rows, int64_t cols, const A* v
     sum = group_sum(sum, width);
     if (row < rows && lane == 0) store(row, sum);
   }
-  __syncthreads();  // what was stored may be read
+  __syncthreads();  // the stored values may be read now
 }
 
-// store(col, sum_row matrix[row, col] vector[row]), a null vector meaning ones; neighbours read neighbouring columns.
+// Calls store(col, sum_row matrix[row, col] vector[row]). A null vector means ones. Neighbouring threads read
+// neighbouring columns.
 template <class M, class A, class Store>
 __device__ void columns_dot(const M* matrix, int64_t rows, int64_t cols, const A* vector, const Store& store) {
   __shared__ A shared[kExcitationThreads];
@@ -70,7 +72,7 @@ template <class T>
 __device__ void excite(const Excitation<T>& a, int64_t n) {
   using A = opmath_t<T>;
   A *z = a.z + n * a.channels, *h = a.h + n * a.hidden, *logits = a.logits + n * a.channels;
-  // Of no pixels the mean is NaN, as torch's.
+  // The mean of no pixels is NaN, as in torch.
   columns_dot<A, A>(a.sum_x + n * a.chunks * a.channels, a.chunks, a.channels, nullptr,
                     [&](int64_t c, A sum) { z[c] = sum / A(a.pixels); });
   rows_dot(a.w1, a.hidden, a.channels, z,
@@ -94,12 +96,12 @@ __global__ void __launch_bounds__(kExcitationThreads, 2) excitation_backward_ker
     columns_dot<A, A>(a.sum_grad_x + first * a.chunks, a.chunks, a.channels, nullptr,
                       [&](int64_t c, A sum) { grad_logits[c] = se_logit_backward(sum, logits[c]); });
     columns_dot(a.w2, a.channels, a.hidden, grad_logits,
-                [&](int64_t r, A sum) { grad_h[r] = h[r] <= A(0) ? A(0) : sum; });  // before the ReLU
+                [&](int64_t r, A sum) { grad_h[r] = h[r] <= A(0) ? A(0) : sum; });  // the gradient before the ReLU
     columns_dot(a.w1, a.hidden, a.channels, grad_h, [&](int64_t c, A sum) { a.shift[first + c] = sum / A(a.pixels); });
   }
 }
 
-// Sums over the images of grad_h z^T, grad_h, grad_logits h^T, grad_logits: one thread a value.
+// The sums over the images of grad_h z^T, grad_h, grad_logits h^T and grad_logits, with one thread per value.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     grad_weights_kernel(Excitation<T> a, T* grad_w1, T* grad_b1, T* grad_w2, T* grad_b2) {

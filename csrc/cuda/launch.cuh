@@ -1,5 +1,5 @@
 // Everything between a CUDA entry point and its kernel: device guard, stream, grid, launch and launch check.
-// Kernels are launched through launch() alone, so one place decides how.
+// All kernels are launched through launch().
 #pragma once
 
 #include <cuda_runtime.h>
@@ -30,7 +30,7 @@ class CudaScope {
   cudaStream_t stream_ = nullptr;
 };
 
-// What a tensor holds, as the kernels' type.
+// The values of a tensor, as the kernels' type.
 template <class T>
 const T* data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
@@ -40,13 +40,14 @@ T* mutable_data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 template <class T>
-T* mutable_data(const std::optional<Tensor>& t) {  // beside the other one: a source of its own would hide that
+T* mutable_data(const std::optional<Tensor>& t) {  // here, because an overload in another file would hide the one above
   return t ? mutable_data<T>(*t) : nullptr;
 }
 
 constexpr int kThreads = 256;
 
-// Enough blocks for n items, bounded so that grid-stride loops take over for large n (2^31 - 1 is the limit of x).
+// Enough blocks for n items. The number is bounded, and grid-stride loops process larger n (2^31 - 1 is the limit of
+// x).
 inline unsigned grid_for(int64_t n, int64_t per_block) {
   return static_cast<unsigned>(std::clamp<int64_t>((n + per_block - 1) / per_block, 1, int64_t(1) << 30));
 }
@@ -61,7 +62,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
 }
 
-// The `shared_bytes` of a launch, seen from its kernel.
+// The `shared_bytes` of a launch, as seen by its kernel.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
   __shared__ extern __align__(16) char dynamic_shared_memory[];

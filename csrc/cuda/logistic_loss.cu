@@ -1,8 +1,8 @@
 // Balanced logistic loss on CUDA; formulas and labels are in math/logistic_loss.h.
 //
-// A block takes kChunk places of a map. It first counts the map's positives, a row to a thread, which gives the weights
-// of both labels; the labels themselves are decided place by place. Memory-bound: the forward reads the scores once,
-// the backward reads and writes as many bytes.
+// A block takes kChunk cells of a map. It first counts the map's positives, one row per thread, which gives the weights
+// of both labels. The distance of a cell decides its label. Memory-bound: the forward reads the scores once, and the
+// backward reads and writes as many bytes.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -16,7 +16,7 @@
 namespace fastops {
 namespace {
 
-// Places to a block: 32 to a thread, so that the count and the sum over the block are small beside the loop.
+// Cells per block: 32 per thread, so that the count and the sum over the block take little time.
 constexpr int64_t kChunk = 32 * kThreads;
 
 template <class T>
@@ -24,16 +24,16 @@ struct Maps {
   const T* responses;    // [maps, disk.height * disk.width]
   const float* centers;  // [maps, 2], or null: the centre of `disk`
   PositiveDisk disk;
-  int64_t maps, size, chunks;  // size: places of a map; chunks: blocks' work to a map
+  int64_t maps, size, chunks;  // size: cells of a map; chunks: blocks per map
 };
 
-// A chunk of a map, as the block sees it.
+// The chunk of a map that a block processes.
 template <class T>
 class Chunk {
  public:
   using A = opmath_t<T>;
   const T* responses;
-  int64_t map, begin, end;  // places of the map
+  int64_t map, begin, end;  // cells of the map
 
   // The whole block calls.
   __device__ Chunk(const Maps<T>& maps, int64_t item) : map(item / maps.chunks), disk_(maps.disk) {
@@ -50,14 +50,14 @@ class Chunk {
       const Run columns = disk_.columns(r);
       if (columns.begin < columns.end) count += double(columns.end - columns.begin);
     }
-    count = block_sum(count);  // of integers: exact
+    count = block_sum(count);  // exact, because these are integers
     positive_ = count > 0 ? A(0.5 / count) : A(0);
     negative_ = count < double(maps.size) ? A(0.5 / (double(maps.size) - count)) : A(0);
     first_ = rows.begin * disk_.width;
     last_ = rows.end * disk_.width;
   }
 
-  // Only rows that have positives pay for a division and two products in double.
+  // Only rows with positives take a division and two products in double.
   __device__ bool positive(int64_t place) const {
     if (place < first_ || place >= last_) return false;
     const int64_t row = place / disk_.width;
@@ -77,11 +77,11 @@ class Chunk {
  private:
   PositiveDisk disk_;
   A positive_, negative_;  // weights
-  int64_t first_, last_;   // the places of the rows with positives
+  int64_t first_, last_;   // the cells of the rows with positives
 };
 
-// The places [begin, end) at `p`: one by one up to `packs`, by packs up to `rest`, one by one up to `end`. Maps of an
-// odd size start anywhere.
+// The cells [begin, end) at `p`: one by one up to `packs`, in packs up to `rest`, one by one up to `end`. Maps of an
+// odd size may start at any address.
 template <class T>
 struct Split {
   int64_t packs, rest;
@@ -94,7 +94,7 @@ struct Split {
   }
 };
 
-// losses: one for each map of a single chunk, or null; partial: the losses of all chunks otherwise.
+// losses has one value per map if a map has a single chunk, else it is null and partial has the losses of all chunks.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3)
     balanced_logistic_loss_kernel(Maps<T> maps, T* losses, opmath_t<T>* partial) {
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
 }
 
-// grad: one for each map (grad_stride 1) or one for all (0), to be divided by `divisor`.
+// There is one grad per map (grad_stride 1) or one for all (grad_stride 0). It is divided by `divisor`.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3)
     balanced_logistic_loss_backward_kernel(Maps<T> maps, const T* grad, int64_t grad_stride, opmath_t<T> divisor,
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     T* out = grad_responses + chunk.map * maps.size;
     const opmath_t<T> g = to_opmath(grad[chunk.map * grad_stride]) / divisor;
     Split<T> split(v, chunk.begin, chunk.end);
-    // Responses that start elsewhere between two multiples of 16 bytes than their gradient go one by one.
+    // If the responses and their gradient have different offsets from a 16-byte boundary, cells go one by one.
     if ((reinterpret_cast<uintptr_t>(v) - reinterpret_cast<uintptr_t>(out)) % 16 != 0)
       split.packs = split.rest = chunk.end;
     for (int64_t i = chunk.begin + threadIdx.x; i < split.packs; i += kThreads) out[i] = chunk.backward(i, v[i], g);
@@ -187,7 +187,7 @@ Tensor balanced_logistic_loss_cuda(const Tensor& responses_, double radius, doub
   dispatch_dtype(dtype_index(op, "responses", responses), [&]<class T>() {
     const Maps<T> maps = make_maps<T>(call, responses, centers);
     const int64_t items = maps.maps * maps.chunks, count = items / call.losses();
-    const bool direct = items == call.losses();  // nothing to add up, and a mean is that of one map
+    const bool direct = items == call.losses();  // nothing to add, and the mean is the loss of one map
     const ScalarType opmath = responses.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     const Tensor partial = torch::stable::new_empty(responses, {direct ? 0 : items}, opmath);
     T* out = mutable_data<T>(losses);

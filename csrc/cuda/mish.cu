@@ -1,5 +1,5 @@
-// Mish on CUDA: flat loops over dense storage with 16-byte accesses; the formula is in math/mish.h.
-// Memory-bound: forward moves 2, backward 3 times the tensor's bytes, each once.
+// Mish on CUDA: flat loops over dense storage with 16-byte accesses. The formula is in math/mish.h.
+// Memory-bound: forward moves 2 times and backward 3 times the tensor's bytes.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -11,8 +11,8 @@
 namespace fastops {
 namespace {
 
-// One pack of 16 bytes a thread; the tail of fewer than a pack goes element by element. Pointers that are not
-// 16-byte aligned (views with an odd offset) take the scalar loop throughout: packed = 0.
+// One pack of 16 bytes per thread; the tail of less than a pack goes element by element. If a pointer is not 16-byte
+// aligned (a view with an odd offset), packed is 0 and all elements take the scalar loop.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4) mish_kernel(const T* x, T* y, int64_t n, int64_t packed) {
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

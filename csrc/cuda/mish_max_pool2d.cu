@@ -1,9 +1,9 @@
 // mish_max_pool2d on CUDA; the formulas are in math/mish_max_pool2d.h.
 //
-// Forward: a thread a window, whose overlaps with its neighbours come from the first-level cache; memory-bound, x is
-// read and y written once. Backward: first the winner of each window and its gradient, into scratch memory, then each
-// value of grad_x adds what the windows around it say of it, in order. No atomics, and every window is looked at twice
-// whatever its overlaps.
+// Forward: one thread per window. The overlap of windows comes from the first-level cache. Memory-bound: x is read and
+// y written once. Backward: the first kernel writes the winner of each window and its gradient to scratch memory. In
+// the second, each value of grad_x adds the gradients of the windows that it won, in order. There are no atomics, and
+// every window is processed twice whatever its overlaps.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads) mish_max_pool2d_kernel(const T* x, T
   }
 }
 
-// wins: g f'(winner), at: its position in the window; both like y.
+// wins is g f'(winner), at is the winner's position in the window. Both have the layout of y.
 template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads)
     mish_max_pool2d_winners_kernel(const T* grad, const T* x, opmath_t<T>* wins, int* at, PoolLayout l, int64_t n) {
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Windows [begin, end) along a dimension that hold a position.
+// The windows [begin, end) along a dimension that contain a position.
 struct WindowRange {
   int64_t begin, end;
   __device__ WindowRange(int64_t position, int64_t kernel, int64_t stride, int64_t pad, int64_t count) {

@@ -1,5 +1,5 @@
-// A pointwise op and its backward on CUDA: flat loops over dense storage with 16-byte accesses. Formula, from
-// csrc/math/<op>.h, has `forward(x)` and `backward(grad, x)`.
+// A pointwise op and its backward on CUDA: flat loops over dense storage with 16-byte accesses. The class Formula in
+// csrc/math/<op>.h has `forward(x)` and `backward(grad, x)`.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -12,8 +12,8 @@
 namespace fastops {
 namespace {
 
-// One pack of 16 bytes a thread; the tail of fewer than a pack goes element by element. Where a pointer is not aligned
-// to 16 bytes (a view with an odd offset) all elements do: packed = 0.
+// One pack of 16 bytes per thread; the tail of less than a pack goes element by element. If a pointer is not 16-byte
+// aligned (a view with an odd offset), packed is 0 and all elements go one by one.
 template <class Formula, class T>
 __global__ void __launch_bounds__(kThreads) pointwise_kernel(const T* x, T* y, int64_t n, int64_t packed) {
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

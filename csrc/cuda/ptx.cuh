@@ -1,5 +1,5 @@
-// The few instructions that the kernels use and CUDA C++ has no name for. Each is a small function, so that a build
-// without nvcc can define it in plain C++: here it is declared only.
+// The few instructions of the kernels for which CUDA C++ has no name. Each is a small function, which a build without
+// nvcc defines in plain C++. For such a build this file only declares them.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,15 +9,15 @@
 
 namespace fastops {
 
-// 2^x, off by at most 2^-22 of the result; 0 where that would be subnormal. (__expf keeps subnormal results, at twice
-// the instructions.)
+// 2^x with a relative error of at most 2^-22; 0 if the result would be subnormal. (__expf keeps subnormal results but
+// takes twice as many instructions.)
 __device__ float exp2_approximate(float x);
 
-// 1 / x, off by at most 2^-23 of the result; 0 where that would be subnormal.
+// 1 / x with a relative error of at most 2^-23; 0 if the result would be subnormal.
 __device__ float reciprocal_approximate(float x);
 
-// d += a b^T for a warp and one of its tiles on the tensor cores: a [16, K] and b [8, K] of 16-bit values, K = 16,
-// d [16, 8] in float32. With g = lane / 4 and t = lane % 4 the lane holds
+// d += a b^T on the tensor cores, for a warp and one of its tiles: a [16, K] and b [8, K] have 16-bit values, K = 16,
+// and d [16, 8] is float32. With g = lane / 4 and t = lane % 4 the lane has
 //
 //   a[0] a[1] a[2] a[3]   a[g, 2t..] a[g + 8, 2t..] a[g, 8 + 2t..] a[g + 8, 8 + 2t..]      two values each
 //   b[0] b[1]             b[g, 2t..] b[g, 8 + 2t..]
@@ -49,7 +49,7 @@ __device__ __forceinline__ float reciprocal_approximate(float x) {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                            \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                        \
   }
-#else  // Turing's tensor cores know no bfloat16: the launcher does not come here
+#else  // never called: Turing's tensor cores have no bfloat16, and the launcher checks that
 #define FASTOPS_MULTIPLY_TILE(T, type)                                                                           \
   template <>                                                                                                    \
   __device__ __forceinline__ void multiply_tile<T>(float (&)[4], const uint32_t (&)[4], const uint32_t (&)[2]) { \

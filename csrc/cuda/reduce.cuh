@@ -1,19 +1,20 @@
-// Sums over the threads of a warp or a block. The order of additions depends on the shape of the block alone, so
-// results repeat bit for bit; there are no atomics.
+// Sums over the threads of a warp or a block. The order of additions depends only on the shape of the block. So results
+// repeat bit for bit. There are no atomics.
 #pragma once
 
 #include <stdint.h>
 
 namespace fastops {
 
-// Sum over each aligned group of `width` lanes (a power of two up to 32), given to all of them. The whole warp calls.
+// The sum over each aligned group of `width` lanes (a power of two up to 32), for all of its lanes. The whole warp
+// calls.
 template <class A>
 __device__ __forceinline__ A group_sum(A value, int width) {
   for (int offset = width / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
   return value;
 }
 
-// Sum over a block of up to 1024 threads along x (a multiple of 32), given to all of them. The whole block calls.
+// The sum over a block of up to 1024 threads along x (a multiple of 32), for all threads. The whole block calls.
 template <class A>
 __device__ A block_sum(A value) {
   __shared__ A sums[32];
@@ -26,8 +27,8 @@ __device__ A block_sum(A value) {
   return value;
 }
 
-// Sums of kCount values over threadIdx.y, left in the threads of row 0. The whole block calls;
-// `shared` holds kCount * blockDim.x * blockDim.y values and may be used again afterwards.
+// The sums of kCount values over threadIdx.y, for the threads of row 0. The whole block calls. `shared` has
+// kCount * blockDim.x * blockDim.y values and may be reused afterwards.
 template <int kCount, class A>
 __device__ __forceinline__ void column_sum(A (&values)[kCount], A* shared) {
   const int threads = blockDim.x * blockDim.y, thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -49,15 +50,15 @@ __device__ __forceinline__ void column_sum(A (&values)[kCount], A* shared) {
   __syncthreads();
 }
 
-// Block for sums of terms that lie apart: 32 neighbouring sums, each shared by 8 threads.
+// The block for sums of strided terms: 32 neighbouring sums with 8 threads each.
 constexpr int kSumColumns = 32, kSumRows = 8;
 
-// terms[0] + terms[stride] + ... (`count` of them; 0 for threads without a sum), left in the threads of row 0.
+// terms[0] + terms[stride] + ..., for the threads of row 0. There are `count` terms, 0 for threads without a sum.
 template <class A>
 __device__ __forceinline__ A strided_sum(const A* terms, int64_t stride, int64_t count) {
   __shared__ A shared[kSumColumns * kSumRows];
   A sum[1] = {A(0)};
-#pragma unroll 8  // loads under way at a time
+#pragma unroll 8  // loads in flight at a time
   for (int64_t i = threadIdx.y; i < count; i += kSumRows) sum[0] += terms[i * stride];
   column_sum(sum, shared);
   return sum[0];

@@ -1,15 +1,15 @@
 // The tracker's steps after the network on CUDA, in three launches; the formulas are in math/response.h.
 //
-//   1. extremes    a block for each target, scale and tile of columns: the extremes of the outputs there
-//   2. peaks       a block for each target and tile: the best scale, from 1, and where its outputs there are greatest
-//   3. update      a block for each target: the greatest of those places, from 2, and the target's new state
+//   1. extremes: a block for each target, scale and tile of columns finds the extremes of the outputs in the tile
+//   2. peaks: a block for each target and tile finds the best scale, from 1, and the largest output in the tile
+//   3. update: a block for each target finds the largest of these outputs, from 2, and updates the target's state
 //
-// Bound by arithmetic: 3 maps of 17 x 17, 16 times as large, are 3 x 74 thousand outputs of 4 multiplications and 2
-// comparisons each, and one map's once more for its peak: as one block, 190 thousand instructions of a warp on one of
-// 132 SMs. So a target is spread over (3 + 1) x 5 blocks. Maps are upsampled along their rows into shared memory; from
-// it a thread takes the four rows of a cell in 16 bytes of columns and goes through the cell's outputs in registers.
-// What comes from a few hundred values of the map alone, each block computes for itself. Tables are made by the block:
-// nothing comes from the host.
+// Bound by arithmetic: 3 maps of 17 x 17, upsampled 16 times, are 3 x 74 thousand outputs with 4 multiplications and 2
+// comparisons each, and the outputs of one map once more for its peak. One block would take 190 thousand instructions
+// of a warp on one of 132 SMs. So a target has (3 + 1) x 5 blocks. Maps are upsampled along their rows into shared
+// memory. From it a thread reads the four rows of a cell in 16 bytes of columns and computes the cell's outputs in
+// registers. Each block computes for itself the tables and everything that depends on a few hundred values of the map.
+// Nothing comes from the host.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -34,7 +34,7 @@ struct Extremes {
   }
 };
 
-// A value and its place; of equal values the first place wins.
+// A value and its position. Of equal values the first position wins.
 template <class O>
 struct Candidate {
   O value;
@@ -47,7 +47,7 @@ struct Candidate {
   }
 };
 
-// Of a map, and of its outputs in a tile after the map's greatest value was taken off.
+// The extremes of a map, and of its outputs in a tile after subtracting the map's largest value.
 template <class O>
 struct TileExtremes {
   Extremes<O> values, outputs;
@@ -63,13 +63,13 @@ struct ResponseArgs {
   Candidate<O>* candidates;   // [targets, tiles]
   ResponseOptions options;
   int64_t targets;
-  int scales, h, w, up, tile, tiles;  // tile: columns at a time, a multiple of those in 16 bytes
+  int scales, h, w, up, tile, tiles;  // tile: columns per block, a multiple of the columns in 16 bytes
 
   __device__ const T* map(int64_t target, int scale) const { return maps + (target * scales + scale) * h * w; }
   __device__ bool first(int64_t target) const { return state[target * kStateColumns + kOwnContrast] < 0; }
 };
 
-// Values of O in shared memory before a tile: weights and row window.
+// The number of values of O before the tile in shared memory: weights and row window.
 __host__ __device__ inline int64_t table_values(int64_t h, int64_t up) { return 4 * up + (h * up + 3) / 4 * 4; }
 
 // ---- reductions, for a block of kResponseThreads: the whole block calls, and all of it gets the result ------------
@@ -113,7 +113,7 @@ class Upsampler {
   using O = opmath_t<T>;
   static constexpr int kColumns = Pack<O>::size;
 
-  // The whole block calls. `shared` has table_values() and then (h + 1) tile values; windows: for peak().
+  // The whole block calls. `shared` has table_values() and then (h + 1) tile values. The windows are for peak().
   __device__ Upsampler(const ResponseArgs<T>& args, O* shared, bool windows)
       : a_(args),
         height_(args.h * args.up),
@@ -138,14 +138,14 @@ class Upsampler {
 
   __device__ O border() const { return border_weight(reinterpret_cast<const CubicWeights<O>*>(weights_), a_.up); }
 
-  // Of the outputs of m [h, w] minus `offset` in a tile. The whole block calls.
+  // The extremes of the outputs of m [h, w] minus `offset` in a tile. The whole block calls.
   __device__ Extremes<O> extremes(const T* m, int tile, O offset) const {
     Extremes<O> found;
     for_each_output(m, tile, offset, O(1), [&](int, int, O value, O) { found.add(value, value); });
     return block_extremes(found);
   }
 
-  // The first arg max of factor (m - offset), upsampled, + influence window, in a tile. The whole block calls.
+  // The first arg max of factor (m - offset), upsampled, plus influence window, in a tile. The whole block calls.
   __device__ Candidate<O> peak(const T* m, int tile, O offset, O factor, O influence) const {
     Candidate<O> found{0, -1};
     for_each_output(m, tile, offset, factor, [&](int y, int x, O value, O window) {
@@ -155,7 +155,7 @@ class Upsampler {
   }
 
  private:
-  // body(y, x, factor output, column's window) for every output of a tile, some of the map's last column twice.
+  // Calls body(y, x, factor output, column's window) for every output of a tile, for some of the last column twice.
   template <class Body>
   __device__ void for_each_output(const T* m, int tile, O offset, O factor, const Body& body) const {
     const int x0 = tile * a_.tile, columns = min(a_.tile, (width_ - x0 + kColumns - 1) / kColumns * kColumns);
@@ -169,7 +169,7 @@ class Upsampler {
     __syncthreads();
   }
 
-  // rows_[i, x] and column_window_[x] of the columns x0 + x, the last one repeated beyond the map.
+  // Fills rows_[i, x] and column_window_[x] for the columns x0 + x. Beyond the map the last column repeats.
   __device__ void along_rows(const T* m, O offset, int x0, int columns) const {
     for (int x = threadIdx.x; x < columns; x += kResponseThreads) {
       column_window_[x] = hann_over_mean<O>(min(x0 + x, width_ - 1), width_);
@@ -223,7 +223,7 @@ class Upsampler {
 
 // ---- the kernels ---------------------------------------------------------------------------------------------------
 
-// The extremes of a map of n values; infinite where one of them is NaN. The whole block calls.
+// The extremes of a map of n values, infinite if one of them is NaN. The whole block calls.
 template <class T>
 __device__ Extremes<opmath_t<T>> map_extremes(const T* m, int n) {
   Extremes<opmath_t<T>> found;
@@ -235,7 +235,7 @@ __device__ Extremes<opmath_t<T>> map_extremes(const T* m, int n) {
   return block_extremes(found);
 }
 
-// body(i, value) summed over a map of n values. The whole block calls.
+// The sum of body(i, value) over a map of n values. The whole block calls.
 template <class T, class Body>
 __device__ double map_sum(const T* m, int n, const Body& body) {
   double sum = 0;
@@ -248,7 +248,7 @@ template <class O>
 struct Choice {
   bool fits = true;  // every map can be upsampled
   int scale = -1;
-  O offset = 0, least = 0;  // of its map: the greatest value, and the least output after taking it off
+  O offset = 0, least = 0;  // its map's largest value, and the smallest output after subtracting that
 };
 
 template <class T>
@@ -264,7 +264,7 @@ __device__ Choice<opmath_t<T>> choose(const ResponseArgs<T>& args, int64_t targe
     best.fits = best.fits && response_fits(values.most, values.least);
     Extremes<O> outputs;
     for (int i = 0; i < args.tiles; ++i) outputs.add(tiles[i].outputs.most, tiles[i].outputs.least);
-    // The first frame's own map is the middle one, whose outputs nobody needs.
+    // The first frame's own map is the middle one. Its outputs are not needed.
     const double peak = (double(values.most) + double(outputs.most)) * scale_penalty_of(args.options, s - middle);
     if (first ? s == middle : best.scale < 0 || peak > best_peak) {
       best.scale = s, best_peak = peak, best.offset = values.most, best.least = outputs.least;
@@ -273,8 +273,8 @@ __device__ Choice<opmath_t<T>> choose(const ResponseArgs<T>& args, int64_t targe
   return best;
 }
 
-// The bounds here and below let ptxas have the registers it needs: without them it spills some in float64 to fit more
-// warps than are needed.
+// The bounds here and below allow ptxas the registers that it needs. Without them it spills some in float64 to allow
+// more warps than are needed.
 template <class T>
 __global__ void __launch_bounds__(kResponseThreads, 2) response_extremes_kernel(ResponseArgs<T> args) {
   const Upsampler<T> upsampler(args, dynamic_shared<opmath_t<T>>(), false);
@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(kResponseThreads, 2) response_peaks_kernel(Res
       return (v - choice.offset) * place_weight(i, args.h, args.up, border) *
              place_weight(at - i * args.w, args.w, args.up, border);
     });
-    if (threadIdx.x == 0) {  // in double, of which most GPUs do little at a time
+    if (threadIdx.x == 0) {  // one thread only, because double is slow on most GPUs
       const double outputs = double(upsampler.height()) * double(upsampler.width());
       const double penalty = scale_penalty_of(options, choice.scale - args.scales / 2);
       factor = O(response_factor(options, penalty, outputs, sum, double(choice.least)));
@@ -351,10 +351,10 @@ __global__ void __launch_bounds__(kResponseThreads) response_update_kernel(Respo
   }
 }
 
-// Columns of a tile: as many as give each thread one pack of columns of a cell, unless there were more than kMaxTiles
-// tiles or they would not fit into the shared memory.
+// The columns of a tile give each thread one pack of columns of a cell, unless there would be more than kMaxTiles tiles
+// or the tile would not fit into shared memory.
 constexpr int64_t kMaxTiles = 64;
-constexpr int64_t kResponseShared = 46 * 1024;  // of the 48 KiB that any GPU gives; the rest is for the reductions
+constexpr int64_t kResponseShared = 46 * 1024;  // of the 48 KiB that every GPU has; the rest is for the reductions
 
 template <class O>
 int64_t tile_columns(const ResponseShape& shape, int64_t up) {

@@ -1,8 +1,8 @@
 // Squeeze-and-excitation on CUDA; the formulas are in math/se.h.
 //
-// Memory-bound. Floors, in units of the bytes of x: se_scale 2 (x, y), se_scale_backward 3 (grad, x, grad_x),
+// Memory-bound. Lower bounds, in units of the bytes of x: se_scale 2 (x, y), se_scale_backward 3 (grad, x, grad_x),
 // se_attention 3 (x, x, y), se_attention_backward 4 (grad, x, grad, grad_x). The two layers between the passes read
-// 2 R C weights per image, from the second-level cache but for the first image.
+// 2 R C weights per image, from the second-level cache except for the first image.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -37,7 +37,7 @@ void launch_scale(const CudaScope& scope, const ChannelLayout& layout, const T* 
   });
 }
 
-// Threads of a pass and the parts it is split into; its partial sums need [sums, N, chunks, C].
+// The threads of a pass, and the parts that it is divided into. Its partial sums need [sums, N, chunks, C].
 template <class T>
 struct PassPlan {
   dim3 block;
@@ -61,7 +61,7 @@ struct PassPlan {
   void split(const Parts& pieces) { chunks = pieces.count, span = pieces.span; }
 };
 
-// `args` has its pointers; the sizes are filled in here.
+// `args` has all pointers. This fills in the sizes.
 template <Pass kPass, class T>
 void launch_pass(const CudaScope& scope, const ChannelLayout& layout, const PassPlan<T>& plan,
                  std::type_identity_t<PassArgs<T>> args) {
@@ -122,7 +122,7 @@ std::tuple<Tensor, Tensor> se_scale_backward_cuda(const Tensor& grad_, const Ten
   return {grad_x, grad_logits};
 }
 
-// Scratch memory for the excitation in one allocation, which `scratch` keeps alive. The weights are contiguous.
+// Scratch memory for the excitation in one allocation, which `scratch` owns. The weights are contiguous.
 template <class T>
 Excitation<T> make_excitation(const ChannelLayout& layout, int64_t chunks, const Tensor& w1,
                               const std::optional<Tensor>& b1, const Tensor& w2, const std::optional<Tensor>& b2,
@@ -134,7 +134,7 @@ Excitation<T> make_excitation(const ChannelLayout& layout, int64_t chunks, const
   const auto take = [&](int64_t n) { return std::exchange(next, next + n); };
   Excitation<T> e{data<T>(w1), b1 ? data<T>(*b1) : nullptr, data<T>(w2), b2 ? data<T>(*b2) : nullptr};
   e.sum_x = take(sums);
-  if (backward) e.sum_grad_x = take(sums);  // behind sum_x, where Pass::kMoments puts it
+  if (backward) e.sum_grad_x = take(sums);  // after sum_x, where Pass::kMoments writes it
   e.z = take(rows), e.h = take(units), e.logits = take(rows);
   if (backward) e.grad_logits = take(rows), e.grad_h = take(units), e.shift = take(rows);
   e.batch = layout.batch, e.channels = layout.channels, e.pixels = layout.pixels;

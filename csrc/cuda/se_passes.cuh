@@ -1,6 +1,6 @@
-// The passes over x of squeeze-and-excitation, each in two layouts: rows [N C, P] (contiguous) and pixels [N P, C]
-// (channels_last). Sums over the pixels of long rows or large images are split into chunks, whose partial sums are
-// added in order by the kernel that needs them.
+// The passes over x of squeeze-and-excitation, each for two layouts: rows [N C, P] (contiguous) and pixels [N P, C]
+// (channels_last). Sums over the pixels of long rows or large images are divided into chunks. The kernel that needs a
+// sum adds its partial sums in order.
 #pragma once
 
 #include "../math/se.h"
@@ -12,7 +12,7 @@ namespace fastops {
 
 // ---- scale: y = x sigma(logits) + shift -------------------------------------------------------------------------
 
-// L: dtype of the logits, T or opmath. shift: null, or what the mean's backward adds to every pixel.
+// L is the dtype of the logits, T or opmath. shift is null, or the term that the mean's backward adds to every pixel.
 template <class T, class L>
 struct ScaleArgs {
   const T* x;
@@ -30,13 +30,13 @@ struct ScaleArgs {
   }
 };
 
-// a / b for a < 2^30 in 32 bits, several times faster than in 64.
+// a / b. For a < 2^30 it runs in 32 bits, which is several times faster than in 64 bits.
 __device__ __forceinline__ int64_t divide_small(int64_t a, int64_t b) {
   constexpr int64_t kLimit = int64_t(1) << 30;
   return unsigned(a) / unsigned(b < kLimit ? b : kLimit);
 }
 
-// Flat over the storage, as mish; a pack may end in the row after its own, so packs need rows of a pack at least.
+// A flat loop over the storage, as in mish. A pack may end in the next row, so a row must have at least one pack.
 template <class T, class L>
 __global__ void __launch_bounds__(kThreads) scale_rows_kernel(ScaleArgs<T, L> a, int64_t n, int64_t packed) {
   constexpr int kSize = Pack<T>::size, kTile = kThreads * kSize;
@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(kThreads) scale_rows_kernel(ScaleArgs<T, L> a,
   }
 }
 
-// Block: blockDim.x vectors of kVector channels, blockDim.y pixels at a time of `span` consecutive ones.
-// The launch bounds here and below keep ptxas from spilling a register or two for more warps than are needed.
+// A block has blockDim.x vectors of kVector channels and takes blockDim.y of `span` consecutive pixels at a time.
+// Without the launch bounds, here and below, ptxas spills one or two registers to allow more warps than are needed.
 template <class T, class L, int kVector>
 __global__ void __launch_bounds__(kThreads, 3) scale_pixels_kernel(ScaleArgs<T, L> a, int64_t tiles, int64_t span) {
   const int64_t pixels = a.batch * a.pixels, items = (pixels + span - 1) / span * tiles;
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, 3) scale_pixels_kernel(ScaleArgs<T, 
     const int64_t part = item / tiles, c = ((item - part * tiles) * blockDim.x + threadIdx.x) * kVector;
     if (c >= a.channels) continue;
     const int64_t begin = part * span, end = begin + span < pixels ? begin + span : pixels;
-    // divide_small holds for short distances: the first image is found by a plain division.
+    // divide_small is for short distances, so a plain division finds the first image.
     int64_t image = (begin + threadIdx.y) / a.pixels - 1, image_end = (image + 1) * a.pixels;
     typename ScaleArgs<T, L>::Gate gates[kVector];
     for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
@@ -111,7 +111,7 @@ struct PassArgs {
 template <Pass kPass>
 constexpr int kSums = kPass == Pass::kMoments ? 2 : 1;
 
-// One value: adds to `sums` (kSums of them, `stride` apart) and turns grad into grad_x.
+// Adds one value to `sums` (kSums of them, with stride `stride`) and turns grad into grad_x.
 template <Pass kPass, class T>
 __device__ __forceinline__ void visit(T& grad, T x_value, opmath_t<T> s, opmath_t<T>* sums, int stride) {
   const opmath_t<T> x = to_opmath(x_value);
@@ -154,14 +154,14 @@ __device__ __forceinline__ void store_sum(const PassArgs<T>& a, int64_t n, int64
   }
 }
 
-// blockDim.x threads (4 ... 32 lanes, or the whole block) a row or chunk of a row, blockDim.y of those a block.
+// blockDim.x threads (4 ... 32 lanes, or the whole block) process a row or a chunk of it, and a block has blockDim.y.
 template <class T, Pass kPass>
 __global__ void __launch_bounds__(kThreads) pass_rows_kernel(PassArgs<T> a) {
   constexpr int kSize = Pack<T>::size;
   const int64_t items = a.batch * a.channels * a.chunks;
   for (int64_t base = int64_t(blockIdx.x) * blockDim.y; base < items; base += int64_t(gridDim.x) * blockDim.y) {
     const int64_t item = base + threadIdx.y;
-    const bool active = item < items;  // the others keep the warp whole for the sums
+    const bool active = item < items;  // inactive threads stay for the warp's sums
     const int64_t row = active ? item / a.chunks : 0, chunk = item % a.chunks;
     const int64_t first = chunk * a.span, last = first + a.span < a.pixels ? first + a.span : a.pixels;
     const int64_t begin = row * a.pixels + first, end = active ? row * a.pixels + last : begin;
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kThreads) pass_rows_kernel(PassArgs<T> a) {
   }
 }
 
-// Block: blockDim.x vectors of kVector channels, blockDim.y pixels at a time of one chunk of one image.
+// A block has blockDim.x vectors of kVector channels and takes blockDim.y pixels of one chunk of an image at a time.
 template <class T, Pass kPass, int kVector>
 __global__ void __launch_bounds__(kThreads, 4) pass_pixels_kernel(PassArgs<T> a) {
   __shared__ opmath_t<T> shared[kSums<kPass> * kVector * kThreads];
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, 4) pass_pixels_kernel(PassArgs<T> a)
 #pragma unroll
       for (int k = 0; k < kVector; ++k) s[k] = sigmoid_(to_opmath(a.logits[n * a.channels + c + k]));
     }
-#pragma unroll 2  // loads under way at a time
+#pragma unroll 2  // loads in flight at a time
     for (int64_t p = begin + threadIdx.y; p < end; p += blockDim.y) {
       visit_pack<kPass, kVector>(a, (n * a.pixels + p) * a.channels + c, s, 1, sums, 1, kVector);
     }
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, 4) pass_pixels_kernel(PassArgs<T> a)
   }
 }
 
-// The last step of kScaleBackward when the pixels were split.
+// The last step of kScaleBackward if the pixels were divided into chunks.
 template <class T>
 __global__ void __launch_bounds__(kThreads) grad_logits_kernel(PassArgs<T> a) {
   const int64_t rows = a.batch * a.channels;

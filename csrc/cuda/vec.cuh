@@ -40,13 +40,13 @@ __device__ __forceinline__ T from_opmath(opmath_t<T> v) {
   }
 }
 
-// e^x and quotients for results that are rounded to 16 bits: one approximate instruction where Exact takes eight to
-// ten. Off by 2^-20 at most, 1/256 of half a unit of float16's last place, for |x| <= 88 and a divisor from 2^-126 to
-// 2^126.
+// e^x and quotients for results that are rounded to 16 bits: one approximate instruction, where Exact takes eight to
+// ten. The relative error is at most 2^-20, 1/256 of half a unit in float16's last place, for |x| <= 88 and a divisor
+// from 2^-126 to 2^126.
 struct Approximate {
   static __device__ __forceinline__ float exp(float x) { return exp2_approximate(x * 1.44269504f); }
   static __device__ __forceinline__ float exp_normal(float x) { return exp(x); }
-  // The series where e^x - 1 would cancel: its next term is below 2^-19 of the sum.
+  // A series where e^x - 1 would cancel. Its next term is below 2^-19 of the sum.
   static __device__ __forceinline__ ExpPair<float> exp_and_expm1(float x) {
     const float e = exp(x);
     const float series = x * (1.0f + x * (0.5f + x * (0.166666667f + x * (0.0416666667f + x * 0.00833333333f))));
@@ -59,8 +59,7 @@ struct Approximate {
 template <class T>
 using MathsOf = std::conditional_t<sizeof(T) == 2, Approximate, Exact>;
 
-// N values of T (16 bytes unless told otherwise), moved by one instruction; by several where they are more than 16
-// bytes.
+// N values of T, by default 16 bytes, which one instruction moves. More than 16 bytes take several instructions.
 template <class T, int N = 16 / sizeof(T)>
 struct alignas(N * sizeof(T)) Pack {
   static constexpr int size = N;
@@ -72,8 +71,8 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 
-// Through a uint4: assigned as a whole, a pack is stored in pieces of four bytes where its values come from branches or
-// loops.
+// The uint4 keeps it one store. If the values come from branches or loops, a plain assignment of a pack is stored in
+// pieces of four bytes.
 template <class T, int N>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   if constexpr (sizeof(pack) % sizeof(uint4) == 0) {

@@ -8,11 +8,11 @@
 //   grad_x            grad[t] in zeros    z[zb, c] turned  pairs of search n           [Nx, C, xh, xw]
 //   grad_z            x[xb, c]            grad[t]          pairs of template n         [Nz, C, zh, zw]
 //
-// Floor: 2 B C oh ow zh zw flops, the bytes of z, x and the result once. SiamFC's pair (256 x 6 x 6 on 22 x 22): 5.3
-// MFLOP and 0.53 MB in float32, 0.1 and 0.2 us on an H100: both limits are near, so planes are read once into shared
-// memory and a thread keeps 9 outputs of a row in registers (17 = 9 + 8; 54 multiply-adds for 20 shared reads).
-// xcorr of 16-bit channels_last tensors goes to the tensor cores instead: xcorr_taps.cuh. Not so float32: whether TF32
-// may replace it is a switch of torch that the stable ABI does not show, and ours would have to follow it.
+// Lower bound: 2 B C oh ow zh zw flops, and the bytes of z, x and the result once. SiamFC's pair (256 x 6 x 6 on
+// 22 x 22) has 5.3 MFLOP and 0.53 MB in float32, which take 0.1 and 0.2 us on an H100. Both limits are close. So planes
+// are read once into shared memory, and a thread keeps 9 outputs of a row in registers (17 = 9 + 8; 54 multiply-adds
+// for 20 shared reads). xcorr of 16-bit channels_last tensors uses the tensor cores: xcorr_taps.cuh. float32 does not:
+// a setting of torch decides whether TF32 may replace it, and the stable ABI does not show that setting.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -32,7 +32,7 @@ namespace {
 constexpr int kStrip = 9;    // outputs of a thread, neighbours in a row
 constexpr int kColumns = 6;  // kernel columns at a time
 
-// Limits of a block's tile: with them one slot takes at most 46480 bytes (double) of the 48 KiB every GPU gives.
+// Limits of a block's tile. With them one slot takes at most 46480 bytes (double) of the 48 KiB that every GPU has.
 constexpr int kMaxStrips = 8, kMaxRows = 64, kMaxKernel = 24;
 constexpr int64_t kSharedBudget = 24 * 1024;  // for more slots, so that several blocks fit an SM
 
@@ -40,7 +40,7 @@ constexpr int64_t kSharedBudget = 24 * 1024;  // for more slots, so that several
 constexpr int64_t kTargetBlocks = 512;
 constexpr int64_t kMaxSplits = 64;
 
-// One plane per pair and channel, read through strides; outside [0, height) x [0, width) it is zero.
+// One plane per pair and channel, read through strides. It is zero outside [0, height) x [0, width).
 template <class T>
 struct Planes {
   const T* data;
@@ -61,8 +61,8 @@ struct Correlation {
   opmath_t<T> scale;
   const T* bias;  // one value or null
 
-  // How it is spread over blocks and threads. A block's threads are strips x groups of kernel rows x slots; a slot is
-  // one of the terms or one of the channels that are in shared memory at a time.
+  // The division into blocks and threads. A block's threads are strips x groups of kernel rows x slots. A slot is one
+  // of the terms or one of the channels that are in shared memory at a time.
   int tile_height, tile_width, tile_strips, kernel_height, kernel_width, plane_rows, plane_columns, slots, groups;
   bool slots_are_channels, whole_planes;  // whole_planes: a stage is one contiguous run of memory
   bool plane_packed, kernel_packed;       // slots are neighbours in memory, loaded 16 bytes at a time
@@ -77,9 +77,9 @@ struct Correlation {
 
 // ---- loads into shared memory -----------------------------------------------------------------------------------
 
-// Loads slots x rows x columns values, from (row, column) of the planes on; slots beyond `valid` are zero. Neighbouring
-// threads read neighbouring columns, or slots where those are closer (channels_last): kVector slots at a time, of which
-// there are whole ones then. Divisions only to begin with.
+// Loads slots x rows x columns values from (row, column) of the planes on. Slots beyond `valid` are zero. Neighbouring
+// threads read neighbouring columns, or neighbouring slots if these are closer in memory (channels_last). Then they
+// read kVector slots at a time, and the number of slots is a multiple of kVector. Only the start needs divisions.
 template <int kVector, class T>
 __device__ __forceinline__ void load_tiles(opmath_t<T>* shared, const Planes<T>& p, int64_t pair, int64_t channel,
                                            bool along_channels, int slots, int valid, int64_t row, int rows,
@@ -90,7 +90,7 @@ __device__ __forceinline__ void load_tiles(opmath_t<T>* shared, const Planes<T>&
   const int64_t slot_stride = along_channels ? p.channel : p.batch;
   const bool slots_inner = kVector > 1 || slot_stride < (p.column < 0 ? -p.column : p.column);
 
-  // (i, j, k) counts through (slot, row, column), or (row, column, slot) with slots_inner, blockDim.x at a time.
+  // (i, j, k) goes through (slot, row, column), or (row, column, slot) with slots_inner, in steps of blockDim.x.
   const int outer = slots_inner ? rows : slots, middle = slots_inner ? columns : rows;
   const int inner = slots_inner ? slots / kVector : columns;
   const int step_k = blockDim.x % inner, step_j = blockDim.x / inner % middle, step_i = blockDim.x / inner / middle;
@@ -197,7 +197,7 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
     }
   }
 
-  // Sums of the groups, and of the slots that are terms, in order; then neighbours write neighbours.
+  // Sums of the groups, and of the slots that are terms, in order. Then neighbouring threads write neighbouring values.
   __syncthreads();
   if (slot < a.slots) {
 #pragma unroll
@@ -224,7 +224,8 @@ __device__ void correlate_tile(const Correlation<T>& a, int64_t block, opmath_t<
   }
 }
 
-// Float blocks an SM: three leave a thread 80 registers. On 8.6 and 8.9 it then spills 16 bytes; with two it takes 96.
+// Float blocks per SM. Three leave 80 registers per thread, and 8.6 and 8.9 then spill 16 bytes. With two a thread
+// takes 96 registers.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890)
 constexpr int kFloatBlocks = 2;
 #else
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(opmath_t<T>) == 4 ? kFloatBlo
   }
 }
 
-// The last step when the terms were split over blocks.
+// The last step if the terms were divided among blocks.
 template <class T>
 __global__ void __launch_bounds__(kThreads) sum_splits_kernel(Correlation<T> a) {
   const int64_t values = a.items * a.channels * a.height * a.width;
@@ -264,7 +265,7 @@ bool has_channel_packs(const Planes<T>& p, int64_t channels) {
   return p.channel == 1 && p.column != 0 && whole && is_aligned16(p.data);
 }
 
-// Sets how `a` is spread over blocks and threads.
+// Sets the division of `a` into blocks and threads.
 template <class T>
 void plan(Correlation<T>& a) {
   constexpr int64_t kPack = Pack<T>::size;
@@ -350,8 +351,8 @@ bool has_tensor_cores_for_16_bits() {
   return major >= 8;
 }
 
-// Whether xcorr_taps.cuh takes the call: no more taps than its tiles have rows, and pixels that are whole steps of
-// channels, 16-byte aligned.
+// Whether xcorr_taps.cuh takes the call. It needs no more taps than its tiles have rows, and 16-byte aligned pixels
+// whose channels are whole steps.
 template <class T>
 bool fits_tensor_cores(const XcorrShape& s, const Planes<T>& plane, const Planes<T>& kernel) {
   const bool small = s.xh * s.xw < (int64_t(1) << 30) && s.channels < (int64_t(1) << 30);
@@ -388,7 +389,7 @@ void launch_taps(const CudaScope& scope, const XcorrShape& s, Correlation<T> a, 
   launch(sum_splits_kernel<T>, grid_for(out.numel(), kSumColumns), dim3(kSumColumns, kSumRows), 0, scope, a);
 }
 
-// A result like `t`: channels_last where `t` is, else contiguous.
+// A result that is channels_last if `t` is, else contiguous.
 Tensor empty_native(const Tensor& t) {
   return is_channels_last(t) ? torch::stable::empty_like(t) : torch::stable::new_empty(t, t.sizes());
 }

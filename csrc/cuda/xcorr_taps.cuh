@@ -1,13 +1,13 @@
-// xcorr of 16-bit channels_last tensors as a product of matrices, on tensor cores:
+// xcorr of 16-bit channels_last tensors as a matrix product on tensor cores:
 //
 //   products[t, p] = sum_c z[t, c] x[p, c]                    t: taps (i, j) of the template, p: pixels of the search
 //   out[u, v] = sum_ij products[(i, j), (u + i, v + j)]
 //
-// For SiamFC's pair 36 x 484 x 256 multiply-adds, 8.9 MFLOP where the sum over windows has 5.3, but at over ten times
-// the rate. A block takes a pair, kStripPixels pixels and a part of the channels; its products go to shared memory,
-// where the threads of the outputs add up what they find, in order. The order in which a tensor core adds channels does
-// not matter as long as both factors have the same one: so a lane loads 16 bytes of neighbouring channels and hands
-// them over in two steps of 16 channels.
+// SiamFC's pair has 36 x 484 x 256 multiply-adds, 8.9 MFLOP where the sum over windows has 5.3, but at more than ten
+// times the rate. A block takes a pair, kStripPixels pixels and a part of the channels. Its products go to shared
+// memory, where the thread of each output adds its products in order. A tensor core may add channels in any order, as
+// long as both factors have the same order. So a lane loads 16 bytes of neighbouring channels and passes them on in two
+// steps of 16 channels.
 #pragma once
 
 #include "launch.cuh"
@@ -18,11 +18,11 @@ namespace fastops {
 
 constexpr int kTapTiles = 3, kMaxTaps = 16 * kTapTiles;  // rows of a tensor core's tile: 36 taps take three
 constexpr int kWarps = kThreads / 32;
-constexpr int kPixelTiles = 3, kStripPixels = kWarps * kPixelTiles * 8;  // of each warp; in all: 192
-constexpr int kProductStride = kStripPixels + 8;                         // neighbouring taps fall into other banks
+constexpr int kPixelTiles = 3, kStripPixels = kWarps * kPixelTiles * 8;  // per warp; in total: 192
+constexpr int kProductStride = kStripPixels + 8;                         // neighbouring taps are in different banks
 constexpr int kChannelStep = 32;                                         // 16 bytes of each of 4 lanes
 
-// [batch, height, width, channels] through strides, which are multiples of 16 bytes but for the last, which is 1.
+// [batch, height, width, channels] through strides. The last stride is 1, the others are multiples of 16 bytes.
 template <class T>
 struct ChannelRows {
   const T* data;
@@ -30,7 +30,7 @@ struct ChannelRows {
   int64_t batch, row, column;
   int width, pixels;
 
-  // The channels of a pixel; null past the last.
+  // The channels of a pixel, or null beyond the last pixel.
   __device__ const T* at(int64_t pair, int pixel) const {
     if (pixel >= pixels) return nullptr;
     return data + pair / per_item * batch + pixel / width * row + pixel % width * column;
@@ -48,7 +48,7 @@ struct TapCorrelation {
   __host__ __device__ int64_t blocks() const { return pairs * strips * splits; }
 };
 
-// Registers of a lane: two steps of two.
+// The registers of a lane: two steps with two registers each.
 __device__ __forceinline__ uint32_t part_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }

@@ -1,5 +1,5 @@
-// The pybind11 module fastops._host: what this build is, and the measures of tracker.eval on NumPy arrays. It links
-// neither torch nor CUDA, so it loads even where the kernel libraries do not.
+// The pybind11 module fastops._host: build information, and the measures of tracker.eval on NumPy arrays. It links
+// neither torch nor CUDA, so it loads even if the kernel libraries do not.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -7,14 +7,14 @@
 //
 // Backward, with g = dL/dy and f = sigma or tanh:
 //   dL/dx = g b f'(u) a,   dL/da = b sum g f'(u) x,   dL/db = sum g f(u),   dL/dc = b sum g f'(u),   dL/dd = sum g
-// and for relu, with (g_u, g_v) = (g, 0) where u >= v, else (0, g). A tie goes to one line: halves would keep two lines
-// that start equal, as the authors' do, equal for ever:
+// and for relu, with (g_u, g_v) = (g, 0) where u >= v, else (0, g). In a tie one line gets the whole gradient. With
+// half for each, two lines that start equal, like those of the authors, would stay equal for ever.
 //   dL/dx = g_u a + g_v b,   dL/da = sum g_u x,   dL/db = sum g_v x,   dL/dc = sum g_u,   dL/dd = sum g_v
 //
-// f and f' come from one exponential of an argument <= 0, which cannot overflow, and one division; nothing cancels:
+// f and f' take one exponential of an argument <= 0, which cannot overflow, and one division. Nothing cancels:
 //   e = e^-|u|     sigma(|u|) = 1 / (1 + e)          sigma(-|u|) = e / (1 + e)    sigma' = e / (1 + e)^2
 //   e = e^-2|u|    tanh |u| = (1 - e) / (1 + e)      tanh' = 4 e / (1 + e)^2
-// where 1 - e = -expm1(-2|u|); 2 sigma(2u) - 1 and 1 - tanh^2 would lose the small values.
+// where 1 - e = -expm1(-2|u|). The forms 2 sigma(2u) - 1 and 1 - tanh^2 would lose small values.
 #pragma once
 
 #include "exp.h"
@@ -28,8 +28,8 @@ struct AdaptiveParameters {
   T a, b, c, d;
 };
 
-// What one value gives: its own gradient, and its terms in the sums for a, b, c and d. The sums for a and c are still
-// to be multiplied by b where AdaptiveActivation::kSumsLackB.
+// The results for one value: its gradient, and its terms in the sums for a, b, c and d. If
+// AdaptiveActivation::kSumsLackB, the sums for a and c are not yet multiplied by b.
 template <class T>
 struct AdaptiveTerms {
   T grad_x, a, b, c, d;
@@ -51,7 +51,7 @@ FASTOPS_HD T minus_abs(T u) {
   return u < -u ? u : -u;
 }
 
-// f(u) and f'(u).
+// Computes f(u) and f'(u).
 template <class T>
 struct ValueAndSlope {
   T value, slope;
@@ -77,7 +77,7 @@ FASTOPS_HD ValueAndSlope<T> tanh_slope(T u) {
   return {u < T(0) ? -magnitude : magnitude, T(4) * e * inverse * inverse};
 }
 
-// Maths: see mish.h.
+// mish.h explains Maths.
 template <AdaptiveKind kKind, class Maths = Exact>
 struct AdaptiveActivation {
   static constexpr bool kSumsLackB = true;
@@ -120,7 +120,7 @@ struct AdaptiveActivation<kAdaptiveRelu, Maths> {
   }
 
  private:
-  // Whether u is the value: NaN wins, as in torch.maximum.
+  // Whether the result is u. NaN wins, as in torch.maximum.
   template <class T>
   FASTOPS_HD static bool first(T u, T v) {
     return u >= v || u != u;

@@ -7,9 +7,9 @@
 //   x_hat = r (x - mu),  v = w x_hat + b,
 //   dL/db = sum g',  dL/dw = sum g' x_hat,
 //   dL/dx = w r (g' - (dL/db) / M - x_hat (dL/dw) / M).
-// mu is not a number of x's dtype: beside a large mean its rounding would show (3e-5 at 1000 in float). So m is mu
-// rounded to opmath, near which x - m is exact, and t takes the rest of it: s = w r, t = b - s (mu - m). The sums stay
-// those of g' and g' (x - m), and dL/dx = s g' + slope (x - m) + offset with one slope and offset a channel.
+// If mu is large, rounding it to x's dtype would be visible (3e-5 at 1000 in float). So m is mu rounded to opmath, and
+// x - m is exact near m. t has the rest of mu: s = w r, t = b - s (mu - m). The sums stay those of g' and g' (x - m),
+// and dL/dx = s g' + slope (x - m) + offset with one slope and one offset per channel.
 #pragma once
 
 #include "mish.h"
@@ -21,25 +21,25 @@ FASTOPS_HD T affine_mish_forward(T x, T center, T scale, T shift) {
   return mish_forward<Maths>((x - center) * scale + shift);
 }
 
-// g', of which everything else is made.
+// g', from which everything else follows.
 template <class Maths = Exact, class T>
 FASTOPS_HD T affine_mish_backward(T grad, T x, T center, T scale, T shift) {
   return mish_backward<Maths>(grad, (x - center) * scale + shift);
 }
 
-// What the kernels of batch_norm_mish need of a channel.
+// The numbers of a channel that the kernels of batch_norm_mish need.
 template <class T>
 struct BatchNormAffine {
   T center, scale, shift;
 };
 
-// A channel's map from its statistics, in double on every side.
+// A channel's map from its statistics, in double on every device.
 template <class T>
 FASTOPS_HD BatchNormAffine<T> batch_norm_affine(double mean, double inverse_std, double weight, double bias) {
   const double scale = weight * inverse_std;
   const T center = T(mean);
   const double rest = scale * (mean - double(center));
-  return {center, T(scale), T(bias - (rest - rest == 0 ? rest : 0))};  // an infinite weight times the rest is no shift
+  return {center, T(scale), T(bias - (rest - rest == 0 ? rest : 0))};  // no shift for an infinite weight
 }
 
 // A channel's gradients from its sums of g' and g' (x - m).

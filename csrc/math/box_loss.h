@@ -1,29 +1,29 @@
-// The IoU family of box regression losses , value and gradient together (Zhang et al.,
-// "Focal and Efficient IOU Loss for Accurate Bounding Box Regression", eq. 3-7 and 10).
+// The IoU losses for box regression, with value and gradient together (Zhang et al., "Focal and Efficient IOU Loss for
+// Accurate Bounding Box Regression", eq. 3-7 and 10).
 //
-// Everything is made of differences of coordinates, an axis at a time: boxes of 1e-6 at 1e6 lose no digits. With sides
-// p (pred) and t (target), left = p1 - t1 and right = p2 - t2, on each axis
+// Everything is computed from differences of coordinates, so boxes of size 1e-6 at 1e6 lose no digits. Each axis has
+// the sides p (pred) and t (target), left = p1 - t1, right = p2 - t2, and
 //   outside_p = max(-left, 0) + max(right, 0)   of p outside t, at most p
 //   outside_t = max(left, 0) + max(-right, 0)   of t outside p, at most t
-//   i = overlap, g = gap between disjoint sides, c = t + max(-left, 0) + max(right, 0) = cover of both.
-// Areas, as sums of non-negative terms in which nothing cancels (' marks the other axis):
+//   i = overlap, g = gap between disjoint sides, c = t + max(-left, 0) + max(right, 0) = enclosing side of both.
+// The areas are sums of non-negative terms, in which nothing cancels (' marks the other axis):
 //   I = i i',   E = U - I = outside_p p' + i outside_p' + outside_t t' + i outside_t',   U = I + E,
 //   C - U = outside_p outside_t' + outside_t outside_p' + g c' + (c - g) g'.
 //
 //   iou   1 - I/U = E/U                     giou  iou + (C - U)/C
 //   diou  iou + |o|^2 / (c^2 + c'^2)        o = difference of the centres
 //   ciou  diou + a v    v = 4/pi^2 theta^2, theta = atan(t/t') - atan(p/p') = atan((t p' - p t') / (p' t' + p t)),
-//                       a = v / (iou + v), a constant of the gradient
+//                       a = v / (iou + v), which the gradient treats as a constant
 //   eiou  diou + ((p - t)/c)^2 + ((p' - t')/c')^2
 //
 // Gradients: with q = I/U and the areas A, B of the boxes, U = A + B - I,
 //   d(E/U) = (q (dA + dB) - (1 + q) dI) / U,   d((C - U)/C) = (U/C dC - dU) / C.
-// The overlap ends at pred's edge where that lies inside target, the cover where it lies outside; edges that coincide
-// count by halves, so that everything cancels, exactly, where the boxes are the same. Touching boxes count as
-// overlapping.
+// The overlap ends at pred's edge if that edge is inside target, the enclosing side if it is outside. If edges
+// coincide, each has half of the gradient, so everything cancels exactly if the boxes are the same. Touching boxes
+// count as overlapping.
 //
-// A side below eps, negative ones among them, counts as eps about the same centre, which bounds every quotient, and has
-// the gradient of such a side: a collapsed box may grow again.
+// A side below eps, also a negative one, counts as eps around the same centre, which bounds every quotient. It has the
+// gradient of a side of eps, so a collapsed box can grow again.
 #pragma once
 
 #include "atan.h"
@@ -33,7 +33,7 @@ namespace fastops {
 
 enum class BoxFormat : int { xyxy, xywh, cxcywh };
 enum class BoxPenalty : int { iou, giou, diou, ciou, eiou };
-enum class BoxWeight : int { none, root, power, live };  // 1, IoU^(1/2), IoU^gamma, and that with its own gradient
+enum class BoxWeight : int { none, root, power, live };  // 1, IoU^(1/2), IoU^gamma, IoU^gamma with its own gradient
 
 // One axis of a pair of boxes.
 template <class T>
@@ -45,13 +45,13 @@ struct BoxAxis {
   T reach;        // overlap, or minus the gap
 };
 
-// NaN in `a` passes.
+// NaN in `a` stays NaN.
 template <class T>
 FASTOPS_HD T min_(T a, T b) {
   return b < a ? b : a;
 }
 
-// NaN and -inf do not turn into eps.
+// NaN and -inf do not become eps.
 template <class T>
 FASTOPS_HD T box_side(T side, T eps) {
   return side < eps ? eps + T(0) * side : side;
@@ -64,8 +64,8 @@ FASTOPS_HD T sum_error(T a, T b, T sum) {
   return (a - (sum - b_seen)) + (b - b_seen);
 }
 
-// From the two numbers of each box: its edges, first edge and side, or centre and side. Where sides and offset cancel
-// to a small overlap the rounding errors of both are taken back: IoU^gamma would magnify them.
+// From the two numbers of each box: its edges, first edge and side, or centre and side. If sides and offset cancel to a
+// small overlap, the rounding errors of both are removed, because IoU^gamma would magnify them.
 template <class T>
 FASTOPS_HD BoxAxis<T> box_axis(BoxFormat format, T p0, T p1, T t0, T t1, T eps) {
   const bool corners = format == BoxFormat::xyxy;
@@ -80,7 +80,7 @@ FASTOPS_HD BoxAxis<T> box_axis(BoxFormat format, T p0, T p1, T t0, T t1, T eps) 
   T ahead = (T(0.5) * sum + offset) + (half_error + first_error);
   T behind = (T(0.5) * sum - offset) + (half_error - first_error);
   if (format != BoxFormat::cxcywh) {
-    // As exact as the format allows, unless a side became eps: which edge is further out decides gradients.
+    // As exact as the format allows, unless a side became eps: gradients depend on which edge is further out.
     const bool direct = raw_p >= eps && raw_t >= eps;
     axis.left = direct ? first : axis.left;
     axis.right = direct ? (corners ? last : first + last) : axis.right;
@@ -92,7 +92,7 @@ FASTOPS_HD BoxAxis<T> box_axis(BoxFormat format, T p0, T p1, T t0, T t1, T eps) 
   return axis;
 }
 
-// dL of an axis by the edges of pred and target.
+// The gradient of L by the edges of pred and target on an axis.
 template <class T>
 struct BoxEdges {
   T p1, p2, t1, t2;
@@ -107,11 +107,11 @@ FASTOPS_HD BoxEdges<T> operator*(T a, const BoxEdges<T>& b) {
   return {a * b.p1, a * b.p2, a * b.t1, a * b.t2};
 }
 
-// What an axis has beside BoxAxis, and which edge is further out.
+// The remaining lengths of an axis, and which edge is further out.
 template <class T>
 struct BoxSpan {
   T outside_p, outside_t, overlap, gap, cover;
-  T left, right;  // share of pred in the overlap's first edge, of target in its second: 1, 1/2 or 0
+  T left, right;  // gradient share of pred in the overlap's first edge, of target in its second: 1, 1/2 or 0
   bool meets;
 
   FASTOPS_HD explicit BoxSpan(const BoxAxis<T>& a) {
@@ -127,7 +127,7 @@ struct BoxSpan {
     right = step(a.right);
   }
 
-  // From dL/dp, dL/dt, minus dL/d overlap and dL/d cover.
+  // From dL/dp, dL/dt, -dL/d overlap and dL/d enclosing side.
   FASTOPS_HD BoxEdges<T> edges(T by_p, T by_t, T by_overlap, T by_cover) const {
     const T last = T(1) - left, first = T(1) - right;
     return {(left * by_overlap - by_p) - last * by_cover, (by_p - first * by_overlap) + right * by_cover,
@@ -144,8 +144,8 @@ struct BoxResult {
   BoxEdges<T> x, y;
 };
 
-// weight (iou + penalty), the weight and the gradient. `mean`: what a live weight's gradient is relative to, 0, or the
-// weighted mean of the losses.
+// Computes weight (iou + penalty), the weight and the gradient. The gradient of a live weight is relative to `mean`,
+// which is 0 or the weighted mean of the losses.
 template <class T>
 FASTOPS_HD BoxResult<T> box_loss(BoxPenalty penalty, BoxWeight weighting, const BoxAxis<T>& x, const BoxAxis<T>& y,
                                  T gamma, T mean) {
@@ -153,12 +153,12 @@ FASTOPS_HD BoxResult<T> box_loss(BoxPenalty penalty, BoxWeight weighting, const 
   const T intersection = sx.overlap * sy.overlap;
   const T excess = (sx.outside_p * y.p + sx.outside_t * y.t) + sx.overlap * (sy.outside_p + sy.outside_t);
   const T whole = intersection + excess;
-  const T iou = intersection / whole;  // not times the inverse: exactly 1 where the boxes are the same
+  const T iou = intersection / whole;  // a division, so that equal boxes give exactly 1
   T inverse = T(1) / whole;
   BoxResult<T> r;
   r.loss = excess * inverse;
-  inverse += T(0) * r.loss;  // NaN goes to all gradients, that of inf / inf too
-  // Products by q = 1, 1/2 and 2 are exact: these sums are 0 for equal boxes, fused multiply-adds or not.
+  inverse += T(0) * r.loss;  // a NaN spreads to all gradients, also that of inf / inf
+  // Products with q = 1, 1/2 and 2 are exact. So these sums are 0 for equal boxes, with or without fused multiply-adds.
   const BoxEdges<T> iou_x = sx.edges(iou * y.p, iou * y.t, sx.meets ? (T(1) + iou) * sy.overlap : T(0), T(0));
   const BoxEdges<T> iou_y = sy.edges(iou * x.p, iou * x.t, sy.meets ? (T(1) + iou) * sx.overlap : T(0), T(0));
   BoxEdges<T> rest_x{}, rest_y{};
@@ -216,7 +216,7 @@ FASTOPS_HD BoxResult<T> box_loss(BoxPenalty penalty, BoxWeight weighting, const 
   }
   T scale = r.weight * inverse;
   if (weighting == BoxWeight::live) {
-    // d IoU^gamma = -gamma IoU^(gamma - 1) d(iou loss), without bound as IoU -> 0; at 0 the derivative is taken as 0.
+    // d IoU^gamma = -gamma IoU^(gamma - 1) d(iou loss). It grows without bound as IoU -> 0. At 0 it is taken as 0.
     scale -= iou > T(0) ? (r.loss - mean) * gamma * (r.weight / iou) * inverse : T(0);
   }
   r.loss *= r.weight;
@@ -225,7 +225,7 @@ FASTOPS_HD BoxResult<T> box_loss(BoxPenalty penalty, BoxWeight weighting, const 
   return r;
 }
 
-// A box's gradient by its two numbers of an axis, from that by its edges.
+// A box's gradient by its two numbers on an axis, from the gradient by its edges.
 template <class T>
 FASTOPS_HD void box_gradient(BoxFormat format, T first, T second, T& grad0, T& grad1) {
   const T sum = first + second;

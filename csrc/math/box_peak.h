@@ -1,8 +1,8 @@
-// What the tracker does after a network with a box head (Li et al., SiamRPN, section 3.4): choice of a cell and update
-// of the box, scalar, for host and device. `fastops.box_peak` has the equations.
+// The tracker's steps after a network with a box head (Li et al., SiamRPN, section 3.4): choice of a cell and update of
+// the box, scalar, for host and device. `fastops.box_peak` has the equations.
 //
-// A cell's output x stands for the distance unit log2(1 + e^x) from the cell to an edge of its box: softplus times
-// unit / ln 2. Near 0 it grows like an exponential, above like a line, so no output of a half type overflows.
+// A cell's output x means the distance unit log2(1 + e^x) from the cell to an edge of its box, which is softplus times
+// unit / ln 2. Small distances grow exponentially with x, large ones linearly, so no output of a half type overflows.
 #pragma once
 
 #include <stdint.h>
@@ -16,13 +16,13 @@
 
 namespace fastops {
 
-// Limits of the sides that a cell may give, in pixels of the image: an untrained network's may be 0, or too large for
-// the square of float32.
+// Limits of the sides of a cell's box, in pixels of the image. The sides of an untrained network may be 0, or so large
+// that their square overflows float32.
 constexpr double kMinCellSide = 1e-3, kMaxCellSide = 1e6;
 
 struct BoxPeakOptions {
   int64_t stride;
-  bool logits;  // distances are unit log2(1 + e^x); else they are given
+  bool logits;  // whether the distances are unit log2(1 + e^x)
   double unit;
   int64_t exemplar_size, instance_size;
   double context, box_lr, box_penalty, box_window, lost_score;
@@ -44,10 +44,10 @@ FASTOPS_HD O change_(O a, O b) {
   return up > down ? up : down;
 }
 
-// The same for every cell of a target, from its state. O is the type that cells are computed in.
+// The numbers that all cells of a target share, from its state. Cells are computed in the type O.
 template <class O>
 struct CellScale {
-  O pixels;  // of the image per pixel of the crop
+  O pixels;  // pixels of the image per pixel of the crop
   O context, side, aspect, penalty, window;
 
   FASTOPS_HD CellScale(const BoxPeakOptions& o, const float* state)
@@ -58,7 +58,7 @@ struct CellScale {
         penalty(O(o.box_penalty)),
         window(O(o.box_window)) {}
 
-  // The crop shows a square of whole pixels, that of crop_region.
+  // The crop shows a square of whole pixels, which crop_region computes.
   FASTOPS_HD static float shown_side(const float* state) {
     const float side = round_even_(state[kSearchSize]);
     return side < 1.0f ? 1.0f : side;
@@ -69,22 +69,22 @@ struct CellScale {
     return clamp_((before + after) * pixels, O(kMinCellSide), O(kMaxCellSide));
   }
 
-  // p sigma(v): the cell's score, less the more its box differs from the target's.
+  // p sigma(v): the cell's score, reduced if its box differs from the target's.
   FASTOPS_HD O trust(O score, O w, O h) const {
     const O change = change_(context_side(w, h, context), side) * change_(w / h, aspect);
     return exp_(clamp_(-penalty * (change - O(1)), O(kExpLow), O(0))) * sigmoid_(score);
   }
 
-  // By which the cell is chosen; `hann`: of its row times of its column.
+  // The value whose maximum chooses the cell. `hann` is the window of its row times the window of its column.
   FASTOPS_HD O value(O trust, O hann) const { return (O(1) - window) * trust + window * hann; }
 };
 
-// The cell that was chosen: its place from the middle of the map, its distances in pixels of the crop.
+// The chosen cell: its position relative to the middle of the map, and its distances in pixels of the crop.
 struct ChosenCell {
   double down, across, left, top, right, bottom, trust;
 };
 
-// Where a crop that shows `side` pixels around x has its middle.
+// The middle of a crop that shows `side` pixels around x.
 FASTOPS_HD double shown_middle(float x, float side) {
   const float half = (side - 1.0f) * 0.5f;
   return double(round_even_(x - half)) + double(half);

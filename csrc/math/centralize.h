@@ -1,15 +1,16 @@
 // Gradient centralization and the optimizer steps around it, per value.
 //
 // Centralization (Yong et al. 2020, eq. 1; Zhang and Wang, "Object tracking in siamese network with attention mechanism
-// and Mish function", eq. 10-11) subtracts from the gradient of every output channel's weights their mean:  phi(g) = g - mean(g).  The steps centralize x, the gradient with the weight decay in it, as the
-// SGD of Yong et al. does, so the mean of a channel's weights never changes:
+// and Mish function", eq. 10-11) subtracts the mean from the gradient of each output channel's weights:
+// phi(g) = g - mean(g). The steps centralize x. In SGD, x includes the weight decay, as in the SGD of Yong et al., so
+// the mean of a channel's weights never changes:
 //
 //   SGD     x = s g + wd p;  d = phi(x);  b = momentum b + (1 - dampening) d;  p -= lr b, Nesterov: lr (d + momentum b)
 //   AdamW   x = s g;  d = phi(x);  m += (1 - beta1) (d - m);  v = beta2 v + (1 - beta2) d^2;
 //           p = (1 - lr wd) p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps);  AMSGrad: the largest v
 //
-// s is -1 where the objective is maximized, over the scale of a GradScaler. phi(x) = x where a tensor is not
-// centralized. A first step has b = 0 and no dampening, which is torch.optim's b = d.
+// s is 1, or -1 if the objective is maximized, divided by the scale of a GradScaler. phi(x) = x if a tensor is not
+// centralized. A first step has b = 0 and no dampening, which gives b = d as in torch.optim.
 #pragma once
 
 #include <stdint.h>
@@ -18,7 +19,7 @@
 
 namespace fastops {
 
-// The values of a dense tensor as [groups, runs, channels, length]: an output channel owns `runs` runs of `length`
+// The values of a dense tensor as [groups, runs, channels, length]. An output channel has `runs` runs of `length`
 // neighbouring values, in one of `groups` equal parts of the storage.
 //
 //   weight [O, I, h, w], any layout within a channel:   1, 1, O, I h w
@@ -27,14 +28,14 @@ struct ChannelLayout {
   int64_t groups, runs, channels, length;
 
   FASTOPS_HD int64_t count() const { return groups * channels; }
-  FASTOPS_HD int64_t values() const { return runs * length; }      // of a channel
-  FASTOPS_HD int64_t stride() const { return channels * length; }  // from a channel's run to its next one
+  FASTOPS_HD int64_t values() const { return runs * length; }      // values of a channel
+  FASTOPS_HD int64_t stride() const { return channels * length; }  // distance between a channel's runs
   FASTOPS_HD int64_t begin(int64_t channel) const {
     return runs == 1 ? channel * length : channel / channels * runs * stride() + channel % channels * length;
   }
 };
 
-// What a step is told, for every rule; those who do not need a number leave it.
+// The settings of a step, for all rules. Each rule uses some of them.
 struct StepOptions {
   double scale = 1, lr = 0, weight_decay = 0;
   double momentum = 0, dampening = 0;       // SGD
@@ -44,7 +45,7 @@ struct StepOptions {
 
 enum StepRule : int { kCentralize, kSgd, kSgdMomentum, kSgdNesterov, kAdamW, kAdamWAmsgrad, kStepRules };
 
-constexpr int kMaxStepArrays = 5;  // gradient, parameter, states; centralize: the gradient alone
+constexpr int kMaxStepArrays = 5;  // gradient, parameter, states; centralize has the gradient only
 
 template <class T>
 struct CentralizeRule {
@@ -69,7 +70,7 @@ struct SgdRule {
         keep(T(1 - o.dampening)) {}
   FASTOPS_HD bool uses_param() const { return weight_decay != T(0); }
   FASTOPS_HD T input(T grad, T param) const {
-    return weight_decay != T(0) ? scale * grad + weight_decay * param : scale * grad;  // 0 inf would be NaN
+    return weight_decay != T(0) ? scale * grad + weight_decay * param : scale * grad;  // 0 times inf would be NaN
   }
   FASTOPS_HD void update(T* v, T mean) const {
     T step = input(v[0], v[1]) - mean;
@@ -103,7 +104,7 @@ struct AdamWRule {
     v[2] += rate1 * (d - v[2]);
     v[3] = beta2 * v[3] + rate2 * d * d;
     T square = v[3];
-    if constexpr (kAmsgrad) square = v[4] = v[3] <= v[4] ? v[4] : v[3];  // NaN passes
+    if constexpr (kAmsgrad) square = v[4] = v[3] <= v[4] ? v[4] : v[3];  // NaN stays NaN
     v[1] = decay * v[1] - step_size * v[2] / (sqrt_(square) * root + eps);
   }
 };

@@ -2,7 +2,7 @@
 // for host and device.
 //
 //   side = max(1, round(size)),  left = round(x - (side - 1) / 2)      the region; ties to even
-//   u[i] = (i + 1/2) side / S - 1/2                                    where pixel i of S lies in it
+//   u[i] = (i + 1/2) side / S - 1/2                                    the position of output pixel i in it
 //   low  = round(2048 (1 - frac u)),  high = round(2048 frac u)        weights of the pixels floor u and floor u + 1,
 //                                                                      both clamped to the region
 //   h    = (p0 low + p1 high) >> 4                                     along x, of both rows
@@ -47,7 +47,7 @@ FASTOPS_HD bool within_crop_limit_(A v) {
   return v >= A(-kCropLimit) && v <= A(kCropLimit);  // not NaN
 }
 
-// In the arithmetic of the centre's dtype, as in NumPy.
+// Computes in the centre's dtype, like NumPy.
 template <class A>
 FASTOPS_HD CropRegion crop_region(A x, A y, A size) {
   if (!(within_crop_limit_(x) && within_crop_limit_(y) && within_crop_limit_(size))) return {0, 0, 0};

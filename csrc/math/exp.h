@@ -1,10 +1,10 @@
 // exp(x) and the logistic function, scalar, for host loops that the compiler vectorises and for the device.
 //
-// Float: x = n ln2 + r with |r| <= ln2/2 (Cody & Waite 1980: ln2 is split in two so that the product with
-// n is exact), e^r = 1 + r + r^2 q(r) with q of degree 4 fitted at Chebyshev nodes (largest relative error of the
-// float32 evaluation on [-20, 20]: 7.3e-8, 1.23 * 2^-24), and 2^n put into the exponent bits. No branch and no
-// table, so a loop around it becomes SIMD code; libm's expf is a call per element. On the device e^x alone is CUDA's
-// own.
+// In float, x = n ln2 + r with |r| <= ln2/2. (Cody & Waite 1980: ln2 is split in two, so that the product with n is
+// exact.) e^r = 1 + r + r^2 q(r), where q has degree 4 and is fitted at Chebyshev nodes. 2^n goes into the exponent
+// bits. The largest relative error of the float32 evaluation on [-20, 20] is 7.3e-8, 1.23 * 2^-24. There is no branch
+// and no table, so a loop around it becomes SIMD code; libm's expf is a call per element. On the device, e^x itself is
+// CUDA's.
 #pragma once
 
 #include <stdint.h>
@@ -18,19 +18,19 @@ namespace fastops {
 constexpr float kExpLow = -87.336544f;  // ln(2^-126)
 constexpr float kExpHigh = 88.0f;       // 2^127 is the largest scale the exponent bits can hold
 
-// e^x and e^x - 1: the one loses its small values in the other's rounding.
+// e^x and e^x - 1, which computed from e^x would lose its small values.
 template <class T>
 struct ExpPair {
   T exp, expm1;
 };
 
-// e^x = scale (1 + rest): scale a power of two, |rest| < 0.42 and of full relative accuracy, however small.
+// e^x = scale (1 + rest). scale is a power of two. |rest| < 0.42, with full relative accuracy however small it is.
 template <class T>
 struct ExpParts {
   T scale, rest;
 };
 
-// Precondition, here and below: kExpLow <= x <= kExpHigh, or NaN (which passes through); callers clamp to their range.
+// Precondition, here and below: kExpLow <= x <= kExpHigh, or NaN, which stays NaN. Callers clamp to their range.
 FASTOPS_HD ExpParts<float> exp_parts(float x) {
   constexpr float kLog2e = 1.44269504f;
   constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
@@ -87,7 +87,7 @@ FASTOPS_HD T exp_from_parts(T x) {
   return (parts.rest + T(1)) * parts.scale;
 }
 
-// exp_: of double all of its range, which exp_parts does not cover; exp_normal: where the result is a normal number.
+// exp_ covers the whole range of double, exp_parts does not. exp_normal needs a result that is a normal number.
 #if defined(__CUDA_ARCH__)
 FASTOPS_HD float exp_(float x) { return expf(x); }
 FASTOPS_HD double exp_(double x) { return exp(x); }
@@ -110,8 +110,7 @@ FASTOPS_HD ExpPair<T> exp_and_expm1(T x) {
   return {(parts.rest + T(1)) * parts.scale, parts.rest * parts.scale + (parts.scale - T(1))};
 }
 
-// What the formulas take their exponentials and quotients from: this, or for results of fewer digits something cheaper
-// (cuda/vec.cuh).
+// The exponentials and quotients of the formulas. For results with fewer digits, cuda/vec.cuh has a cheaper class.
 struct Exact {
   template <class T>
   static FASTOPS_HD T exp(T x) {
@@ -131,14 +130,14 @@ struct Exact {
   }
 };
 
-// A select, not fmin/fmax: NaN must pass (the comparison is false, x stays).
+// A select keeps NaN, because the comparison is false; fmin and fmax would not.
 template <class T>
 FASTOPS_HD T clamp_(T x, T low, T high) {
   const T above = x < low ? low : x;
   return above > high ? high : above;
 }
 
-// sigma(x) = 1 / (1 + e^-x). Clamped where e^-x or the result would leave the normal numbers.
+// sigma(x) = 1 / (1 + e^-x). x is clamped where e^-x or the result would not be a normal number.
 FASTOPS_HD float sigmoid_(float x) { return 1.0f / (1.0f + exp_(clamp_(-x, kExpLow, 87.0f))); }
 FASTOPS_HD double sigmoid_(double x) { return 1.0 / (1.0 + exp_(clamp_(-x, -708.0, 708.0))); }
 

@@ -2,7 +2,7 @@
 // with x = |pred - target|, alpha = e beta and beta in [1/e, 1],
 //   f(x) = -alpha x^2 (2 ln(beta x) - 1) / 4     for x <= 1      f'(x) = -alpha x ln(beta x), at most 1
 //        = -alpha ln(beta) x + C                 beyond          f'(x) = -alpha ln(beta)
-// with C = alpha (2 ln(beta) + 1) / 4, which joins the two. The first is the integral of eq. 8; the print of eq. 9 has
+// C = alpha (2 ln(beta) + 1) / 4 makes f continuous. The first case is the integral of eq. 8. The printed eq. 9 has
 // 2 alpha^2 in place of alpha x^2.
 #pragma once
 
@@ -21,7 +21,7 @@ struct FocalL1 {
     return alpha * (x > T(1) ? outer : inner);
   }
 
-  // d loss / d pred; that by target is its negative.
+  // d loss / d pred. The derivative by target is its negative.
   FASTOPS_HD T backward(T grad, T pred, T target) const {
     const T d = pred - target, x = d < T(0) ? -d : d;
     const T bounded = d > T(1) ? T(1) : d < T(-1) ? T(-1) : d;
@@ -29,7 +29,7 @@ struct FocalL1 {
   }
 
  private:
-  // ln(beta x), bounded where x -> 0: there it is a factor of x.
+  // ln(beta x), bounded for x -> 0, where it is multiplied by x.
   FASTOPS_HD T log_beta_x(T x) const { return log_beta + log_(x < T(1e-30) ? T(1e-30) : x); }
 };
 

@@ -22,7 +22,7 @@ FASTOPS_HD T hann(int64_t i, int64_t n) {
   return c * c;
 }
 
-// hann(i) / mean(hann); of two values, whose window is 0, nothing.
+// hann(i) / mean(hann). It is 0 for two values, whose window is 0.
 template <class T>
 FASTOPS_HD T hann_over_mean(int64_t i, int64_t n) {
   return n <= 2 ? hann<T>(i, n) : hann<T>(i, n) * (T(2 * n) / T(n - 1));

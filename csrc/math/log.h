@@ -15,7 +15,7 @@ FASTOPS_HD double log_(double x) { return log(x); }
 
 #else
 
-// Precondition: x is a normal positive number, or NaN (which passes through).
+// Precondition: x is a normal positive number, or NaN, which stays NaN.
 FASTOPS_HD float log_(float x) {
   constexpr uint32_t kRootHalf = 0x3f3504f3u;  // the bits of sqrt(1/2)
   uint32_t bits;

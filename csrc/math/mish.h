@@ -1,9 +1,9 @@
 // Mish (Misra 2020): f(x) = x tanh(ln(1 + e^x)).
 //
 // With e = e^x:  tanh(ln(1 + e)) = ((1+e)^2 - 1) / ((1+e)^2 + 1) = t / (t + 2),  t = e (e + 2),
-// so one exp and one division replace exp, log1p and tanh, and nothing cancels: t is a sum of positive terms.
-// For x > MishRange::one the ratio rounds to 1 (2/t < 2^-24 from x = 8.7 in float, 2^-53 from 18.8 in double) and
-// e^2 would overflow from x = 44 (float), so x is clamped there before exp, never in the factor x.
+// so one exp and one division replace exp, log1p and tanh. Nothing cancels, because t is a sum of positive terms.
+// For x > MishRange::one the ratio rounds to 1 (2/t < 2^-24 from x = 8.7 in float, 2^-53 from 18.8 in double). From
+// x = 44 (float) e^2 would overflow. So x is clamped there before exp, but not in the factor x.
 //
 // Derivative: with d = t + 2, t' = 2 e (e + 1) and (t/d)' = 2 t'/d^2,
 //   f'(x) = t/d + x 4 e (e + 1) / d^2.
@@ -24,12 +24,12 @@ struct MishRange<double> {
   static constexpr double low = -740.0, one = 40.0;
 };
 
-// Maths: Exact, or what is exact enough for the type of the result.
+// Maths is Exact, or a cheaper class that is exact enough for the type of the result.
 template <class Maths = Exact, class T>
 FASTOPS_HD T mish_forward(T x) {
   const T e = Maths::exp(clamp_(x, MishRange<T>::low, MishRange<T>::one));
   const T t = e * (e + T(2));
-  // The lower clamp also bounds the factor: -inf * 0 would be NaN, the limit is -0.
+  // The lower clamp also bounds the factor x: -inf * 0 would be NaN, but the limit is -0.
   const T factor = x < MishRange<T>::low ? T(0) : Maths::divide(t, t + T(2));
   const T bounded = x < MishRange<T>::low ? MishRange<T>::low : x;
   return bounded * factor;
@@ -40,7 +40,7 @@ FASTOPS_HD T mish_backward(T grad, T x) {
   const T e = Maths::exp(clamp_(x, MishRange<T>::low, MishRange<T>::one));
   const T t = e * (e + T(2));
   const T inverse = Maths::divide(T(1), t + T(2));
-  // Beyond `one` the second term is below rounding, but inf * 0 is not: bound the factor x on both sides.
+  // Beyond `one` the second term is below rounding, but inf * 0 would be NaN. So the factor x has both bounds.
   const T bounded = clamp_(x, MishRange<T>::low, MishRange<T>::one);
   const T slope = inverse * (t + bounded * (T(4) * e * (e + T(1))) * inverse);
   return grad * (x < MishRange<T>::low ? T(0) : slope);

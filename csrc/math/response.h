@@ -1,24 +1,25 @@
-// What the SiamFC tracker does after its network (Bertinetto et al. 2016, sections 3.4 and 4): upsampling of the score
-// maps, choice of scale and place, update of the box.
+// The steps of the SiamFC tracker after its network (Bertinetto et al. 2016, sections 3.4 and 4): upsampling of the
+// score maps, choice of scale and position, update of the box.
 //
-// Upsampling by `up` is OpenCV's bicubic (a = -3/4, pixels have their centres at halves, the border repeats). An output
-// that lies by f, 0 <= f < 1, beyond place m1 of m0 m1 m2 m3 weighs them by a f (1-f)^2, 1 - (a+3) f^2 + (a+2) f^3, and
-// the same of 1 - f in reverse. With u = 1 - 2 f and q = (1 - u^2) / 8 that is
+// Upsampling by `up` is OpenCV's bicubic (a = -3/4, pixel centres at halves, borders repeated). An output at the
+// distance f, 0 <= f < 1, after the value m1 of m0 m1 m2 m3 has the weights a f (1-f)^2 and 1 - (a+3) f^2 + (a+2) f^3,
+// and then the same for 1 - f in reverse order. With u = 1 - 2 f and q = (1 - u^2) / 8 the output is
 //
 //   a q (m0 + m3) + a q u (m0 - m3) + (1/2 - a q) (m1 + m2) + u (1/2 + (a+2) q) (m1 - m2)
 //
-// A mirrored map only changes the signs of u and of the differences: it gives the mirrored outputs bit for bit,
-// whatever the compiler fuses, and what is a tie by symmetry is one in floating point. (Weights on m0 ... m3 broke it
-// in 2 % of maps that are flat but for one place.) Where `up` is a power of two the weights are exact, too.
+// A mirrored map only changes the signs of u and of the differences. So it gives the mirrored outputs bit for bit,
+// whatever the compiler fuses, and a tie by symmetry is a tie in floating point too. (With weights on m0 ... m3 this
+// failed in 2 % of maps that are flat except for one value.) If `up` is a power of two, the weights are exact too.
 //
-// Constants survive upsampling, so a map's largest value is taken off before: rounding is then relative to the map's
-// range, least near the peak, and a constant map stays one.
+// Upsampling keeps constants, so a map's largest value is subtracted first. Rounding is then relative to the map's
+// range and smallest near the peak, and a constant map stays constant.
 //
 // The peak of the best scale is the arg max of (1 - w) (r - min r) / (sum of them + 1e-16) + w hann / sum(hann), or of
 //
 //   k r + w hann / mean(hann),   k = (1 - w) n / (sum(r - min r) + 1e-16),   n outputs
 //
-// and sum r needs no outputs: it is separable, and a place that is not near the border is weighed by `up` in all.
+// sum r does not need the outputs: it is separable, and the weights of a value that is not near the border add up to
+// `up`.
 #pragma once
 
 #include <stdint.h>
@@ -35,8 +36,8 @@ struct ResponseOptions {
   int64_t lost_frames;
 };
 
-// Whether a map with these extremes can be upsampled: sums and differences of outputs, which reach beyond the map's
-// range by less than half of it, stay below 4 of its ranges. False where one of them is not finite.
+// Whether a map with these extremes can be upsampled. Outputs exceed the map's range by less than half of it, so their
+// sums and differences stay below 4 ranges. False if one of the extremes is not finite.
 template <class T>
 FASTOPS_HD bool response_fits(T most, T least) {
   const T range = T(4) * (most - least);
@@ -45,11 +46,12 @@ FASTOPS_HD bool response_fits(T most, T least) {
 
 // ---- upsampling --------------------------------------------------------------------------------------------------
 
-// Outputs fall into cells: those of cell i lie between places i and i + 1; -1 <= i < n of n places. A cell's outputs
-// are phases 0 ... up - 1, of which the border cuts off the first of cell -1 and the last of cell n - 1.
+// Outputs belong to cells: those of cell i are between the values i and i + 1 of the map, -1 <= i < n for n values. A
+// cell's outputs are its phases 0 ... up - 1. The border cuts off the first phases of cell -1 and the last phases of
+// cell n - 1.
 FASTOPS_HD int64_t cell_start(int64_t cell, int64_t up) { return cell * up + up / 2; }  // the output of phase 0
 
-// The outputs of a cell that there are.
+// The outputs of a cell that are inside the map.
 struct CellOutputs {
   int64_t begin, end;
 
@@ -59,7 +61,7 @@ struct CellOutputs {
 
 FASTOPS_HD int64_t clamp_place(int64_t place, int64_t n) { return place < 0 ? 0 : place < n ? place : n - 1; }
 
-// Of m0 + m3, m0 - m3, m1 + m2 and m1 - m2.
+// The weights of m0 + m3, m0 - m3, m1 + m2 and m1 - m2.
 template <class T>
 struct CubicWeights {
   T outer_sum, outer_difference, inner_sum, inner_difference;
@@ -72,7 +74,7 @@ FASTOPS_HD CubicWeights<T> cubic_weights(int64_t phase, int64_t up) {
   return {T(a * q), T(a * q * u), T(0.5 - a * q), T(u * (0.5 + (a + 2) * q))};
 }
 
-// Four neighbours as the weights take them.
+// The sums and differences of four neighbours, in the order of the weights.
 template <class V>
 struct CubicTaps {
   V outer_sum, outer_difference, inner_sum, inner_difference;
@@ -92,7 +94,8 @@ struct CubicTaps {
   }
 };
 
-// What the outputs before the first place put on the place two before it, which the border gives to the first.
+// The weight that the outputs before the first value give to the value two before it. The border repeats the first
+// value, so this weight goes to it.
 template <class T>
 FASTOPS_HD T border_weight(const CubicWeights<T>* weights, int64_t up) {
   T sum = 0;
@@ -101,8 +104,9 @@ FASTOPS_HD T border_weight(const CubicWeights<T>* weights, int64_t up) {
   return sum;
 }
 
-// What all outputs together put on place i of n: `up`, but for the border. By the symmetry of the weights the first
-// place gains what the outputs before it put on the place two before it, and the second loses as much.
+// The sum of the weights that all outputs give to value i of n. Away from the border it is `up`. By the symmetry of the
+// weights, the first value gains the weight that the outputs before it give to the value two before it, and the second
+// value loses as much.
 template <class T>
 FASTOPS_HD T place_weight(int64_t i, int64_t n, int64_t up, T border) {
   if (n == 1) return T(up);
@@ -111,7 +115,7 @@ FASTOPS_HD T place_weight(int64_t i, int64_t n, int64_t up, T border) {
 
 // ---- choice and update -------------------------------------------------------------------------------------------
 
-// `scale` 0 is the middle one.
+// `scale` 0 is the middle scale.
 FASTOPS_HD double scale_penalty_of(const ResponseOptions& o, int64_t scale) {
   return scale == 0 ? 1.0 : o.scale_penalty;
 }
@@ -122,13 +126,13 @@ FASTOPS_HD double scale_factor(const ResponseOptions& o, int64_t scale) {
   return scale < 0 ? 1 / power : power;
 }
 
-// The factor k on a map of `outputs` values, before its penalty, whose sum is `sum` and whose least is `least`.
+// The factor k for a map of `outputs` values before its penalty, with the sum `sum` and the minimum `least`.
 FASTOPS_HD double response_factor(const ResponseOptions& o, double penalty, double outputs, double sum, double least) {
   const double above = sum - outputs * least;
   return (1 - o.window_influence) * penalty * outputs / (penalty * (above > 0 ? above : 0) + 1e-16);
 }
 
-// A map's peak against its mean, and where it is: in outputs, from the middle of the map.
+// A map's peak minus its mean, and the position of the peak in outputs, relative to the middle of the map.
 struct ResponsePeak {
   int64_t scale;
   double down, across, contrast;

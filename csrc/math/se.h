@@ -6,9 +6,9 @@
 //   y_c = s_c x_c                          scale
 //
 // Backward of the scale, with g = dL/dy:   dL/dx = g s,   dL/dlogit = sigma(l) sigma(-l) sum_hw g x.
-// Backward of the whole block: the logit's gradient goes on through the two layers to dL/dz, and the mean hands each
-// pixel its share:   dL/dx = g s + (dL/dz) / (H W).
-// Both sums over the pixels, sum x (for z) and sum g x, come from one pass over (g, x); dL/dx from one more over g.
+// Backward of the whole block: the logit's gradient goes through the two layers to dL/dz, and the mean distributes it
+// among the pixels:   dL/dx = g s + (dL/dz) / (H W).
+// One pass over (g, x) gives both sums over the pixels, sum x (for z) and sum g x. One more pass over g gives dL/dx.
 #pragma once
 
 #include "exp.h"
@@ -17,13 +17,13 @@ namespace fastops {
 
 template <class T>
 FASTOPS_HD T relu_(T x) {
-  return x < T(0) ? T(0) : x;  // NaN passes, as torch.relu does
+  return x < T(0) ? T(0) : x;  // NaN stays NaN, as in torch.relu
 }
 
-// dL/dlogit from the sum over the pixels of g x.
+// dL/dlogit from the sum of g x over the pixels.
 template <class T>
 FASTOPS_HD T se_logit_backward(T sum_grad_x, T logit) {
-  // sigma(-l), not 1 - sigma(l), which cancels: it is 0 in float32 from l = 17.
+  // sigma(-l) instead of 1 - sigma(l), which cancels: it is 0 in float32 from l = 17.
   return sum_grad_x * sigmoid_(logit) * sigmoid_(-logit);
 }
 

@@ -1,4 +1,4 @@
-// The square root, scalar, under one name for the host, whose loops become SIMD code, and for the device.
+// The square root, scalar, with one name for the host, whose loops become SIMD code, and for the device.
 #pragma once
 
 #include "../common/macros.h"

@@ -1,5 +1,5 @@
-// A target that the tracker follows: what is known of it from frame to frame, and the result of a frame. Shared by
-// response_peak and box_peak; fastops/ops/response.py has the same columns.
+// A target of the tracker: its state from frame to frame, and its result for a frame. response_peak and box_peak share
+// this file. fastops/ops/response.py has the same columns.
 #pragma once
 
 #include <stdint.h>
@@ -15,8 +15,8 @@ enum StateColumn : int {
   kWidth,
   kHeight,
   kSearchSize,
-  kOwnContrast,  // of the first frame's own map; negative until it was seen
-  kMisses,       // in a row
+  kOwnContrast,  // contrast of the first frame's own map; negative before that frame
+  kMisses,       // misses in a row
   kMinSide,
   kMaxWidth,
   kMaxHeight,
@@ -26,7 +26,7 @@ enum StateColumn : int {
 };
 enum ResultColumn : int { kBoxX, kBoxY, kBoxWidth, kBoxHeight, kScore, kLost, kResultColumns };
 
-constexpr int64_t kMaxMapSide = 128;  // of the maps that the ops take
+constexpr int64_t kMaxMapSide = 128;  // largest side of the maps
 
 // When a target is lost.
 struct LostOptions {
@@ -54,13 +54,13 @@ FASTOPS_HD void write_box(const float* state, double score, bool lost, float* re
   result[kLost] = lost ? 1.0f : 0.0f;
 }
 
-// The map was not finite: no result, and the state stays.
+// For a map that is not finite: NaN as the result. The state does not change.
 FASTOPS_HD void write_not_finite(float* result) {
   for (int i = 0; i < kLost; ++i) result[i] = nan_();
   result[kLost] = 1.0f;
 }
 
-// The first frame searched with its own template: what later contrasts are compared with.
+// The first frame, searched with its own template. Later contrasts are divided by this one.
 FASTOPS_HD void set_own_contrast(double contrast, float* state, float* result) {
   state[kOwnContrast] = float(contrast);
   write_box(state, 1, false, result);

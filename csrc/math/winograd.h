@@ -15,8 +15,8 @@
 //
 // so the code below never forms a matrix. The points are free parameters, and a fused multiply-add costs the same for
 // any of them. These points had the smallest relative L2 error in a grid search, in float32 against float64, over 64
-// channels: 5.4e-7 for alpha = 6 (the customary 0, +-1, +-2 give 1.1e-6), 2.0e-6 for alpha = 8 and 9.5e-6 for alpha =
-// 10. All matrix entries except those of G are exact in float32.
+// channels: 5.4e-7 for alpha = 6 (the usual 0, +-1, +-2 give 1.1e-6), 2.0e-6 for alpha = 8 and 9.5e-6 for alpha = 10.
+// All matrix entries except those of G are exact in float32.
 //
 // Nothing here may be emitted out of line: csrc/simd compiles these templates once per instruction set, and the linker
 // would keep one copy for all sets. So everything is FASTOPS_HD (always inline) or consteval.

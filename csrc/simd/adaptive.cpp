@@ -7,17 +7,17 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// A matrix is worked off in strips of up to kStrip neighbouring values: one pixel, or several where pixels adjoin and
-// have few channels; of one channel, kStrip pixels. Lane l of every strip is channel l % channels, so parameters and
-// sums are arrays over the lanes, and one loop serves all layouts.
+// A matrix is processed in strips of up to kStrip neighbouring values: one pixel, or several if pixels are contiguous
+// and have few channels. With one channel a strip is kStrip pixels. Lane l of every strip is channel l % channels. So
+// parameters and sums are arrays over the lanes, and one loop serves all layouts.
 constexpr int64_t kStrip = 64;
 static_assert(kStrip >= kAdaptiveChannels);
 
-// Lanes at a time: the loop over them has a constant length and becomes SIMD code without a tail.
+// Lanes per step. The loop over them has a constant length and becomes SIMD code without a tail.
 constexpr int64_t kChunk = 16;
 
-// Strips that are added up in opmath before their sums go into double ones: a float sum of so few terms is off by less
-// than the terms are.
+// The number of strips whose sum is in opmath before it is added in double. The error of a float sum with so few terms
+// is below the errors of the terms.
 constexpr int64_t kFold = 16;
 
 template <class O>
@@ -35,7 +35,7 @@ struct Lanes {
     pixels = shape.pixel_stride == shape.channels ? kStrip / shape.channels : 1;
     for (int k = 0; k < 4; ++k) {
       const O* source = static_cast<const O*>(parameters.values[k]);
-      if (shape.channels == 1) {  // SIMD code, for short rows
+      if (shape.channels == 1) {  // becomes SIMD code for short rows
         for (int64_t l = 0; l < kStrip; ++l) values[k][l] = source[0];
         continue;
       }
@@ -46,7 +46,7 @@ struct Lanes {
   }
 };
 
-// body(offset, lane, n) for every chunk of every strip, n <= kChunk; after_strip() after each strip.
+// Calls body(offset, lane, n) for every chunk of every strip, n <= kChunk, and after_strip() after each strip.
 template <class O, class Body, class AfterStrip>
 FASTOPS_HD void for_each_chunk(const AdaptiveMatrices& shape, const Lanes<O>& lanes, Body body,
                                AfterStrip after_strip) {
@@ -61,7 +61,7 @@ FASTOPS_HD void for_each_chunk(const AdaptiveMatrices& shape, const Lanes<O>& la
   }
 }
 
-// kChunk values from p on, as opmath; those beyond n are zeros, in `buffer`.
+// kChunk values from p on, as opmath. Values beyond n are zeros, in `buffer`.
 template <class T>
 FASTOPS_HD const opmath_t<T>* load_chunk(const T* p, opmath_t<T>* buffer, int64_t n) {
   if (n == kChunk) return as_opmath(p, buffer, kChunk);
@@ -73,7 +73,7 @@ FASTOPS_HD const opmath_t<T>* load_chunk(const T* p, opmath_t<T>* buffer, int64_
   return buffer;
 }
 
-// Where to compute kChunk results of which n go to p; store_chunk() takes them there.
+// The memory for kChunk results. store_chunk() writes the first n of them to p.
 template <class T>
 FASTOPS_HD opmath_t<T>* chunk_target(T* p, opmath_t<T>* buffer, int64_t n) {
   return n == kChunk ? opmath_target(p, buffer) : buffer;
@@ -135,7 +135,7 @@ static void backward(const void* grad_, const void* x_, void* grad_x_, AdaptiveM
   const auto body = [&](int64_t offset, int64_t lane, int64_t n) {
     const O* g = load_chunk(grad + offset, g_in, n);
     const O* v = load_chunk(x + offset, x_in, n);
-    const O* p[4];  // beyond n zeros too: an infinite one would make NaN of x = 0
+    const O* p[4];  // zeros beyond n too: an infinite parameter times x = 0 is NaN
     for (int k = 0; k < 4; ++k) p[k] = load_chunk(lanes.values[k] + lane, p_in[k], n);
     O* target = chunk_target(grad_x + offset, out, n);
     FASTOPS_SHORT_LOOP

@@ -8,13 +8,14 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// kRow: a piece of one channel, whose coefficients are scalars; else they are arrays that repeat over a period.
+// kRow is a piece of one channel, whose coefficients are scalars. Otherwise they are arrays that repeat over a period.
 template <bool kRow>
 static int64_t period_of(int64_t channels) {
   return kRow ? kAffineMishRow : channel_period(channels);
 }
 
-// body(i, lane, count): values [i, i + count) of the piece, in the lanes [lane, lane + count) of the period.
+// Calls body(i, lane, count) for the values [i, i + count) of the piece, in the lanes [lane, lane + count) of the
+// period.
 template <bool kRow, class Body>
 static void for_each_block(int64_t n, int64_t channels, Body body) {
   static_assert(kAffineMishRow == kBlock);
@@ -27,7 +28,7 @@ static void for_each_block(int64_t n, int64_t channels, Body body) {
   }
 }
 
-// Hands out the scratch memory in arrays of a period.
+// Allocates arrays of a period from the scratch memory.
 template <class O, bool kRow>
 class Scratch {
  public:
@@ -49,7 +50,7 @@ class Scratch {
   int64_t period_;
 };
 
-// A coefficient of each channel, seen by lane.
+// A coefficient of each channel, indexed by lane.
 template <class O, bool kRow>
 class Coefficient {
  public:
@@ -69,7 +70,7 @@ class Coefficient {
   const O* lanes_ = nullptr;
 };
 
-// Sums of the lanes by channel, of a piece of n values.
+// Sums of the lanes by channel, for a piece of n values.
 template <class O, bool kRow>
 static void fold(const O* lanes, int64_t n, int64_t channels, double* sums) {
   const int64_t period = period_of<kRow>(channels), used = n < period ? n : period;
@@ -101,8 +102,8 @@ static void forward_piece(const T* x, T* y, int64_t n, const ChannelMaps& maps, 
   });
 }
 
-// Twice over the piece, the second time from the cache: the mean of the first pass is off by its rounding, which the
-// sum of the differences from it then tells.
+// Two passes over the piece, the second one from the cache. The mean of the first pass has a rounding error, which is
+// the mean of the differences from it.
 template <class T, bool kRow>
 static void moments_piece(const T* x, int64_t n, int64_t channels, double* mean, double* squares, double* memory) {
   using O = opmath_t<T>;
@@ -127,7 +128,7 @@ static void moments_piece(const T* x, int64_t n, int64_t channels, double* mean,
       total_dd[lane + k] += d * d;
     }
   });
-  double* sum_d = memory + 7 * period_of<kRow>(channels);  // the lanes above take half of the scratch at most
+  double* sum_d = memory + 7 * period_of<kRow>(channels);  // the lanes before take at most half of the scratch memory
   fold<O, kRow>(total_d, n, channels, sum_d);
   fold<O, kRow>(total_dd, n, channels, squares);
   for (int64_t c = 0; c < channels; ++c) {

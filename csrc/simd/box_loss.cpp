@@ -1,8 +1,8 @@
 // The CPU loops of the box losses; the formulas are in math/box_loss.h and math/focal_l1.h.
 // Compiled once per instruction set: no torch header and no std header with inline functions may come in.
 
-// Products and sums are rounded one by one: fused where the compiler likes, a loss would depend in its last bit on
-// whether the gradient is computed beside it. That takes 9 % more time (eiou; ciou 30 %).
+// Products and sums are rounded one by one. If the compiler could fuse them, the last bit of a loss would depend on
+// whether the gradient is computed too. This takes 9 % more time (eiou; ciou 30 %).
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #else
@@ -17,9 +17,9 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// Boxes go through three loops a block at a time, each its own SIMD code: [n, 4] -> axes, axes -> losses and gradients
-// by edges, edges -> [n, 4]. As one loop there would have to be one for each format, penalty and weight. They are not
-// inlined: the three types that compute in float share them.
+// A block of boxes goes through three loops of SIMD code: [n, 4] -> axes, axes -> losses and gradients by edges, edges
+// -> [n, 4]. A single loop would need a copy for each format, penalty and weight. The loops are not inlined, so the
+// three types that compute in float share them.
 constexpr int kBoxes = 128;  // a block's 22 arrays of floats are 11 KiB
 constexpr int kAxisFields = 7, kEdges = 4;
 
@@ -68,7 +68,7 @@ template <BoxPenalty kPenalty, BoxWeight kWeight, bool kGradient, class T>
   }
 }
 
-// kTarget: of target, else of pred
+// of target if kTarget, else of pred
 template <BoxFormat kFormat, bool kTarget, class T>
 [[gnu::noinline]] static void join_gradient(const BoxBlock<T>& block, T* grad, int n) {
   constexpr int kFirst = kTarget ? 2 : 0;
@@ -80,7 +80,7 @@ template <BoxFormat kFormat, bool kTarget, class T>
   }
 }
 
-// body.operator()<kFormat>()
+// Calls body.operator()<kFormat>().
 template <class Body>
 static inline void with_format(BoxFormat format, const Body& body) {
   switch (format) {

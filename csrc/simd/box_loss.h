@@ -18,7 +18,7 @@ struct BoxLossCall {
 
 struct BoxLossKernels {
   // n boxes. Writes the losses to `loss`, or if it is null their sum and the sum of the weights to sums[2]. Writes the
-  // gradients [n, 4] to grad_pred and grad_target where they are not null.
+  // gradients [n, 4] to grad_pred and grad_target if they are not null.
   void (*run[4])(const BoxLossCall& call, const void* pred, const void* target, int64_t n, void* loss, void* grad_pred,
                  void* grad_target, double* sums);
   // out = saved / divisor * grad: n boxes of 4 values; grad [n], or one value for all

@@ -13,7 +13,7 @@ struct BoxPeakTarget {
   int64_t h, w, score_stride, channel_stride, cell_stride;
 };
 
-// Opmath values that a target needs to work in: score, l, t, r, b and value of every cell.
+// The number of opmath values of workspace for a target: score, l, t, r, b and value of every cell.
 inline int64_t box_peak_scratch(int64_t cells) { return 6 * cells; }
 
 struct BoxPeakKernels {

@@ -12,7 +12,7 @@ static T* array(const StepTensor& tensor, int k, int64_t begin) {
   return static_cast<T*>(tensor.arrays[k]) + begin;
 }
 
-// The sum of the rule's inputs over n neighbouring values, in blocks: a single running sum would lose digits.
+// The sum of the rule's inputs over n neighbouring values, in blocks, because a single running sum would lose digits.
 template <class T, class Rule>
 static opmath_t<T> sum_run(const Rule& rule, const StepTensor& tensor, int64_t begin, int64_t n) {
   using O = opmath_t<T>;
@@ -23,7 +23,7 @@ static opmath_t<T> sum_run(const Rule& rule, const StepTensor& tensor, int64_t b
     const O grad = sum(as_opmath(array<T>(tensor, 0, begin + i), buffer, count), count);
     O param = 0;
     if (rule.uses_param()) param = sum(as_opmath(array<T>(tensor, 1, begin + i), buffer, count), count);
-    total += rule.input(grad, param);  // it is linear
+    total += rule.input(grad, param);  // `input` is linear
   }
   return total;
 }
@@ -59,14 +59,13 @@ static void update(const Rule& rule, O* const* a, int64_t n, Mean mean) {
   }
 }
 
-// Asks for the cache lines of n values.
+// Prefetches the cache lines of n values.
 static inline void prefetch(const void* values, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(values) + i);
 }
 
-// kAhead: what the next channel's sum is to read, which lies behind this run, is asked for on the way. The time of a
-// step from memory falls by 8 % (SGD, ResNet-50), of one from the third-level cache by up to 20 %; where no sum is
-// next, it rises by as much.
+// kAhead prefetches the values of the next channel's sum, which follow this run. A step from memory takes 8 % less time
+// (SGD, ResNet-50), a step from the third-level cache up to 20 % less. If no sum follows, it takes as much more.
 template <bool kAhead, class T, class Rule, class Mean>
 static void update_run(const Rule& rule, const StepTensor& tensor, int64_t begin, int64_t n, Mean mean) {
   using O = opmath_t<T>;
@@ -86,7 +85,7 @@ static void update_run(const Rule& rule, const StepTensor& tensor, int64_t begin
       if constexpr (kConvert) to_opmath(values, buffers[k], count);
       arrays[k] = opmath_target(values, buffers[kConvert ? k : 0]);
     }
-    update(rule, arrays, count, mean);  // several means come with at most kStripValues values
+    update(rule, arrays, count, mean);  // with several means there are at most kStripValues values
     for (int k = kArrays == 1 ? 0 : 1; k < kArrays; ++k) finish(array<T>(tensor, k, begin + i), arrays[k], count);
   }
 }

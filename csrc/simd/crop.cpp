@@ -20,7 +20,7 @@ static void columns_at(const Position& position, int32_t left, int32_t side, int
   FASTOPS_INDEPENDENT_ITERATIONS
   for (int32_t i = 0; i < size; ++i) {
     const CropTap tap = crop_tap(position(i));
-    const bool pair = tap.first >= 0 && tap.first + 1 < side;  // else both are the same pixel, at the region's border
+    const bool pair = tap.first >= 0 && tap.first + 1 < side;  // otherwise one pixel, at the region's border
     first[i] = left + clamp_to(tap.first, side);
     weights[i][0] = int16_t(pair ? tap.low : tap.low + tap.high);
     weights[i][1] = int16_t(pair ? tap.high : 0);
@@ -54,9 +54,9 @@ static void along_x_from(int64_t i, int64_t end, const CropSourceRow& row, const
   }
 }
 
-// Three channels side by side: the 16 bytes at a pixel hold it and the next, r g b r' g' b'. Spread to 16 bits as
-// r r' g g' b b' 0 0, one multiply-add with low high low high ... gives the pixel's sums as four 32-bit values. Two
-// registers of them are narrowed to one, of which the fourth values are squeezed out.
+// Three interleaved channels: the 16 bytes at a pixel contain it and the next one, r g b r' g' b'. They are spread to
+// 16 bits as r r' g g' b b' 0 0. One multiply-add with low high low high ... then gives the pixel's sums as four 32-bit
+// values. Two registers of sums are narrowed to one, and the fourth values are removed.
 #if defined(__AVX512BW__)
 constexpr int64_t kPixels = 8;
 
@@ -129,8 +129,8 @@ static void along_x(const CropSourceRow& row, const CropColumns& columns, int16_
 
 // ---- along y, and out ----------------------------------------------------------------------------------------
 
-// body(begin, length) over [0, n) in pieces of kPiece, a constant for the compiler; the last one starts early instead
-// of being short: a row of 255 x 3 values leaves a tail that took as long as the rest.
+// Calls body(begin, length) over [0, n) in pieces of kPiece, which is a constant for the compiler. The last piece
+// starts earlier instead of being shorter: the tail of a row of 255 x 3 values took as long as the rest.
 constexpr int64_t kPiece = 64;
 template <class Body>
 static inline void in_pieces(int64_t n, const Body& body) {
@@ -144,7 +144,7 @@ static void along_y(const int16_t* upper, const int16_t* lower, int32_t low, int
   in_pieces(n, [=](int64_t begin, int64_t length) {
     FASTOPS_SHORT_LOOP
     for (int64_t i = begin; i < begin + length; ++i) {
-      // crop_along_y in 16 bits: the products' upper halves are one instruction.
+      // crop_along_y in 16 bits: one instruction gives the upper halves of the products.
       const int16_t a = int16_t(upper[i] * narrow_low >> 16), b = int16_t(lower[i] * narrow_high >> 16);
       levels[i] = uint8_t(int16_t(int16_t(a + b) + 2) >> 2);
     }
@@ -162,7 +162,7 @@ static void split(const uint8_t* levels, uint8_t* planes, int64_t size) {
   });
 }
 
-// Eight bits: exact in every type.
+// Eight bits are exact in every type.
 template <class T>
 static inline void widen(const uint8_t* levels, T* out, int64_t n) {
   FASTOPS_SHORT_LOOP

@@ -1,6 +1,6 @@
 // Loads, stores and flat loops of the CPU kernels. Included only by csrc/simd/*.cpp, each compiled once per
-// instruction set: everything here lives in the namespace FASTOPS_ISA so that the linker can never pick the
-// AVX-512 copy of a function for a CPU without it. No torch or std header with inline functions may come in.
+// instruction set. Everything here is in the namespace FASTOPS_ISA, so the linker never picks the AVX-512 copy of a
+// function for a CPU without AVX-512. No torch header and no std header with inline functions may be included.
 #pragma once
 
 #include <stddef.h>
@@ -16,7 +16,7 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// Of the widest SIMD register.
+// Bytes of the widest SIMD register.
 #if defined(__AVX512F__)
 constexpr int kVecBytes = 64;
 #elif defined(__AVX2__)
@@ -73,7 +73,7 @@ inline half_t float_to_half(float value) {
 #if defined(__F16C__)
   return {uint16_t(_cvtss_sh(value, 0))};
 #else
-  // Round to nearest even: subnormal results by adding 0.5 (its ulp is a half's smallest step), normal ones on bits.
+  // Round to nearest even: subnormal results by adding 0.5, whose ulp is a half's smallest step; normal ones in bits.
   uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
   const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
@@ -129,13 +129,13 @@ inline void from_opmath(const float* source, half_t* target, int64_t n) {
   for (; i < n; ++i) target[i] = float_to_half(source[i]);
 }
 
-// Whole registers by hand: for a short block GCC stores parts of one, and a load of all of it at once has to wait for
-// them.
+// Explicit whole registers: for a short block GCC makes partial stores, and a full-width load that follows defeats
+// store forwarding.
 constexpr int kBits = kVecBytes / int(sizeof(uint32_t));
 typedef uint16_t Bits16 __attribute__((vector_size(kVecBytes / 2)));
 typedef uint32_t Bits32 __attribute__((vector_size(kVecBytes)));
 
-// One instruction each, for which GCC's conversions of vectors take five.
+// One instruction each. GCC's vector conversions take five.
 inline Bits32 widen(Bits16 bits) {
 #if defined(__AVX512F__)
   return Bits32(_mm512_cvtepu16_epi32(__m256i(bits)));
@@ -164,7 +164,7 @@ inline void to_opmath(const bfloat16_t* source, float* target, int64_t n) {
   for (; i < n; ++i) target[i] = to_float(source[i]);
 }
 
-// The upper half of a float's bits, rounded; B: uint32_t or Bits32.
+// The upper half of a float's bits, rounded. B is uint32_t or Bits32.
 template <class B>
 inline B round_to_bfloat16(B bits) {
   const B rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // nearest, ties to even

@@ -7,7 +7,7 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// body(first, last) for every run of positives among the places [begin, end), as offsets from `begin`.
+// Calls body(first, last) for every run of positives among the cells [begin, end), as offsets from `begin`.
 template <class Body>
 static void for_each_positive_run(const PositiveDisk& disk, int64_t begin, int64_t end, Body body) {
   const Run rows = disk.rows();
@@ -20,15 +20,15 @@ static void for_each_positive_run(const PositiveDisk& disk, int64_t begin, int64
   }
 }
 
-// The least multiple of a vector's lanes that holds n values, at most kBlock: loops over it have no scalar rest, which
-// for a map of 17 x 17 takes as long as the vectors.
+// n rounded up to a multiple of a vector's lanes, at most kBlock. Loops over it have no scalar remainder, which for a
+// map of 17 x 17 takes as long as the vectors.
 template <class O>
 static int64_t padded(int64_t n) {
   return (n + kLanes<O> - 1) / kLanes<O> * kLanes<O>;
 }
 
-// s = -y v for the `n` places from `begin` on: a copy, in which the few positives then change their sign, so that one
-// loop goes over all places whatever their labels. Behind them `padded` finds values whose softplus and slope are 0.
+// s = -y v for the `n` cells from `begin` on. It is a copy in which the few positives then change their sign, so one
+// loop serves all cells whatever their labels. The values from n up to `padded` have a softplus and slope of 0.
 template <class T, class O>
 static void signed_scores(const T* v, const PositiveDisk& disk, int64_t begin, int64_t n, O* s) {
   const O* wide = as_opmath(v + begin, s, n);

@@ -9,7 +9,7 @@
 namespace fastops {
 
 // Scratch memory of the kernels. A row of a plane is spread over phases of lanes: Phases in mish_max_pool2d_planes.h.
-constexpr int64_t kPoolSlack = 48;  // values that may be read or written behind an array
+constexpr int64_t kPoolSlack = 48;  // values after an array that may be read or written
 FASTOPS_HD int64_t pool_round_up(int64_t n) { return (n + 15) / 16 * 16; }
 FASTOPS_HD int64_t pool_phases(const PoolShape& s) { return s.stride_w < s.kernel_w ? s.stride_w : s.kernel_w; }
 FASTOPS_HD int64_t pool_lanes(const PoolShape& s) { return pool_round_up(s.out_width + (s.kernel_w - 1) / s.stride_w); }

@@ -29,11 +29,11 @@ struct Taps {
       : begin(start < 0 ? -start : 0), end(size - start < kernel ? size - start : kernel) {}
 };
 
-// Windows [begin, end) along a dimension that hold one of the positions [first, last).
+// The windows [begin, end) along a dimension that contain one of the positions [first, last).
 struct Windows {
   int64_t begin, end;
   Windows(int64_t first, int64_t last, int64_t kernel, int64_t stride, int64_t pad, int64_t count) {
-    const int64_t from = first + pad - kernel + 1;  // no window that holds `first` starts before, padding included
+    const int64_t from = first + pad - kernel + 1;  // no window with `first` starts earlier, padding included
     begin = from <= 0 ? 0 : (from + stride - 1) / stride;
     end = (last - 1 + pad) / stride + 1;
     if (end > count) end = count;

@@ -1,6 +1,6 @@
 // Table of the CPU kernels of a pointwise op y = f(x), indexed by DType. Contiguous ranges; y may be x.
 //
-// In csrc/simd/<op>.cpp, FASTOPS_POINTWISE_KERNELS(table, Formula) defines it. Formula, from csrc/math/<op>.h, has
+// FASTOPS_POINTWISE_KERNELS(table, Formula) in csrc/simd/<op>.cpp defines it. The class Formula in csrc/math/<op>.h has
 // `forward(x)` and `backward(grad, x)`.
 #pragma once
 

@@ -1,12 +1,12 @@
-// Direct convolution, row by row. The input rows that a run of output rows needs are gathered into the workspace,
-// padded and for one group alone, so that one kernel row of one output pixel is a run of adjoining bytes, kernel_w *
-// channels of them, and the next pixel's run starts stride_w * channels bytes later. A product is then
+// Direct convolution, row by row. The input rows for a run of output rows are gathered into the workspace, with padding
+// and for one group only. So one kernel row of one output pixel is a run of kernel_w * channels contiguous bytes, and
+// the run of the next pixel starts stride_w * channels bytes later. A product is then
 //
 //   sums [pixels, 32] = sum over kernel rows of bytes [pixels, run] weights [run, 32]
 //
-// with bytes read in place, without im2col. Behind it come bias, scale and rounding, the table, and the max pool over a
-// ring of the last pool_size rows. The table goes first and the pool works on its results: looking up 64 values takes
-// five instructions, fewer than to keep the largest and the smallest of each window, which Mish would need.
+// with bytes read in place, without im2col. Then follow bias, scale and rounding, the table, and the max pool over a
+// ring buffer of the last pool_size rows. The pool takes the results of the table: a look-up of 64 values is five
+// instructions, fewer than the largest and the smallest value of each window, which Mish would need.
 #include "quantized_conv.h"
 
 #include "elementwise.h"
@@ -20,12 +20,12 @@ namespace FASTOPS_ISA {
 namespace {
 
 constexpr int64_t kPanel = kQuantizedPanel, kChunk = kQuantizedChunk;
-constexpr int64_t kBlockPixels = 32;        // of a row, whose sums are held at a time: a block
-constexpr int64_t kBandBytes = 256 * 1024;  // of gathered input, about: half of a small second-level cache
+constexpr int64_t kBlockPixels = 32;        // pixels of a block, the part of a row whose sums are kept at a time
+constexpr int64_t kBandBytes = 256 * 1024;  // approximate gathered input: half of a small second-level cache
 #if defined(__AMX_INT8__)
-// The tiles take weights faster than the second-level cache gives them. So a slab of a panel, that the first level
-// holds, meets several blocks, of rows that are worked on at once, and their sums wait in memory for the next slab:
-// SiamFC's conv3 takes two thirds of the time that it takes block by block.
+// The tiles need weights faster than the second-level cache delivers them. So a slab of a panel that fits the
+// first-level cache is multiplied with several blocks, from several rows, and their sums are kept in memory for the
+// next slab. SiamFC's conv3 then takes two thirds of the time that it takes block by block.
 constexpr int64_t kSlabChunks = 12;
 constexpr int64_t kGroupBlocks = 16, kMaxRowsAtOnce = 8;
 #else
@@ -49,7 +49,7 @@ struct Plan {
   int64_t rows_at_once;   // of the convolution
   int64_t ring_rows;      // kept
   int64_t band_rows;      // input rows gathered at most
-  // Places in the workspace.
+  // Offsets in the workspace.
   int64_t sums, input, ring, columns, size;
 
   explicit Plan(const QuantizedConvShape& shape)
@@ -71,7 +71,7 @@ struct Plan {
         rows_at_once(max(1, min(kGroupBlocks / max(blocks, 1), kMaxRowsAtOnce))),
         ring_rows(s.pool_size + rows_at_once - 1),
         band_rows(max(kBandBytes / max(row, 1), rows_for(rows_at_once))) {
-    // A block reads whole chunks for kBlockPixels pixels, whatever the row has: the memory must be there.
+    // A block reads whole chunks for kBlockPixels pixels, even if the row has fewer, so this memory must exist.
     const int64_t slack = kBlockPixels * pixel + chunks * kChunk;
     sums = 0;
     input = kGroupBlocks * kBlockPixels * kPanel * int64_t(sizeof(int32_t));
@@ -80,7 +80,7 @@ struct Plan {
     size = columns + ring_pitch;
   }
 
-  // Input rows for so many rows of the convolution.
+  // The number of input rows for `rows` rows of the convolution.
   int64_t rows_for(int64_t conv_rows) const { return (conv_rows - 1) * s.stride_h + s.kernel_h; }
 };
 
@@ -95,8 +95,7 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// In memory for good: GCC takes the instruction for one that reads eight bytes, and leaves out what else is written to
-// a local variable.
+// Static, because GCC assumes that the instruction reads eight bytes and omits all other writes to a local variable.
 constexpr TileConfig kTileConfig;
 
 struct Products {
@@ -112,7 +111,7 @@ struct Products {
     const int64_t pixel = plan.pixel, total = plan.s.kernel_h * plan.chunks, count = slabs(plan);
     const int64_t begin = slab * total / count, end = (slab + 1) * total / count;
     w += begin * kChunk * kPanel;
-    const bool two = pixels > 16;  // else the lower tiles would hold nothing of use
+    const bool two = pixels > 16;  // otherwise the lower tiles are not used
     if (slab == 0) {
       _tile_zero(0);
       _tile_zero(1);
@@ -124,7 +123,7 @@ struct Products {
       _tile_loadd(2, sums + 16 * kPanel, kPitch);
       _tile_loadd(3, sums + 16 * kPanel + 16, kPitch);
     }
-    for (int64_t place = begin; place < end;) {  // chunks in what is left of a kernel row
+    for (int64_t place = begin; place < end;) {  // chunks in the rest of a kernel row
       const int64_t first = place % plan.chunks, rest = min(plan.chunks - first, end - place);
       const uint8_t* upper = x + place / plan.chunks * plan.row + first * kChunk;
       const uint8_t* lower = upper + 16 * pixel;
@@ -151,8 +150,8 @@ struct Products {
 
 #else
 
-// Sums of 4 products each: sum[i] += a[0..3] . w[4 i .. 4 i + 3], a uint8 and the same for all i, w int8. Without VNNI
-// the even and the odd bytes are multiplied apart, in 16 bits, where nothing saturates (vpmaddubsw would).
+// Sums of 4 products each: sum[i] += a[0..3] . w[4 i .. 4 i + 3], with a uint8, the same for all i, and w int8. Without
+// VNNI, even and odd bytes are multiplied separately in 16 bits, where nothing saturates (vpmaddubsw would).
 #if defined(__AVX512BW__)
 using Sums = __m512i;
 inline Sums load_sums(const void* p) { return _mm512_loadu_si512(p); }
@@ -225,7 +224,7 @@ template <int kRows>
   Sums sum[kRows][kVectors] = {};
   const int64_t pixel = plan.pixel, steps = (plan.run + 3) / 4;
   for (int64_t ky = 0; ky < plan.s.kernel_h; ++ky, x += plan.row, w += plan.chunks * kChunk * kPanel) {
-    // Four rows each from a base of their own, at offsets that an address can hold.
+    // Each four rows have their own base, at offsets that fit an address.
     const uint8_t* base[(kRows + 3) / 4];
 #pragma GCC unroll 16
     for (int i = 0; i < (kRows + 3) / 4; ++i) base[i] = x + 4 * i * pixel;
@@ -285,7 +284,7 @@ struct Rescale {
 
   float at(const int32_t* sums, int64_t i) const { return float(sums[i] + bias[i]) * scale[i]; }
 
-  // Rounded to the nearest, ties to even. The limits are integers, so it does not matter that they come before.
+  // Rounded to the nearest, ties to even. The limits are integers, so clamping first does not change the result.
   void to_bytes(const int32_t* sums, uint8_t zero_point, uint8_t* out) const {
     const float low = -float(zero_point), high = float(255 - zero_point);
     uint8_t spare[kPanel];
@@ -300,8 +299,8 @@ struct Rescale {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(levels + i), _mm512_cvtepi32_epi8(level));
     }
 #else
-    // Rounded to the nearest, ties to even, by adding 1.5 * 2^23, whose last bit stands for 1: the sum's bits are the
-    // rounded value's.
+    // Rounded to the nearest, ties to even, by adding 1.5 * 2^23. Its last bit has the value 1, so the low bits of the
+    // sum are the rounded value.
     constexpr float kMagic = 12582912.0f;
     constexpr int32_t kMagicBits = 0x4b400000;
     const int32_t shift = int32_t(zero_point) - kMagicBits;
@@ -331,7 +330,7 @@ struct Rescale {
   }
 };
 
-// values = table[values]; what lies up to 63 bytes behind may change.
+// values = table[values]. Up to 63 bytes after the values may change.
 void look_up(const uint8_t* table, uint8_t* values, int64_t n) {
 #if defined(__AVX512VBMI__)
   const __m512i t0 = _mm512_loadu_si512(table), t1 = _mm512_loadu_si512(table + 64);
@@ -406,7 +405,7 @@ class Runner {
     return (image * plan_.out_height + y) * plan_.out_width * plan_.s.out_channels;
   }
 
-  // Where row y of the convolution is kept.
+  // The memory of row y of the convolution.
   uint8_t* ring_row(int64_t y) { return ring_ + y % plan_.ring_rows * plan_.ring_pitch; }
 
   // Rows [top, top + count) of the image, which may begin above and end below it, as [count][padded width][group_in].
@@ -435,7 +434,7 @@ class Runner {
     }
   }
 
-  // finish(rescale, sums of one pixel, row, pixel, first channel) for all pixels and panels of `count` rows.
+  // Calls finish(rescale, sums of one pixel, row, pixel, first channel) for all pixels and panels of `count` rows.
   template <class Finish>
   void convolve(const uint8_t* x, int64_t count, int64_t group, const Finish& finish) {
     const int64_t slabs = Products::slabs(plan_), blocks = count * plan_.blocks;
@@ -460,7 +459,7 @@ class Runner {
     }
   }
 
-  // Row y of the output from the ring.
+  // Computes row y of the output from the ring buffer.
   void write(uint8_t* out, int64_t y) {
     const QuantizedConvShape& s = plan_.s;
     const int64_t channels = plan_.group_out;

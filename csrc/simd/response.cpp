@@ -31,7 +31,7 @@ static Extremes<O> extremes_of_lanes(Vec<O> most, Vec<O> least) {
   return e;
 }
 
-// The greatest and the least of n values, of no meaning where one of them is NaN, and whether they can be upsampled.
+// The maximum and the minimum of n values, undefined if one of them is NaN, and whether the values can be upsampled.
 template <class O>
 static Extremes<O> extremes_of(const O* m, int64_t n, bool& finite) {
   constexpr int L = kLanes<O>;
@@ -65,7 +65,7 @@ class Upsampler {
  public:
   explicit Upsampler(const ResponseTables& tables) : t_(tables) {}
 
-  // rows[i, x]: map m [h, w] upsampled along its rows.
+  // Fills rows[i, x] with map m [h, w], upsampled along its rows.
   void along_rows(const O* m, O* rows) const {
     constexpr int L = kLanes<O>;
     const int64_t width = t_.w * t_.up, stride = t_.up + kResponseLanes;
@@ -122,7 +122,7 @@ class Upsampler {
   }
 
  private:
-  // body(y, value) for the outputs of a register of columns, times `factor`.
+  // Calls body(y, value) for the outputs of a register of columns, times `factor`.
   template <class Body>
   void along_columns(const O* rows, O factor, Body body) const {
     const auto* weights = static_cast<const CubicWeights<O>*>(t_.weights);

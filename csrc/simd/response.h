@@ -8,8 +8,8 @@
 namespace fastops {
 
 // The length of a row of outputs is a multiple of this, and this is a multiple of the lanes of any register. The last
-// output is repeated up to the end of the row. After the last row there are as many more values, for the outputs of its
-// last cell.
+// output is repeated up to the end of the row. After the last row there are this many more values, for the outputs of
+// its last cell.
 constexpr int64_t kResponseLanes = 16;
 
 // Tables that depend only on the sizes, for scales x [h, w] maps. Arrays hold opmath values; `padded` is a row's
@@ -23,7 +23,7 @@ struct ResponseTables {
   const void* row_sums;         // [h]: place_weight
   const void* column_sums;      // [w]
 
-  // Opmath values that the kernel needs to work in: the maps, and two of them upsampled along rows.
+  // The number of opmath values of workspace: the maps, and two of them upsampled along rows.
   int64_t scratch() const { return scales * h * w + 2 * (h * padded + kResponseLanes); }
 };
 

@@ -8,16 +8,17 @@
 namespace fastops {
 namespace FASTOPS_ISA {
 
-// Both layouts come down to runs of contiguous values. contiguous [C, P]: one channel's pixels, in blocks of kBlock;
-// its sum closes a run. channels_last [P, C]: one pixel's channels [begin, end); sums accumulate across runs.
+// Both layouts are runs of contiguous values. In contiguous [C, P] a run is one channel's pixels, in blocks of kBlock,
+// and each run has its own sum. In channels_last [P, C] a run is one pixel's channels [begin, end), and sums accumulate
+// across runs.
 template <class T, class Body>
 static void for_each_block(int64_t pixels, Body body) {
   for (int64_t p = 0; p < pixels; p += kBlock) body(p, pixels - p < kBlock ? pixels - p : kBlock);
 }
 
-// Sums over the pixels of a strip of channels, channels_last. A full strip has its sums in registers; as an array of
-// variable length they would be loaded and stored at every pixel. They are folded into totals every kBlock pixels, as
-// the contiguous layout does: one running sum over 512 x 512 pixels would be off by 1.5e-5 in float.
+// Sums over the pixels of a strip of channels, channels_last. A full strip has its sums in registers; an array of
+// variable length would be loaded and stored at every pixel. They are added to totals every kBlock pixels, as in the
+// contiguous layout: a single running sum over 512 x 512 pixels has an error of 1.5e-5 in float.
 template <class O>
 class StripSums {
  public:
@@ -256,7 +257,7 @@ static void excite_backward_kernel(const SeWeights& w, const void* hidden_, cons
   memset(grad_z, 0, size_t(w.channels) * sizeof(O));
   for (int64_t c = 0; c < w.channels; ++c) axpy(grad_logits[c], w2 + c * w.hidden, grad_hidden, w.hidden);
   for (int64_t r = 0; r < w.hidden; ++r) {
-    grad_hidden[r] = hidden[r] <= O(0) ? O(0) : grad_hidden[r];  // NaN passes, as in torch
+    grad_hidden[r] = hidden[r] <= O(0) ? O(0) : grad_hidden[r];  // NaN stays NaN, as in torch
     axpy(grad_hidden[r], w1 + r * w.channels, grad_z, w.channels);
   }
 }

@@ -44,7 +44,7 @@ inline void store(T* p, Vec<T> v) {
 
 template <class T>
 inline Vec<T> splat(T value) {
-  return value - Vec<T>{};  // v - 0, not v + 0: keeps the sign of -0
+  return value - Vec<T>{};  // v - 0 keeps the sign of -0; v + 0 does not
 }
 
 // Sum of the lanes, pairwise.
@@ -58,7 +58,7 @@ inline T sum_lanes(Vec<T> v) {
   return lanes[0];
 }
 
-// sum_i a[i] b[i] and sum_i a[i] with four chains of additions; the order depends on n alone.
+// sum_i a[i] b[i] and sum_i a[i] with four chains of additions. The order depends on n only.
 template <class T>
 inline T dot(const T* a, const T* b, int64_t n) {
   constexpr int L = kLanes<T>;
@@ -102,7 +102,7 @@ inline const float* as_opmath(const T* p, float* buffer, int64_t n) {
   return buffer;
 }
 
-// Where to compute `n` results for `p`: the array itself, or `buffer`, which finish() then converts.
+// The memory for `n` results for `p`: the array itself, or `buffer`, which finish() then converts.
 inline float* opmath_target(float* p, float*) { return p; }
 inline double* opmath_target(double* p, double*) { return p; }
 template <class T>

@@ -5,11 +5,12 @@
 //        M = V U, alpha^2 products of [tiles, channels] and [channels, columns]       M [tile][alpha^2][kColumns]
 //        output = activation(A^T M A + bias)
 //
-// A chunk is at most kMaxRows tiles, the rows of one micro kernel; a block is one vector of channels. So the micro
-// kernel reads V front to back, with every broadcast at an offset known when compiling.
+// A chunk is at most kMaxRows tiles, the rows of one micro kernel. A block is one vector of channels. So the micro
+// kernel reads V in order, with every broadcast at a constant offset.
 //
-// Measured on one Zen 5 core (238 GFLOP/s of FMA), 3 images of SiamFC's layers: the products run at 90 to 95 % of that
-// and are two thirds (5x5) to nine tenths (3x3) of the time; the transforms wait for memory, hence the prefetches.
+// Measured on one Zen 5 core (238 GFLOP/s of FMA) with 3 images of SiamFC's layers: the products run at 90 to 95 % of
+// that rate and take two thirds (5x5) to nine tenths (3x3) of the time. The transforms wait for memory, so they use
+// prefetches.
 #include "winograd.h"
 
 #include "../math/mish.h"
@@ -28,16 +29,16 @@ constexpr int kMaxRows = 6;  // 12 + 2 + 1 of 16
 
 constexpr int kWidth = kLanes<float>;
 constexpr int kColumns = 2 * kWidth;
-constexpr int kStep = 4;   // channels: a last block of fewer than kWidth is padded to a multiple of this only
+constexpr int kStep = 4;   // channels; a last block of fewer than kWidth is only padded to a multiple of this
 constexpr int kLine = 16;  // floats in a cache line
 
-// More tiles share a pass over the weights, which come from the third-level cache or beyond: 37 tiles instead of 74
-// cost SiamFC's conv3 5 %, although V of 74 tiles no longer fits into the second level.
+// More tiles share a pass over the weights, which come from the third-level cache or from memory. SiamFC's conv3 takes
+// 5 % longer with 37 tiles than with 74, although V of 74 tiles does not fit into the second-level cache.
 constexpr int64_t kMaxTaskTiles = 84;
 constexpr int64_t kMaxShallowTaskTiles = 28;  // of one block of channels
 
-constexpr int64_t kInputAhead = 64;  // floats: halves the time of the input transform
-constexpr int64_t kOutputAhead = 4;  // tiles: takes a fifth off the output transform
+constexpr int64_t kInputAhead = 64;  // floats; halves the time of the input transform
+constexpr int64_t kOutputAhead = 4;  // tiles; saves a fifth of the output transform
 
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -49,7 +50,7 @@ inline void from_float(const float* source, T* target, int64_t n) {
   from_opmath(source, target, n);
 }
 
-// Part `index` of [0, total) cut into `parts` of equal size, give or take one.
+// Part `index` of [0, total), divided into `parts` parts whose sizes differ by at most one.
 struct Slice {
   int64_t begin, size;
 
@@ -57,7 +58,7 @@ struct Slice {
       : begin(index * total / parts), size((index + 1) * total / parts - begin) {}
 };
 
-// sum += v [kRows][kWidth] u [kDepth][kColumns], of the first kDepth columns of v.
+// sum += v [kRows][kWidth] u [kDepth][kColumns], with the first kDepth columns of v.
 template <int kRows, int kDepth>
 FASTOPS_HD void multiply_block(const float* v, const float* u, Vec<float> (&sum)[kRows][2]) {
 #pragma GCC unroll 16
@@ -73,7 +74,7 @@ FASTOPS_HD void multiply_block(const float* v, const float* u, Vec<float> (&sum)
 }
 
 // m [kRows][kColumns], rows m_stride apart, = v [blocks][kRows][kWidth] u [depth][kColumns], depth a multiple of kStep.
-// Meanwhile prefetch_lines lines a block are brought in from `prefetch` on: the weights of the next product.
+// Meanwhile prefetch_lines lines per block are prefetched from `prefetch` on: the weights of the next product.
 template <int kRows>
 [[gnu::noinline]] void multiply(const float* v, const float* u, int64_t depth, float* m, int64_t m_stride,
                                 const float* prefetch, int64_t prefetch_lines) {
@@ -138,7 +139,8 @@ struct Winograd {
           depth(ceil_div(group_in, kStep) * kStep),
           panel(depth * kColumns) {}
 
-    // Of one of the alpha^2 planes of V. An odd number of vectors spreads the stores of one tile over the cache sets.
+    // The size of one of the alpha^2 planes of V. An odd number of vectors spreads the stores of one tile over the
+    // cache sets.
     int64_t plane(int64_t task_tiles) const { return (in_blocks * task_tiles | 1) * kWidth; }
   };
 
@@ -159,7 +161,7 @@ struct Winograd {
     return shape.groups * plan.out_blocks * kArea * plan.panel;
   }
 
-  // packed [group][output block][alpha^2][phase, channel][kColumns], zeros where a block is not full.
+  // packed [group][output block][alpha^2][phase, channel][kColumns], with zeros if a block is not full.
   static void pack_weight(const WinogradShape& shape, const float* weight, float* packed) {
     const Plan plan(shape);
     const int64_t size = shape.kernel_size;
@@ -204,7 +206,7 @@ struct Winograd {
     return kArea * (plan.plane(tiles) + tiles * kColumns + plan.in_blocks * kWidth);  // V, M, padded
   }
 
-  // V of one vector of channels of one tile; d is its first pixel.
+  // Computes V for one vector of channels of one tile. d is the tile's first pixel.
   template <class T>
   static void transform_input_tile(const T* d, int64_t row_stride, int64_t pixel_stride, float* v, int64_t plane) {
     Vec<float> rows[kAlpha][kAlpha];  // d B
@@ -228,8 +230,8 @@ struct Winograd {
     }
   }
 
-  // The pixels of a tile, those outside the image zeros: [kAlpha][kAlpha][phase, channel], in_blocks * kWidth floats
-  // apart, of which the last may be left as they are.
+  // The pixels of a tile, with zeros outside the image: [kAlpha][kAlpha][phase, channel]. A pixel has in_blocks *
+  // kWidth floats, of which the last ones may stay unset.
   template <class T>
   static void gather(const T* image, const WinogradShape& s, const Plan& plan, const Tile& tile, int64_t channels,
                      float* padded) {
@@ -242,9 +244,9 @@ struct Winograd {
       const T* pixel = image + ((top + y) * s.width + left) * s.in_channels;
       float* row = padded + y / kStride * kAlpha * stride + y % kStride * kStride * channels;
       for (int64_t x = 0; x < width; x += kStride, row += stride, pixel += kStride * s.in_channels) {
-        // With stride 2 there are no groups: the two pixels adjoin.
+        // With stride 2 there are no groups, so the two pixels are contiguous.
         const int64_t count = kStride == 1 ? channels : min(kStride, width - x) * channels;
-        if (kStride > 1 && count == 6) {  // pixels of three channels: of constant size, a few moves
+        if (kStride > 1 && count == 6) {  // pixels of three channels; the constant size makes it a few moves
           for (int i = 0; i < 6; ++i) row[i] = to_float(pixel[i]);
         } else {
           for (int64_t i = 0; i < count; ++i) row[i] = to_float(pixel[i]);
@@ -336,7 +338,7 @@ struct Winograd {
       activate(args.activation, y, kM * kM * kColumns);
       for_each_pixel(run.begin + t, [&](T* pixel, int64_t index) {
         if (channels == kColumns) {
-          from_float(y + index * kColumns, pixel, kColumns);  // of constant size: two vectors
+          from_float(y + index * kColumns, pixel, kColumns);  // the constant size makes it two vectors
         } else {
           from_float(y + index * kColumns, pixel, channels);
         }
@@ -374,7 +376,7 @@ struct Winograd {
   }
 };
 
-// function(Winograd<M, R, stride>{}) of a supported shape.
+// Calls function(Winograd<M, R, stride>{}) for a supported shape.
 template <class Function>
 auto dispatch(const WinogradShape& shape, const Function& function) {
   if (shape.stride == 2) return shape.tile_size == 3 ? function(Winograd<3, 6, 2>{}) : function(Winograd<5, 6, 2>{});

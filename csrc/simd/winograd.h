@@ -4,7 +4,7 @@
 // Input and output are dense NHWC, weights OIHW. The functions start no threads. The caller asks for a number of tasks
 // and runs them in any order; each thread has its own workspace. The result does not depend on the number of tasks.
 // Packed weights belong to one shape and one instruction set, so they must not be stored. An output tile mixes its
-// inputs before they cancel, so one inf or NaN in its (M + R - 1)^2 pixels makes all of it NaN.
+// inputs before they cancel, so one inf or NaN in its (M + R - 1)^2 pixels makes the whole tile NaN.
 //
 // Stride 2 becomes stride 1: the four pixels of each 2 x 2 block become four times the channels, and K taps become
 // R = (K + 1) / 2 per phase (the last odd one is zero).

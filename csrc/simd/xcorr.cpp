@@ -103,8 +103,8 @@ static void unpack_kernel(const void* packed_, XcorrItem layout, int64_t begin, 
 
 // ---- correlation -----------------------------------------------------------------------------------------
 
-// A row of `width` pixels is done in blocks of at most kMaxBlock, all nearly equal (17 = 9 + 8, not 12 + 5): a block
-// keeps one accumulator per pixel in registers, and below 8 of them the additions wait for each other (latency 4,
+// A row of `width` pixels is divided into blocks of at most kMaxBlock, all nearly equal (17 = 9 + 8, not 12 + 5). A
+// block keeps one accumulator per pixel in registers. With fewer than 8 the additions wait for each other (latency 4,
 // two per cycle).
 constexpr int kMaxBlock = 12;
 
@@ -159,7 +159,7 @@ static void sum_lanes_kernel(const void* packed_, int64_t pixels, void* sums_) {
   for (int64_t p = 0; p < pixels; ++p) sums[p] = sum_lanes<O>(load(packed + p * kLanes<O>));
 }
 
-// Value of the output's gradient at pixel p: a register a pixel (depthwise), or one value for all lanes.
+// The output's gradient at pixel p: one register per pixel (depthwise), or one value for all lanes.
 template <bool kDepthwise, class O>
 static inline Vec<O> grad_at(const O* grad, int64_t p) {
   if constexpr (kDepthwise) {
@@ -198,8 +198,8 @@ template <class O, bool kDepthwise>
 static void template_backward(const O* grad, const O* x, O* grad_z, XcorrPlane plane) {
   constexpr int L = kLanes<O>;
   for (int64_t i = 0; i < plane.zh; ++i) {
-    // Half as many taps as there are accumulators: even and odd columns of the output add up separately, again
-    // because one chain per tap (six for SiamFC) would wait for its own additions.
+    // Half as many taps as accumulators: even and odd columns of the output have separate sums. One chain per tap (six
+    // for SiamFC) would wait for its own additions.
     for_each_block<kMaxBlock / 2>(plane.zw, [&]<int N>(int64_t start) {
       O* target = grad_z + (i * plane.zw + start) * L;
       Vec<O> even[N], odd[N];

@@ -26,7 +26,7 @@ struct XcorrKernels {
   void (*pack[4])(const void* item, XcorrItem layout, int64_t begin, void* packed);
   void (*unpack[4])(const void* packed, XcorrItem layout, int64_t begin, void* item);
 
-  // Index: is double. z, x, out, grads packed; `grad` of the correlation (not depthwise) is one value a pixel.
+  // Index: is double. z, x, out and grads are packed. `grad` of xcorr (not depthwise) is one value per pixel.
   // out[u, v] += sum_ij z[i, j] x[u + i, v + j]
   void (*correlate[2])(const void* z, const void* x, void* out, XcorrPlane plane);
   // sums[p] = sum of the lanes of packed[p]

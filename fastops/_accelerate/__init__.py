@@ -1,4 +1,4 @@
-"""Fused ops for a model that was written without them."""
+"""Puts fused ops into a model that was written without them."""
 
 from __future__ import annotations
 
@@ -19,40 +19,45 @@ from fastops._accelerate.report import AccelerationReport, Change, LeftAlone
 
 __all__ = ["accelerate", "acceleration_report", "restore"]
 
-#: Relative L2 error of the whole model's result on example_inputs; a deep network in float32 stays below 1e-5.
+#: Largest relative L2 error of the whole model's result on example_inputs. A deep network in float32 stays below 1e-5.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
 
 
 def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = True) -> nn.Module:
-    r"""Replace what `model` computes by the fused modules of this package, in place.
+    r"""Replace layers of `model` by the fused modules of this package, in place.
 
     | found | becomes |
     | --- | --- |
     | `nn.Mish` and other modules called Mish that compute it | [`fastops.nn.Mish`][] |
     | `nn.BatchNorm1d`, `2d` or `3d`, then Mish | [`fastops.nn.BatchNormMish2d`][] and Identity |
     | Mish, then `nn.MaxPool2d` | Identity and [`fastops.nn.MishMaxPool2d`][] |
-    | batch norm with a Mish of its own (timm's BatchNormAct2d) | [`fastops.nn.BatchNormMish2d`][] |
+    | batch norm that contains a Mish (timm's BatchNormAct2d) | [`fastops.nn.BatchNormMish2d`][] |
     | $x \, \sigma(W_2 \, \mathrm{ReLU}(W_1 \bar x))$ blocks | one call of [`fastops.se_attention`][] |
 
-    Squeeze-and-excitation blocks are recognised by the shapes of their parameters, so those of torchvision, timm and
-    the many others need not be known by name. Two modules count as running one after the other if `torch.fx` shows
-    that they do wherever `forward` calls them, in training and in eval mode; in the parts of a model that cannot be
-    traced, blocks that can be are looked at alone, and an `nn.Sequential` is taken by its word. Every fused module
-    is compared with what it replaces, results and gradients, on random numbers first; one that differs, that has
-    hooks, that is quantized, scripted, compiled or wrapped for parallel training is left alone.
+    Squeeze-and-excitation blocks are recognised by the shapes of their parameters, so the blocks of torchvision, timm
+    and other packages are found whatever their names are.
 
-    Parameters and buffers stay the same tensors under the same names in the same order, in the same mode, so
-    checkpoints and optimizers fit as before. Undo it by [`fastops.restore`][], which works on copies of the model too.
+    Two modules are fused if `torch.fx` shows that they run one after the other wherever `forward` calls them, in
+    training and in eval mode. If a model cannot be traced as a whole, its traceable blocks are traced separately. The
+    children of an `nn.Sequential` always count as running in order.
 
-    `torch.jit.trace`, `torch.fx` and `torch.export` keep the fused modules or ops; `torch.onnx` exports plain
-    operations of torch in their place. Fold batch norms, convert them to SyncBatchNorm, quantize and script before, or
-    on the restored model: such tools see a batch norm, and would lose the Mish. SyncBatchNorm and quantization are
-    refused with an error that says so. Code that asks for classes (`isinstance(layer, nn.Mish)`) finds others.
+    Before each replacement, the results and gradients of both modules are compared on random numbers. A module is left
+    alone if they differ, and also if it has hooks, or is quantized, scripted, compiled or wrapped for parallel
+    training.
+
+    Parameters and buffers stay the same tensors, with the same names and order, and the mode stays the same. So
+    checkpoints and optimizers still fit. [`fastops.restore`][] undoes the replacement, also on copies of the model.
+
+    `torch.jit.trace`, `torch.fx` and `torch.export` keep the fused modules or ops. `torch.onnx` exports plain
+    operations of torch instead. Do the following before `accelerate` or after `restore`: fold batch norms, convert them
+    to SyncBatchNorm, quantize, and script. Such tools see a batch norm and would lose the Mish; SyncBatchNorm and
+    quantization raise an error that says so. Code that tests for classes (`isinstance(layer, nn.Mish)`) finds the fused
+    classes.
 
     Args:
-        model: any module; already accelerated ones stay as they are.
-        example_inputs: arguments for `model` (a tensor, a tuple, or a dict by name) to run it on before and after,
-            in eval mode: where the results differ everything is undone.
+        model: any module; modules that are already accelerated stay as they are.
+        example_inputs: arguments for `model` (a tensor, a tuple, or a dict by name). The model runs on them in eval
+            mode before and after; if the results differ, everything is undone.
         verbose: print [`acceleration_report`][fastops.acceleration_report].
 
     Returns:
@@ -82,7 +87,7 @@ def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = 
     if before is not None and (reason := _why_not_as(before, model, example_inputs)):
         swap.undo(model)
         left_alone = [LeftAlone("", type(model).__name__, reason)]
-    else:  # what an earlier call left alone and this one does not name, unless it is fused by now
+    else:  # keep what only an earlier call has reported, unless it is fused now
         changed = {name for name, *_ in swap.fused_modules(model)}
         found = {(left.name, left.kind): left for left in left_alone}
         kept = [found.pop((left.name, left.kind), left) for left in known if left.name not in changed]
@@ -94,11 +99,10 @@ def accelerate(model: nn.Module, *, example_inputs: Any = None, verbose: bool = 
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo [`accelerate`][fastops.accelerate]: the modules that were there before are there again, with the parameters
-    of now.
+    """Undo [`accelerate`][fastops.accelerate]: put the original modules back, with the current parameters.
 
     Args:
-        model: an accelerated model, or a copy of one, or a model that holds some.
+        model: an accelerated model, a copy of one, or a model that contains some.
 
     Returns:
         `model` itself.
@@ -123,14 +127,14 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 def acceleration_report(model: nn.Module) -> AccelerationReport:
-    """What is fused in `model` and what [`accelerate`][fastops.accelerate] left alone, with the reason.
+    """List what is fused in `model`, and what [`accelerate`][fastops.accelerate] left alone and why.
 
     Args:
         model: any module.
 
     Returns:
         `AccelerationReport` with the tuples `changed` (of `name`, `was`, `now`) and `left_alone` (of
-        `name`, `kind`, `reason`); its `str` is the table that [`accelerate`][fastops.accelerate] prints.
+        `name`, `kind`, `reason`). Its `str` is the table that [`accelerate`][fastops.accelerate] prints.
 
     Examples:
 
@@ -148,12 +152,12 @@ def _public_name(fused: type[nn.Module]) -> str:
 
 
 def _same_random_numbers(model: nn.Module) -> AbstractContextManager[None]:
-    """What draws random numbers in here leaves those of the caller as they were."""
+    """Restore the caller's random number generators at the end of the block."""
     return torch.random.fork_rng({p.device for p in model.parameters() if p.device.type == "cuda"})
 
 
 def _results(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """Tensors in the result of the model in eval mode, which leaves no trace in the model's modes and in the inputs."""
+    """The tensors of the model's result in eval mode. The model's modes and the inputs stay as they are."""
     copied = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, example_inputs)
     modes = {module: module.training for module in model.modules()}
     try:
@@ -169,7 +173,7 @@ def _results(model: nn.Module, example_inputs: Any) -> list[Tensor]:
 
 
 def _why_not_as(before: list[Tensor], model: nn.Module, example_inputs: Any) -> str | None:
-    """Why the model's results are not those of before, or None."""
+    """The reason why the model's results differ from `before`, or None."""
     try:
         results = _results(model, example_inputs)
     except Exception as error:  # the model's own

@@ -1,4 +1,4 @@
-"""Which module's result goes to which module: the call graph of a model, from torch.fx."""
+"""The call graph of a model, from torch.fx: which module's result goes to which module."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Slot(NamedTuple):
         return self.parent._modules[self.name]
 
 
-#: Of every slot that is called: where its only input comes from and who alone uses its result, for each call.
-#: None stands for anything that is not one call of a slot.
+#: For each call of a slot: the slot that its only input comes from, and the only slot that uses its result.
+#: None stands for anything else.
 Calls = Mapping[Slot, set[tuple["Slot | None", "Slot | None"]]]
 
 
@@ -34,8 +34,10 @@ def first_line(error: Exception) -> str:
 
 
 def bare_copy(module: nn.Module, replaced: Mapping[int, object] | None = None) -> nn.Module:
-    """A deep copy without hooks, so that running it has no side effects. `replaced` maps ids to objects used as they
-    are."""
+    """A deep copy without hooks, so that running it has no side effects.
+
+    `replaced` maps ids to objects that are used in place of a copy.
+    """
     memo = dict(replaced or {})
     for part in module.modules():
         memo |= {id(hooks): OrderedDict() for name, hooks in vars(part).items() if "_hooks" in name}
@@ -45,12 +47,11 @@ def bare_copy(module: nn.Module, replaced: Mapping[int, object] | None = None) -
 def find_calls(
     model: nn.Module, is_leaf: Callable[[nn.Module], bool], is_closed: Callable[[nn.Module], bool]
 ) -> tuple[Calls, dict[nn.Module, str]]:
-    """The calls that `model` makes in training and in eval mode, as far as they can be known.
+    """The calls that `model` makes in training and in eval mode, as far as they are known, and the untraceable modules.
 
-    The largest modules that torch.fx can trace are traced, and only they: what a module that it cannot trace calls
-    itself is not in the result, except that an `nn.Sequential` calls its children one after the other. Leaves are
-    called as they are; children of closed modules are not looked at. Second come the modules that cannot be traced,
-    with the reason.
+    The largest modules that torch.fx can trace are traced. The calls of a module that it cannot trace are unknown,
+    except for an `nn.Sequential`, which calls its children one after the other. Leaves are not traced into, and the
+    children of closed modules are skipped. The second result maps each module that cannot be traced to the reason.
     """
     calls: defaultdict[Slot, set[tuple[Slot | None, Slot | None]]] = defaultdict(set)
     failures: dict[nn.Module, str] = {}
@@ -89,9 +90,9 @@ class _Tracer(fx.Tracer):
 
 
 def _trace(root: nn.Module, leaves: Set[str]) -> list[fx.Graph]:
-    """Graphs of all ways through `root.forward` that its mode and its optional arguments choose between.
+    """The graphs of `root.forward` for both modes, each with and without the optional arguments.
 
-    A copy is traced, with parameters that have no memory: what `forward` changes in its module is lost.
+    A copy with parameters without memory is traced, so changes that `forward` makes to its module are lost.
     """
     copied = bare_copy(root, {id(p): _without_memory(p) for p in root.parameters()})
     _unshare(copied)
@@ -100,7 +101,7 @@ def _trace(root: nn.Module, leaves: Set[str]) -> list[fx.Graph]:
     graphs = []
     for mode in (True, False):
         copied.train(mode)
-        # Given, an optional argument is not None; not given, it has its default.
+        # A traced optional argument is not None; one that is not traced has its default.
         for constants in [{}, defaults] if defaults else [{}]:
             graphs.append(_Tracer(leaves).trace(copied, constants))
     return graphs
@@ -113,9 +114,9 @@ def _without_memory(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _unshare(model: nn.Module) -> None:
-    """Copy modules without parameters and children that are in several slots, one copy per slot.
+    """Give each slot its own copy of a module that has neither parameters nor children.
 
-    The graph distinguishes modules, not slots, and activations are often shared.
+    The graph distinguishes modules, not slots, and models often use one activation in several slots.
     """
     seen = set()
     for parent in list(model.modules()):

@@ -1,4 +1,4 @@
-"""Is one module the same function as another? Tried on random parameters and inputs, with gradients."""
+"""Checks that two modules compute the same function, on random parameters and inputs, with gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-#: Relative L2 error of results and gradients in float64; what differs by rounding alone stays below 1e-12.
+#: Largest relative L2 error of results and gradients in float64. Differences by rounding alone stay below 1e-12.
 TOLERANCE = 1e-6
 
 
@@ -22,13 +22,15 @@ class Probe:
         return torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu").to(self.device)
 
     def images(self, channels: int, *size: int) -> Tensor:
-        """Eight images, whose channels have different means."""
+        """Eight images. Their channels have different means."""
         return self.normal(8, channels, *size) + 2 * self.normal(8, channels, *(1 for _ in size))
 
     @torch.no_grad()
     def fill(self, module: nn.Module) -> nn.Module:
-        """Make `module` float64, with new parameters and statistics: a layer that is zero at the start of training
-        must not hide what comes behind it."""
+        """Make `module` float64, with random parameters and statistics.
+
+        Otherwise a layer whose weights start at zero would hide the layers behind it.
+        """
         module.double().to_empty(device=self.device).requires_grad_()
         for parameter in module.parameters():
             parameter.copy_(self.normal(*parameter.shape) * max(parameter[:1].numel(), 1) ** -0.5)
@@ -38,7 +40,7 @@ class Probe:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """L2 norm of the difference over that of `expected`; inf where shapes or dtypes differ."""
+    """L2 norm of the difference divided by that of `expected`; inf if shapes or dtypes differ."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return float("inf")
     actual, expected = actual.detach().double(), expected.detach().double()
@@ -46,7 +48,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def difference(original: nn.Module, fused: nn.Module, inputs: Sequence[Tensor]) -> str | None:
-    """In what two modules of equal parameters differ, or None. Statistics that they keep change by this."""
+    """A description of how two modules with equal parameters differ, or None. Their running statistics change."""
     for training in (True, False):
         original.train(training)
         fused.train(training)
@@ -61,7 +63,7 @@ def difference(original: nn.Module, fused: nn.Module, inputs: Sequence[Tensor]) 
 def _results(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Result, gradients and statistics of one call."""
     x = x.clone().requires_grad_()
-    taken = x * 1  # no leaf, as it may be overwritten
+    taken = x * 1  # not a leaf, because the module may overwrite it
     y = module(taken)
     weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
     leaves = {"the input": x} | {f"parameter {i}": p for i, p in enumerate(module.parameters())}

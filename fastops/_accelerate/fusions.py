@@ -1,4 +1,4 @@
-"""What is fused: blocks, pairs of modules that run back to back, and single activations."""
+"""Fuses blocks, pairs of consecutive modules, and single activations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastops._accelerate.report import LeftAlone
 from fastops._accelerate.swap import change_class, replace, swap_of
 from fastops.nn import BatchNormMish1d, BatchNormMish2d, BatchNormMish3d, Mish, MishMaxPool2d
 
-#: The fused class of a plain one, and the sizes of images to check it with.
+#: Plain class -> the fused class, and the image sizes to check it with.
 NORMS = {
     nn.BatchNorm1d: (BatchNormMish1d, [(), (5,)]),
     nn.BatchNorm2d: (BatchNormMish2d, [(5, 7)]),
@@ -26,7 +26,7 @@ NORMS = {
 }
 PARALLEL = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 QUANTIZED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic")
-FRESH = (_BatchNorm, _ConvNd, nn.Linear)  # give new tensors, unlike nn.Identity and nn.Flatten
+FRESH = (_BatchNorm, _ConvNd, nn.Linear)  # their results are new tensors, unlike those of nn.Identity and nn.Flatten
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -35,7 +35,7 @@ def looks_like_mish(module: nn.Module) -> bool:
 
 
 def why_closed(module: nn.Module) -> str | None:
-    """Why nothing in `module` may be changed, or None."""
+    """The reason why nothing in `module` may be changed, or None."""
     if not PARALLEL.isdisjoint(cls.__name__ for cls in type(module).__mro__):
         return "accelerate the module before it is wrapped for parallel training"
     if isinstance(module, torch.jit.ScriptModule):
@@ -52,7 +52,7 @@ def is_closed(module: nn.Module) -> bool:
 
 
 def why_untouchable(*modules: nn.Module) -> str | None:
-    """Why one of the modules must run as it is, or None."""
+    """The reason why one of the modules must not be replaced, or None."""
     for module in modules:
         if any(vars(module).get(name) for name in HOOKS):
             return f"{type(module).__name__} has hooks"
@@ -62,7 +62,7 @@ def why_untouchable(*modules: nn.Module) -> str | None:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Call it as it is while tracing?"""
+    """Whether the tracer keeps a call of `module` as one node."""
     return bool(
         is_closed(module)
         or why_untouchable(module)
@@ -80,7 +80,7 @@ class Fusion:
         self._names = {module: name for name, module in model.named_modules()}
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self._slots: list[Slot] = []
-        self._mish: dict[nn.Module, bool | None] = {}  # in place or not; None: it is none
+        self._mish: dict[nn.Module, bool | None] = {}  # whether a Mish is in place; None if the module is no Mish
         self._opened: dict[nn.Module, bool] = {}
         self._open(model)
         if looks_like_mish(model) and type(model) is not Mish:
@@ -98,7 +98,7 @@ class Fusion:
     # ---- blocks ----------------------------------------------------------------------------------------------
 
     def _open(self, module: nn.Module) -> bool:
-        """Fuse the blocks in `module` and find the slots of everything else; is it a block, or does it hold one?"""
+        """Fuse the blocks in `module`, find the slots of everything else, and return whether there is a block."""
         if module not in self._opened:
             self._opened[module] = True
             if reason := why_closed(module):
@@ -106,7 +106,7 @@ class Fusion:
             if not (is_closed(module) or self._fuse_norm_act(module)):
                 self._slots += [Slot(module, name) for name, child in module._modules.items() if child is not None]
                 found = [self._open(child) for child in module._modules.values() if child is not None]
-                # A container of one block looks like the block.
+                # A container with a single block has the block's parameters too.
                 self._opened[module] = any(found) or self._fuse_squeeze(module)
         return self._opened[module]
 
@@ -123,7 +123,7 @@ class Fusion:
         return True
 
     def _fuse_norm_act(self, module: nn.Module) -> bool:
-        """A batch norm of a class of its own that runs its child `act` as well, as timm's BatchNormAct2d."""
+        """Fuse a batch norm whose class also runs its child `act`, such as timm's BatchNormAct2d."""
         base = next((base for base in NORMS if isinstance(module, base)), None)
         act = module._modules.get("act")
         if base in (None, type(module)) or act is None or not self._is_mish(act):
@@ -156,7 +156,7 @@ class Fusion:
                 self._leave(module, f"what its Mish takes is unknown: torch.fx cannot trace it ({error})")
 
     def _pairs(self, is_second: Callable, is_first: Callable) -> Iterator[tuple[Slot, Slot]]:
-        """Slots whose module takes the result of another slot, which comes second."""
+        """Pairs of slots: one, and the slot whose result it takes."""
         for second in self._slots:
             if is_second(second.module):
                 sources = {source for source, _ in self._calls.get(second, ()) if source and is_first(source.module)}
@@ -169,7 +169,7 @@ class Fusion:
         return bool(reason)
 
     def _why_apart(self, first: Slot, second: Slot) -> str | None:
-        """Why the two do not run back to back whenever one of them runs, or None."""
+        """The reason why the two do not always run one directly after the other, or None."""
         first_name, second_name = type(first.module).__name__, type(second.module).__name__
         if not self._goes_to(first, second):
             return f"the result of the {first_name} is used elsewhere too"
@@ -215,11 +215,11 @@ class Fusion:
     # ---- activations -----------------------------------------------------------------------------------------
 
     def _is_mish(self, module: nn.Module) -> bool:
-        """Is it Mish by its name, and does it compute Mish? What only has the name is reported, once."""
+        """Whether the module is called Mish and computes Mish. If only the name fits, that is reported once."""
         if not looks_like_mish(module) or swap_of(module):
             return False
         if module not in self._mish:
-            # In place or not is tested: some modules ignore the argument.
+            # Test whether it works in place, because some modules ignore the argument.
             reasons = {inplace: self._why_not_mish(module, inplace) for inplace in (True, False)}
             self._mish[module] = next((inplace for inplace, reason in reasons.items() if reason is None), None)
             if all(reasons.values()):
@@ -230,7 +230,7 @@ class Fusion:
         return self._differ(module, lambda _: (bare_copy(module), Mish(inplace)), 3, [(9, 9), (66, 40)])
 
     def _replace_mish(self) -> None:
-        """Mish modules that are in no pair, one for one."""
+        """Replace the Mish modules that are in no pair."""
         single = dict.fromkeys(
             slot.module for slot in self._slots if type(slot.module) is not Mish and self._is_mish(slot.module)
         )
@@ -244,12 +244,12 @@ class Fusion:
                     replace(slot, fused, was=type(module).__name__)
 
     def _differ(self, module: nn.Module, both: Callable, channels: int, sizes: list[tuple[int, ...]]) -> str | None:
-        """In what the original and the fused module that `both` makes differ, or None."""
+        """A description of how the original and the fused module from `both` differ, or None."""
         device = next((t.device for t in (*module.parameters(), *module.buffers())), self._device)
         probe = Probe(device)
         try:
             original, fused = both(probe)
             found = difference(original, fused, [4 * probe.images(channels, *size) for size in sizes])
-        except Exception as error:  # the module's own, or no kernel for the device
+        except Exception as error:  # the module's own error, or no kernel for the device
             return f"the comparison fails: {first_line(error)}"
         return found and f"fused, {found}"

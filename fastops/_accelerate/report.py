@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """A fused module: its name in the model, what it was, what it is now."""
+    """A fused module: its name in the model, its old class, its new class."""
 
     name: str
     was: str
@@ -17,7 +17,7 @@ class Change:
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """A module that looks as if it could be fused and was not: its name in the model, its class, why."""
+    """A module that looks fusible but was not fused: its name in the model, its class, the reason."""
 
     name: str
     kind: str
@@ -26,7 +26,7 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class AccelerationReport:
-    """Result of [`fastops.acceleration_report`][]; `str` makes a table of it."""
+    """The result of [`fastops.acceleration_report`][]. Its `str` is a table."""
 
     changed: tuple[Change, ...]
     left_alone: tuple[LeftAlone, ...]
@@ -38,7 +38,7 @@ class AccelerationReport:
 
 
 def _grouped(rows: Iterable[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
-    """Rows that differ by the name only become one."""
+    """Merge rows that differ in the name only."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for what, name, kind, result in rows:
         groups.setdefault((what, kind, result), []).append(name)

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation blocks: recognised by the shapes of their parameters and by what they compute."""
+"""Recognises squeeze-and-excitation blocks by the shapes of their parameters and by their results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fastops._accelerate.swap import change_class, swap_of
 from fastops.nn._tracing import is_traced, leaf_call
 from fastops.ops.se import se_attention
 
-Path = tuple[str, ...]  # attribute names one below the other
+Path = tuple[str, ...]  # attribute names, from the outer module to the inner one
 
 
 LARGE = (66, 40, 3)  # sides of the larger images that a block is tried on
 
 
 class Layout(NamedTuple):
-    """Where a block keeps its parameters, and the number of dimensions of the images that it is made for."""
+    """The paths of a block's parameters, and the number of dimensions of its images."""
 
     w1: Path
     b1: Path | None
@@ -32,9 +32,9 @@ class Layout(NamedTuple):
 
 
 class FusedSqueezeExcitation(nn.Module):
-    """What the class of a squeeze-and-excitation block becomes; its layers stay where they are.
+    """The new class of a squeeze-and-excitation block. The block's layers stay where they are.
 
-    An input with another number of dimensions than the block is made for, or further arguments, go to its own code.
+    The original code runs if the input has a different number of dimensions or if there are more arguments.
     """
 
     _layout: Layout
@@ -50,12 +50,15 @@ class FusedSqueezeExcitation(nn.Module):
 
 
 def fuse(block: nn.Module, layout: Layout) -> None:
-    """Make `block` a fused one, in place."""
+    """Make `block` a fused block, in place."""
     change_class(block, FusedSqueezeExcitation, was=type(block).__name__, _layout=layout)
 
 
 def examine(module: nn.Module) -> Layout | str | None:
-    """The layout of a squeeze-and-excitation block; the reason why it is none though it scales channels; else None."""
+    """The layout of a squeeze-and-excitation block.
+
+    For any other module that scales channels, the reason why it is not such a block. None for the rest.
+    """
     found = _find_layers(module)
     if found is None:
         return None
@@ -65,7 +68,7 @@ def examine(module: nn.Module) -> Layout | str | None:
         probe = Probe(first.device)
         original = probe.fill(bare_copy(module))
         dims = _dims_of_gate(original, first, probe)
-    except Exception:  # whatever a module that is no such block raises when it is copied or run
+    except Exception:  # any error of a module that is no such block, when it is copied or run
         return None
     if dims is None:
         return None
@@ -86,8 +89,8 @@ def examine(module: nn.Module) -> Layout | str | None:
 def _find_layers(module: nn.Module) -> tuple[list[Path | None], list[str]] | None:
     """Paths of w1 [R, C], b1, w2 [C, R], b2 among the module's parameters, and the names of all others.
 
-    None where its matrices are not two such layers with R <= C (those of a transformer, which are large, have R > C).
-    A 1x1 convolution's weight counts as a matrix; a bias follows its weight.
+    None if its matrices are not two such layers with R <= C. (Those of a transformer, which are large, have R > C.) The
+    weight of a 1x1 convolution counts as a matrix. A bias follows its weight.
     """
     paths: list[Path | None] = []
     shapes: list[tuple[int, ...]] = []
@@ -112,13 +115,13 @@ def _find_layers(module: nn.Module) -> tuple[list[Path | None], list[str]] | Non
 
 @torch.no_grad()
 def _dims_of_gate(block: nn.Module, first: Tensor, probe: Probe) -> int | None:
-    """Number of dimensions of the images whose channels `block` scales, if that is what it does."""
+    """The number of dimensions of the images whose channels `block` scales, or None if it does something else."""
     block.eval()
     for dims in (first.dim(),) if first.dim() > 2 else (4, 3, 5):
         x = probe.images(first.shape[1], *_size(dims)).abs() + 0.5
         try:
             y = block(x.clone())
-        except Exception:  # made for another number, or no such block at all
+        except Exception:  # the block takes another number of dimensions, or is no such block
             continue
         if isinstance(y, Tensor) and y.shape == x.shape and not torch.equal(y, x):
             gate = (y / x).flatten(2)
@@ -131,7 +134,7 @@ def _difference(original: nn.Module, layout: Layout, channels: int, probe: Probe
     fused = bare_copy(original)
     fuse(fused, layout)
     images = probe.images(channels, *_size(layout.dims))
-    large = probe.normal(1, channels, *LARGE[: layout.dims - 2])  # a block may pool otherwise beyond some size
+    large = probe.normal(1, channels, *LARGE[: layout.dims - 2])  # some blocks pool differently beyond some size
     try:
         return difference(original, fused, [images, 8 * images, large])  # times 8: ReLU6 is not ReLU
     except Exception as error:

@@ -1,7 +1,7 @@
-"""Changing modules in place so that it can be undone, also on a copy of the model or after pickling it.
+"""Changes modules in place. The change can be undone, also on a copy of the model or after pickling it.
 
-A module with parameters changes its class and stays the same object, with its parameters, mode, hooks and every
-reference to it; one without is replaced in its slot, because it may serve other models too.
+A module with parameters changes its class but stays the same object: it keeps its parameters, mode and hooks, and all
+references to it stay valid. A module without parameters is replaced in its slot, because other models may use it too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fastops._accelerate.calls import Slot
 
 @dataclass(frozen=True)
 class Swap:
-    """What was here, kept by a fused module as its attribute `_swap`."""
+    """The original module of a slot. The fused module keeps it as its attribute `_swap`."""
 
     original: nn.Module | type[nn.Module]
     was: str | None  # its name in the report; None for the Identity that replaces a module fused into another
-    attributes: tuple[str, ...] = ()  # that the fused class needs and the original lacks
+    attributes: tuple[str, ...] = ()  # attributes that the fused class needs and the original lacks
 
 
 def swap_of(module: nn.Module) -> Swap | None:
@@ -29,13 +29,13 @@ def swap_of(module: nn.Module) -> Swap | None:
 
 
 def change_class(module: nn.Module, fused: type[nn.Module], was: str, **attributes: Any) -> None:
-    """Make `module` a `fused`, with more attributes."""
+    """Change the class of `module` to `fused` and set its additional attributes."""
     vars(module).update(attributes, _swap=Swap(type(module), was, tuple(attributes)))
     module.__class__ = fused
 
 
 def replace(slot: Slot, fused: nn.Module, was: str | None = None) -> None:
-    """Put `fused` into the slot, in the mode of the module there."""
+    """Put `fused` into the slot, in the mode of the module that it replaces."""
     vars(fused)["_swap"] = Swap(slot.module, was)
     slot.parent._modules[slot.name] = fused.train(slot.module.training)
 
@@ -54,7 +54,7 @@ def undo(model: nn.Module) -> None:
 
 
 def fused_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Names, fused modules and what they replaced; a module in several slots comes once."""
+    """Names, fused modules and what they replaced. A module in several slots is listed once."""
     for name, module in model.named_modules():
         if (swap := swap_of(module)) and swap.was is not None:
             yield name, module, swap.was

@@ -1,4 +1,4 @@
-"""Modules around the ops."""
+"""Modules that call the ops."""
 
 from fastops.nn._in_class import in_class
 from fastops.nn.activation import Mish

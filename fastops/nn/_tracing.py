@@ -1,4 +1,4 @@
-"""Modules as leaves of the graphs of `torch.fx`, which takes the modules of `torch.nn` for leaves only."""
+"""Makes modules leaves in graphs of `torch.fx`. By default only the modules of `torch.nn` are leaves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import fx, nn
 
 
 def is_traced(x: Any) -> bool:
-    """Whether `x` stands for a value of a graph that `torch.fx` makes."""
+    """Whether `x` is a value of a graph that `torch.fx` is tracing."""
     return isinstance(x, fx.Proxy)
 
 
@@ -16,7 +16,7 @@ def leaf_call(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
     """Add a call of `module` to the graph.
 
     Raises:
-        TypeError: the module is traced by itself.
+        TypeError: if the module is the root of the trace.
     """
     try:
         path = x.tracer.path_of_module(module)

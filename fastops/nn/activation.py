@@ -14,7 +14,7 @@ class Mish(nn.Module):
     Args:
         inplace: overwrite the input (for inference; see [`fastops.mish_`][]).
 
-    Shapes and dtypes as [`fastops.mish`][].
+    Shapes and dtypes are those of [`fastops.mish`][].
 
     Examples:
 

@@ -9,7 +9,7 @@ from fastops.ops.adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh
 
 
 class _Adaptive(nn.Module):
-    """Parameters a, b, c, d of `num_parameters` elements and the values they start from."""
+    """Base of the modules: parameters a, b, c, d with `num_parameters` elements each, and their initial values."""
 
     def __init__(self, num_parameters: int, start: tuple[float, float, float, float], device, dtype) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class _Adaptive(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Give all parameters their first values again."""
+        """Reset all parameters to their initial values."""
         for parameter, value in zip((self.a, self.b, self.c, self.d), self.start, strict=True):
             nn.init.constant_(parameter, value)
 
@@ -30,12 +30,12 @@ class _Adaptive(nn.Module):
 
 
 class ASigmoid(_Adaptive):
-    r"""Adaptive sigmoid $b \, \sigma(a x + c) + d$, a, b, c, d learnable; see [`fastops.adaptive_sigmoid`][].
+    r"""Adaptive sigmoid $b \, \sigma(a x + c) + d$ with learnable a, b, c, d; see [`fastops.adaptive_sigmoid`][].
 
     Args:
-        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
-            `nn.PReLU` has it.
-        a, b, c, d: where they start; the defaults are the plain sigmoid.
+        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as in
+            `nn.PReLU`.
+        a, b, c, d: initial values; the defaults give the plain sigmoid.
 
     Raises:
         ValueError: `ASigmoid: num_parameters must be at least 1, got ...`.
@@ -64,12 +64,12 @@ class ASigmoid(_Adaptive):
 
 
 class ATanh(_Adaptive):
-    r"""Adaptive tanh $b \tanh(a x + c) + d$, a, b, c, d learnable; see [`fastops.adaptive_tanh`][].
+    r"""Adaptive tanh $b \tanh(a x + c) + d$ with learnable a, b, c, d; see [`fastops.adaptive_tanh`][].
 
     Args:
-        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
-            `nn.PReLU` has it.
-        a, b, c, d: where they start; the defaults are plain tanh.
+        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as in
+            `nn.PReLU`.
+        a, b, c, d: initial values; the defaults give plain tanh.
 
     Raises:
         ValueError: `ATanh: num_parameters must be at least 1, got ...`.
@@ -98,13 +98,13 @@ class ATanh(_Adaptive):
 
 
 class AReLU(_Adaptive):
-    r"""Adaptive ReLU $\max(a x + c, \; b x + d)$, a, b, c, d learnable; see [`fastops.adaptive_relu`][].
+    r"""Adaptive ReLU $\max(a x + c, \; b x + d)$ with learnable a, b, c, d; see [`fastops.adaptive_relu`][].
 
     Args:
-        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as
-            `nn.PReLU` has it.
-        a, b, c, d: where they start, in place of what `init` says; `b=0.25` is PReLU.
-        init: "relu" starts as ReLU, (1, 0, 0, 0); "paper" as the authors' code does, (1, 1, 0, 0), the identity.
+        num_parameters: 1 for one set of parameters, or the number of channels (dimension 1 of the input), as in
+            `nn.PReLU`.
+        a, b, c, d: initial values, which override those of `init`; `b=0.25` is PReLU.
+        init: "relu" starts as ReLU, (1, 0, 0, 0). "paper" starts like the authors' code, (1, 1, 0, 0), the identity.
 
     Raises:
         ValueError: `AReLU: num_parameters must be at least 1, got ...`, `AReLU: init must be ...`.

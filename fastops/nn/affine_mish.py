@@ -1,4 +1,4 @@
-"""Modules of Mish after a map of each channel."""
+"""Modules that apply Mish after an affine map or a batch norm of each channel."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from fastops.ops.affine_mish import affine_mish, batch_norm_mish
 
 
 class AffineMish(nn.Module):
-    r"""Learned scale and shift of each channel, then Mish: $y_c = f(w_c x_c + b_c)$; see
-    [`fastops.affine_mish`][].
+    r"""Learned scale and shift of each channel, then Mish; see [`fastops.affine_mish`][].
+
+    $$
+    y_c = f(w_c x_c + b_c), \quad f(v) = v \tanh(\ln(1 + e^v))
+    $$
 
     Args:
         channels: C of the input [N, C, ...].
 
-    Parameters are called `weight` [C], starting at 1, and `bias` [C], starting at 0.
+    The parameters are `weight` [C], which starts at 1, and `bias` [C], which starts at 0.
 
     Raises:
         ValueError: `AffineMish: channels must be at least 1 ...`.
@@ -43,10 +46,10 @@ class AffineMish(nn.Module):
 
 
 class _BatchNormMish:
-    """The forward of torch's batch norm modules with [`fastops.batch_norm_mish`][] in the place of its function.
+    """The forward of torch's batch norm modules, with [`fastops.batch_norm_mish`][] in place of `F.batch_norm`.
 
-    Tools that convert models take the module for a batch norm and would drop its Mish. `qconfig` is what they all ask
-    for: `nn.SyncBatchNorm.convert_sync_batchnorm` and torch's quantization.
+    Tools that convert models would treat the module as a batch norm and drop its Mish. All of them
+    (`nn.SyncBatchNorm.convert_sync_batchnorm`, torch's quantization) read `qconfig`, so reading it raises an error.
     """
 
     @property
@@ -58,7 +61,7 @@ class _BatchNormMish:
         )
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name != "qconfig"]  # torch.jit looks at every name in it
+        return [name for name in super().__dir__() if name != "qconfig"]  # torch.jit reads every listed attribute
 
     def forward(self, x: Tensor) -> Tensor:
         if is_traced(x):
@@ -84,7 +87,7 @@ class _BatchNormMish:
 
 
 class BatchNormMish1d(_BatchNormMish, nn.BatchNorm1d):
-    """`nn.BatchNorm1d`, then Mish, of [N, C] or [N, C, L]; see [`BatchNormMish2d`][fastops.nn.BatchNormMish2d].
+    """`nn.BatchNorm1d`, then Mish, for [N, C] or [N, C, L]; see [`BatchNormMish2d`][fastops.nn.BatchNormMish2d].
 
     Examples:
 
@@ -95,15 +98,14 @@ class BatchNormMish1d(_BatchNormMish, nn.BatchNorm1d):
 
 
 class BatchNormMish2d(_BatchNormMish, nn.BatchNorm2d):
-    r"""`nn.BatchNorm2d`, then Mish, of [N, C, H, W], with the arguments, parameters, buffers and state-dict keys of
-    `nn.BatchNorm2d`.
+    r"""`nn.BatchNorm2d`, then Mish, for [N, C, H, W]; see [`fastops.batch_norm_mish`][].
 
     $$
     y_c = f\left(w_c \frac{x_c - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + b_c\right)
     $$
 
-    In training two passes over the input, and two more backward, which keeps nothing of the input's size but the input;
-    see [`fastops.batch_norm_mish`][].
+    Arguments, parameters, buffers and state-dict keys are those of `nn.BatchNorm2d`. Training takes two passes over the
+    input, and two more for the gradients. Of the large tensors only the input is saved.
 
     Examples:
 
@@ -114,7 +116,7 @@ class BatchNormMish2d(_BatchNormMish, nn.BatchNorm2d):
 
 
 class BatchNormMish3d(_BatchNormMish, nn.BatchNorm3d):
-    """`nn.BatchNorm3d`, then Mish, of [N, C, D, H, W]; see [`BatchNormMish2d`][fastops.nn.BatchNormMish2d].
+    """`nn.BatchNorm3d`, then Mish, for [N, C, D, H, W]; see [`BatchNormMish2d`][fastops.nn.BatchNormMish2d].
 
     Examples:
 

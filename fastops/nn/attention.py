@@ -30,7 +30,7 @@ class SEAttention(nn.Module):
         reduction: the hidden layer has max(C // reduction, 1) units.
         bias: learn b1 and b2.
 
-    Parameters are called `w1` [R, C], `b1` [R], `w2` [C, R], `b2` [C], and start as those of `nn.Linear` do.
+    The parameters are `w1` [R, C], `b1` [R], `w2` [C, R] and `b2` [C]. They are initialised like those of `nn.Linear`.
 
     Raises:
         ValueError: `SEAttention: <argument> must ...`.
@@ -58,7 +58,7 @@ class SEAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, uniform within 1/sqrt(fan in), as `nn.Linear` does."""
+        """Draw all parameters from the uniform distribution within 1/sqrt(fan in), like `nn.Linear`."""
         for weight, bias in ((self.w1, self.b1), (self.w2, self.b2)):
             bound = weight.shape[1] ** -0.5
             nn.init.uniform_(weight, -bound, bound)

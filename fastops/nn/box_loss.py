@@ -29,7 +29,7 @@ class IoULoss(_IoUFamily):
     Args:
         fmt: "xyxy", "xywh" or "cxcywh".
         reduction: "none", "mean" or "sum".
-        eps: sides below it count as `eps`.
+        eps: smallest side, in the unit of the boxes; smaller sides count as `eps`.
 
     A third argument, `module(pred, target, weight)`, weighs the boxes.
 
@@ -46,7 +46,7 @@ class IoULoss(_IoUFamily):
 class GIoULoss(_IoUFamily):
     r"""Generalized IoU loss $1 - \mathrm{IoU} + |C \setminus (A \cup B)| / |C|$; see [`fastops.giou_loss`][].
 
-    Arguments as [`IoULoss`][fastops.nn.IoULoss].
+    The arguments are those of [`IoULoss`][fastops.nn.IoULoss].
 
     Examples:
 
@@ -61,7 +61,7 @@ class GIoULoss(_IoUFamily):
 class DIoULoss(_IoUFamily):
     r"""Distance IoU loss $1 - \mathrm{IoU} + \rho^2 / c^2$; see [`fastops.diou_loss`][].
 
-    Arguments as [`IoULoss`][fastops.nn.IoULoss].
+    The arguments are those of [`IoULoss`][fastops.nn.IoULoss].
 
     Examples:
 
@@ -76,7 +76,7 @@ class DIoULoss(_IoUFamily):
 class CIoULoss(_IoUFamily):
     r"""Complete IoU loss $L_{DIoU} + \alpha v$; see [`fastops.ciou_loss`][].
 
-    Arguments as [`IoULoss`][fastops.nn.IoULoss].
+    The arguments are those of [`IoULoss`][fastops.nn.IoULoss].
 
     Examples:
 
@@ -91,7 +91,7 @@ class CIoULoss(_IoUFamily):
 class EIoULoss(_IoUFamily):
     r"""Efficient IoU loss $L_{DIoU} + \Delta w^2 / w_c^2 + \Delta h^2 / h_c^2$; see [`fastops.eiou_loss`][].
 
-    Arguments as [`IoULoss`][fastops.nn.IoULoss].
+    The arguments are those of [`IoULoss`][fastops.nn.IoULoss].
 
     Examples:
 
@@ -110,8 +110,8 @@ class FocalEIoULoss(nn.Module):
         gamma: at least 0.
         fmt: "xyxy", "xywh" or "cxcywh".
         reduction: "none", "mean", "sum" or "weighted" (divided by the sum of the weights).
-        detach_weight: the weight is a constant of the gradient.
-        eps: sides below it count as `eps`.
+        detach_weight: the gradient treats the weight as a constant.
+        eps: smallest side, in the unit of the boxes; smaller sides count as `eps`.
 
     Examples:
 
@@ -144,7 +144,7 @@ class FocalEIoULoss(nn.Module):
 
 
 class FocalL1Loss(nn.Module):
-    r"""FocalL1 loss, with gradient $-\alpha x \ln(\beta x)$ up to x = 1; see [`fastops.focal_l1_loss`][].
+    r"""FocalL1 loss. Its gradient is $-\alpha x \ln(\beta x)$ up to x = 1; see [`fastops.focal_l1_loss`][].
 
     Args:
         beta: between 1/e and 1.

@@ -78,7 +78,7 @@ class FrozenConv2d(nn.Module):
         self.activation, self.groups = activation, conv.groups
         self.max_pool, self.output_dtype = max_pool, output_dtype
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
-        self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # weight and bias by tile size, of those in _packed_from
+        self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # tile size -> weight and bias, packed from _packed_from
         self._packed_from: tuple[tuple[Tensor, int], ...] = ()
         self._plain = (self.padding, self.dilation) == ((0, 0), (1, 1)) and self.stride in ((1, 1), (2, 2))
 
@@ -117,7 +117,7 @@ class FrozenConv2d(nn.Module):
         return not (needs_grad or in_transform())
 
     def _tile_size(self, x: Tensor) -> int:
-        """Winograd's tile size for this input, with the weights for it packed; 0: run torch's convolution."""
+        """Winograd's tile size for this input, after packing its weights; 0 means torch's convolution."""
         if not (self._plain and x.device.type == "cpu" and x.dtype == self.weight.dtype != torch.float64):
             return 0
         differentiated = (x.requires_grad and torch.is_grad_enabled()) or in_transform()
@@ -135,7 +135,7 @@ class FrozenConv2d(nn.Module):
         return tile_size
 
     def __getstate__(self) -> dict:
-        """Packed weights belong to this CPU: they are left out of pickles and copies and made anew."""
+        """Leave the packed weights, which are for this CPU only, out of pickles and copies. They are packed again."""
         return {**self.__dict__, "_packed": {}, "_packed_from": ()}
 
     def extra_repr(self) -> str:

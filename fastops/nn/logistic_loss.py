@@ -1,4 +1,4 @@
-"""Loss module of score maps."""
+"""Loss module for score maps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class BalancedLogisticLoss(nn.Module):
     r"""Balanced logistic loss of score maps, $\sum_u w_u \ln(1 + e^{-y_u v_u})$ for each map.
 
     Args:
-        radius, stride, reduction: as in [`fastops.balanced_logistic_loss`][], whose `responses` and `centers` are the
-            inputs.
+        radius, stride, reduction: as in [`fastops.balanced_logistic_loss`][]. Its `responses` and `centers` are the
+            inputs of the module.
 
     Examples:
 

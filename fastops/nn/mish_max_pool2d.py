@@ -1,4 +1,4 @@
-"""Module of max pooling of Mish."""
+"""Module for max pooling of Mish."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class MishMaxPool2d(nn.Module):
     r"""Mish, then `nn.MaxPool2d`: $y = \max_p f(x_p)$ over windows; see [`fastops.mish_max_pool2d`][].
 
     Args:
-        kernel_size: of the window, a number or (height, width), as the others.
-        stride: from window to window; None is `kernel_size`.
-        padding: rows and columns around the input, never chosen.
+        kernel_size: size of the window in pixels, a number or (height, width), like the other two.
+        stride: distance between windows; None means `kernel_size`.
+        padding: rows and columns around the input, which are never the maximum.
 
     Examples:
 

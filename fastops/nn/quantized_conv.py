@@ -1,4 +1,4 @@
-"""Convolution whose inputs, weights and sums are integers, for inference on the CPU."""
+"""Convolution with integer inputs, weights and sums, for inference on the CPU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastops.nn.frozen_conv import folded
 from fastops.ops.quantized_conv import quantized_conv2d, quantized_conv2d_pack
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": F.relu, "mish": F.mish}
-MAX_BIAS = 2**30  # in units of the sum, which itself stays below as much
-SHRINK = tuple(1 - 0.02 * i for i in range(16))  # of a channel's largest weight: the range tried
+MAX_BIAS = 2**30  # in units of the sum, which stays below this bound too
+SHRINK = tuple(1 - 0.02 * i for i in range(16))  # ranges to try, as fractions of a channel's largest weight
 
 
 class Quantization(NamedTuple):
-    """What uint8 levels stand for: `value = scale * (level - zero_point)`.
+    """The values of uint8 levels: `value = scale * (level - zero_point)`.
 
     Example:
         >>> from fastops.nn import Quantization
@@ -33,10 +33,10 @@ class Quantization(NamedTuple):
 
     @classmethod
     def of_range(cls, low: float, high: float) -> Quantization:
-        """Levels for the values from `low` to `high` and for zero, which one level hits.
+        """Levels for the values from `low` to `high`. One level is exactly zero.
 
         Raises:
-            ValueError: where the range is empty or not finite.
+            ValueError: if the range is empty or not finite.
         """
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         if not (math.isfinite(low) and math.isfinite(high) and high > low):
@@ -45,7 +45,7 @@ class Quantization(NamedTuple):
         return cls(scale, round(-low / scale))
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The nearest levels of a floating-point tensor, halves to the even one, cut off at both ends."""
+        """The nearest levels of a floating-point tensor. Halves round to even, and values out of range are clamped."""
         return (x / self.scale).round_().add_(self.zero_point).clamp_(0, 255).to(torch.uint8)
 
     def dequantize(self, levels: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Quantization(NamedTuple):
         return (levels.float() - self.zero_point) * self.scale
 
 
-#: Of images: the levels are the values.
+#: The quantization of images: the levels are the values.
 PIXELS = Quantization(1.0, 0)
 
 
@@ -62,16 +62,17 @@ class QuantizedConv2d(nn.Module):
 
     $$y = \operatorname{pool}(f(w * x + b)), \qquad x \text{ and } y \text{ in uint8 levels, } w \text{ in int8}$$
 
-    The weights have a scale per output channel, the activations one per tensor. Sums are exact in 32-bit integers; the
-    activation $f$, whatever it is, is a table of 256 values, so that Mish costs what ReLU does. Results have the same
-    bits on every CPU and for any number of threads. It is fast where `fastops.build_info()["int8_is_fast"]`.
+    The weights have one scale per output channel, the activations one per tensor. Sums are exact in 32-bit integers.
+    Any activation $f$ is a table of 256 values, so Mish costs as much as ReLU. Results have the same bits on every CPU
+    and for any number of threads. The module is fast if `fastops.build_info()["int8_is_fast"]` is True.
 
-    Build it with `from_float`. It takes uint8 levels of `input`, or floating-point values, which it quantizes first; it
-    returns uint8 levels of `output`, or float32 where `output` is None. CPU only, no gradient.
+    Build it with `from_float`. Its input is uint8 levels of `input`, or floating-point values, which it quantizes
+    first. It returns uint8 levels of `output`, or float32 if `output` is None. It runs on the CPU only and has no
+    gradient.
 
     Attributes:
-        input: what the levels of the input stand for.
-        output: what those of the result stand for; None for float32 results.
+        input: quantization of the input.
+        output: quantization of the result; None for float32 results.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", 2018.
@@ -113,7 +114,7 @@ class QuantizedConv2d(nn.Module):
         self.register_buffer("table", table)
         self.input, self.output, self._before = input, output, before
         self.activation, self.stride, self.padding, self.groups, self.pool = activation, stride, padding, groups, pool
-        self._packed: tuple[Tensor, int, Tensor] | None = None  # from which weight, its version, and what came of it
+        self._packed: tuple[Tensor, int, Tensor] | None = None  # the weight, its version, and the packed weights
 
     @classmethod
     def from_float(
@@ -130,15 +131,14 @@ class QuantizedConv2d(nn.Module):
         """Quantize a convolution.
 
         Args:
-            conv: without dilation, its padding numbers and zeros.
-            norm: a batch norm that follows it, in eval mode, or None; it is folded in.
-            activation: "none", "relu", "mish", or any function of single values.
-            input: what the levels of the input stand for: `PIXELS`, another module's `output`, or
-                `Quantization.of_range(...)`.
-            range: lowest and highest value before the activation that the 256 levels shall tell apart, of which
-                `best_range` finds a good one; None for float32 results.
-            pool: size and stride of a max pool behind the activation, square and without padding.
-            correction: `[O]`, added to the bias: see `bias_correction`.
+            conv: a convolution without dilation, padded with zeros, with numbers as padding.
+            norm: a batch norm that follows it, in eval mode, or None. It is folded in.
+            activation: "none", "relu", "mish", or any elementwise function.
+            input: quantization of the input: `PIXELS`, another module's `output`, or `Quantization.of_range(...)`.
+            range: lowest and highest value before the activation that the 256 levels cover. `best_range` finds a good
+                one. None for float32 results.
+            pool: size and stride of a max pool after the activation, square and without padding.
+            correction: `[O]`, added to the bias; see `bias_correction`.
 
         Raises:
             ValueError: `QuantizedConv2d: <argument> must ...`.
@@ -160,11 +160,11 @@ class QuantizedConv2d(nn.Module):
                 wanted, got = list(offset.shape), list(correction.shape)
                 raise ValueError(f"QuantizedConv2d: correction must have shape {wanted}, got {got}")
             offset = offset + correction.to(offset)
-        # So large a scale that the bias fits into the sum.
+        # A scale that is large enough for the bias to fit into the sum.
         least = (offset.abs() / (input.scale * MAX_BIAS * 0.99)).clamp(min=1e-30)
         steps = torch.maximum(_weight_scales(weight), least)
         levels = (weight / steps[:, None, None, None]).round().clamp(-127, 127).to(torch.int8)
-        unit = input.scale * steps  # what one of the sum stands for
+        unit = input.scale * steps  # the value of one unit of the sum
         bias = (offset / unit).round() - input.zero_point * levels.double().sum(dim=(1, 2, 3))
         before = output = table = None
         if range is not None:
@@ -192,7 +192,7 @@ class QuantizedConv2d(nn.Module):
         return (ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation)(y)
 
     def sums(self, x: Tensor) -> Tensor:
-        """What the activation and the pool are applied to, not rounded to levels: float32."""
+        """The float32 values before the activation and the pool, not rounded to levels."""
         if x.is_floating_point():
             x = self.input.quantize(x)
         unit = 1.0 if self._before is None else self._before.scale
@@ -208,7 +208,7 @@ class QuantizedConv2d(nn.Module):
         )  # fmt: skip
 
     def get_extra_state(self) -> Tensor:
-        """The quantizations, so that a state dict is whole: scale and zero point each, 0 for none."""
+        """The quantizations, which complete a state dict: scale and zero point of each, 0 for none."""
         rows = [self.input, self._before or (0, 0), self.output or (0, 0)]
         return torch.tensor(rows, dtype=torch.float64)
 
@@ -217,7 +217,7 @@ class QuantizedConv2d(nn.Module):
         self.input, self._before, self.output = rows
 
     def __getstate__(self) -> dict:
-        """Packed weights belong to this version of the library: copies and pickles make them anew."""
+        """Leave the packed weights, which are for this version of the library only, out of copies and pickles."""
         return {**self.__dict__, "_packed": None}
 
     def extra_repr(self) -> str:
@@ -227,7 +227,7 @@ class QuantizedConv2d(nn.Module):
 
 
 def _weight_scales(weight: Tensor) -> Tensor:
-    """[O], of int8 levels: the one of a few shares of each channel's largest weight that errs least in the square."""
+    """The scale of the int8 levels [O]: for each channel the one of several candidates with the least squared error."""
     largest = weight.abs().amax(dim=(1, 2, 3))
     best = torch.full_like(largest, torch.inf)
     scales = largest / 127
@@ -243,11 +243,17 @@ def _weight_scales(weight: Tensor) -> Tensor:
 def best_range(
     values: Tensor, activation: str | Callable[[Tensor], Tensor] = "none", pool: tuple[int, int] | None = None
 ) -> tuple[float, float]:
-    """The range for `QuantizedConv2d.from_float` whose results err least in the square on a sample.
+    """Find the range for `QuantizedConv2d.from_float` with the least squared error on a sample.
 
     Args:
-        values: float32 `[N, C, H, W]`, what the convolution (and batch norm) gave before the activation.
-        activation, pool: as for `from_float`.
+        values: float32 `[N, C, H, W]`, the results of the convolution (and batch norm) before the activation.
+        activation, pool: as in `from_float`.
+
+    Returns:
+        The lowest and the highest value, as floats.
+
+    Raises:
+        ValueError: `best_range: values must be finite and not all zero, got ...`.
 
     Example:
         >>> from fastops.nn import best_range
@@ -265,7 +271,7 @@ def best_range(
     def error(low: float, high: float) -> float:
         levels = Quantization.of_range(low, high)
         known = function(levels.dequantize(torch.arange(256)))
-        if activation not in ("none", "relu"):  # the table's results are rounded once more
+        if activation not in ("none", "relu"):  # the results of the table are rounded a second time
             output = Quantization.of_range(known.min().item(), known.max().item())
             known = output.dequantize(output.quantize(known))
         got = known[levels.quantize(values).int()]
@@ -287,12 +293,12 @@ def best_range(
 
 
 def bias_correction(wanted: Tensor, module: QuantizedConv2d, x: Tensor) -> Tensor:
-    """`[O]`: by how much a quantized convolution's values before the activation are too low in the mean over a sample.
+    """The mean error `[O]` of a quantized convolution before the activation on a sample: expected minus actual values.
 
     Args:
-        wanted: `[N, O, H, W]`, the values before the activation of the network in floating point.
-        module: built without a correction.
-        x: its input, as it comes from the quantized layers before it.
+        wanted: `[N, O, H, W]`, the values of the floating-point network before the activation.
+        module: the quantized convolution, built without a correction.
+        x: its input, from the quantized layers before it.
 
     Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019.
     """

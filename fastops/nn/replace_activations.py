@@ -1,4 +1,4 @@
-"""Swap the activations of a model for others, and back."""
+"""Replaces the activations of a model, and restores them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Replaced:
-    """What `replace_activations` did.
+    """The result of `replace_activations`.
 
     Attributes:
         names: dotted names of the replaced modules.
@@ -19,7 +19,7 @@ class Replaced:
         self._slots, self.names = slots, names
 
     def restore(self) -> None:
-        """Put the replaced modules back; what the new ones learned is lost."""
+        """Put the replaced modules back. The parameters of the new modules are lost."""
         for parent, name, old in self._slots:
             setattr(parent, name, old)
         self._slots = []
@@ -35,27 +35,27 @@ def replace_activations(
     *,
     example: Tensor | tuple[Tensor, ...] | None = None,
 ) -> Replaced:
-    """Replace every activation of class `old` in `model` by one that `new` makes, in place.
+    """Replace every activation of class `old` in `model` by a module that `new` makes, in place.
 
-    Each module gets a module of its own, on the device and in the dtype of the model's parameters. A module that the
-    model uses in several places is replaced by one module in all of them. Activations that a `forward` calls as
-    functions, such as `F.relu`, are not seen.
+    Each replacement is a new module, on the device and in the dtype of the model's parameters. If the model uses one
+    module in several slots, one new module replaces it in all of them. Activations that a `forward` calls as functions,
+    such as `F.relu`, are not found.
 
     Args:
-        model: what holds the activations; not itself one of them.
-        old: class or classes to replace; subclasses count.
-        new: makes a module: `fastops.nn.AReLU`, or `functools.partial(fastops.nn.AReLU, init="paper")`.
-        example: one set of parameters per channel in place of one per layer: an input of the model, or a tuple of
-            inputs. The model is run on it once, in eval mode, to find the number of channels (dimension 1) that each
-            activation gets, and `new(num_parameters=channels)` is called.
+        model: the module that contains the activations; not an activation itself.
+        old: class or classes to replace, and their subclasses.
+        new: makes a module, such as `fastops.nn.AReLU` or `functools.partial(fastops.nn.AReLU, init="paper")`.
+        example: an input of the model, or a tuple of inputs. If given, each activation gets one set of parameters per
+            channel instead of one per layer. The model runs on it once, in eval mode, to find the number of channels
+            (dimension 1) of each activation, and `new(num_parameters=channels)` is called.
 
     Returns:
-        the names of the replaced modules, and `restore()`, which undoes it.
+        A `Replaced` with the names of the replaced modules; its `restore()` undoes the replacement.
 
     Raises:
-        ValueError: when the model has no such module, is one itself, or the example does not reach one.
+        ValueError: if the model has no such module or is one itself, or if the example does not reach one.
 
-    Make the optimizer afterwards: the new modules bring parameters.
+    Make the optimizer afterwards, because the new modules have parameters.
 
     Example:
         >>> import torch, fastops
@@ -72,7 +72,7 @@ def replace_activations(
     slots = [
         (parent, name, child, f"{prefix}.{name}" if prefix else name)
         for prefix, parent in model.named_modules()
-        for name, child in parent._modules.items()  # named_children tells a module once, wherever it is used
+        for name, child in parent._modules.items()  # named_children lists a module that is in several slots only once
         if isinstance(child, old)
     ]
     if not slots:
@@ -96,7 +96,7 @@ def replace_activations(
 def _channels(
     model: nn.Module, activations: list[nn.Module], example: Tensor | tuple[Tensor, ...]
 ) -> dict[nn.Module, int]:
-    """The size of dimension 1 of what each activation gets."""
+    """The size of dimension 1 of each activation's input."""
     found: dict[nn.Module, int] = {}
     hooks = [
         module.register_forward_pre_hook(lambda own, inputs: found.__setitem__(own, inputs[0].shape[1]))

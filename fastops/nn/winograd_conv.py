@@ -1,4 +1,4 @@
-"""Convolution whose training step on the CPU multiplies less."""
+"""Convolution whose training step on the CPU needs fewer multiplications."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from fastops.nn._in_class import in_class
 from fastops.ops._transforms import in_transform_or_vmap
 from fastops.ops.winograd import winograd_conv2d, winograd_pack, winograd_tile_size
 
-#: Batches with fewer pixels in the output than this do not repay the packing of the weights, which each call brings.
+#: For fewer output pixels in a batch than this, packing the weights in each call takes more time than it saves.
 MIN_PIXELS = 4096
 
 
 class WinogradConv2d(nn.Conv2d):
-    r"""`nn.Conv2d`, forward and input gradient by Winograd's minimal filtering where that is faster.
+    r"""`nn.Conv2d` that computes forward and input gradient by Winograd's minimal filtering where that is faster.
 
-    That is on the CPU in float32, for 5x5 kernels with stride 1 and, without an input gradient, 11x11 kernels with
-    stride 2 without groups, neither padded nor dilated, and large enough inputs; everything else, and the gradient of
-    the weight, is torch's own convolution. The rounding differs: relative L2 error 1e-5 forward and 2e-5 in the input's
-    gradient, of SiamFC's second layer. Arguments, parameters and state-dict keys are those of `nn.Conv2d`.
+    It is faster on the CPU in float32 for large enough inputs and convolutions without padding and dilation: 5x5
+    kernels with stride 1, and 11x11 kernels with stride 2 without groups if the input needs no gradient. Everything
+    else, and the gradient of the weight, uses torch's own convolution. The rounding differs: for SiamFC's second layer
+    the relative L2 error is 1e-5 in the result and 2e-5 in the input's gradient. Arguments, parameters and state-dict
+    keys are those of `nn.Conv2d`.
 
-    One step (forward, backward) of SiamFC's second layer, 8 inputs [96, 61, 61] to 256 channels in 2 groups, takes 0.7
-    of the time of `nn.Conv2d` on one core with AVX-512.
+    One step (forward and backward) of SiamFC's second layer, with 8 inputs [96, 61, 61] and 256 output channels in 2
+    groups, takes 0.7 times as long as `nn.Conv2d` on one core with AVX-512.
 
     Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
@@ -45,7 +46,7 @@ class WinogradConv2d(nn.Conv2d):
         return _Convolution.apply(x, self.weight, self.bias, self, tile_size)
 
     def tile_size(self, x: Tensor) -> int:
-        """Winograd's tile size for this input; 0: torch's convolution."""
+        """Winograd's tile size for this input; 0 means torch's convolution."""
         size, stride = self.kernel_size[0], self.stride[0]
         if (*self.kernel_size, *self.stride) not in ((5, 5, 1, 1), (11, 11, 2, 2)):
             return 0
@@ -62,8 +63,9 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def winograd_convolutions(model: nn.Module) -> AbstractContextManager[None]:
-    """For a `with` block, make every `nn.Conv2d` of the model a [`WinogradConv2d`][fastops.nn.WinogradConv2d], the same
-    module otherwise.
+    """For a `with` block, make every `nn.Conv2d` of the model a [`WinogradConv2d`][fastops.nn.WinogradConv2d].
+
+    The modules stay the same objects, with the same parameters.
 
     Examples:
 
@@ -91,7 +93,7 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         conv, grad_x = ctx.conv, None
         if ctx.needs_input_grad[0]:
-            # A convolution of the padded gradient by the kernels turned, [O, I/g, K, K] -> [I, O/g, K, K].
+            # Convolve the padded gradient with the rotated kernels, [O, I/g, K, K] -> [I, O/g, K, K].
             turned = weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
             padded = F.pad(grad, 4 * (conv.kernel_size[0] - 1,))
             tile = winograd_tile_size(conv.kernel_size, tuple(padded.shape), 1, conv.groups)

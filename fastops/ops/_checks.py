@@ -1,4 +1,4 @@
-"""Argument checks of the fake kernels: the same sentences as csrc/common/checks.h."""
+"""Argument checks of the fake kernels. Their messages equal those of csrc/common/checks.h."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ def _save_input(ctx, inputs, output) -> None:
 
 
 def register_pointwise(name: str, reference: Callable[[Tensor], Tensor]) -> dict[str, Callable[..., None]]:
-    """Registers `name` and `<name>_backward` with torch; returns their argument checks, the entries of CHECKS.
+    """Register `name` and `<name>_backward` with torch, and return their argument checks, the entries of CHECKS.
 
-    Results have the strides of `x` where it is dense. The backward saves `x` alone; its own gradient comes from
-    `reference`.
+    The results have the strides of `x` if it is dense. The forward pass saves `x` only. The gradient of the backward
+    pass comes from `reference`.
     """
     op = getattr(torch.ops.fastops, name).default
     backward_op = getattr(torch.ops.fastops, f"{name}_backward").default

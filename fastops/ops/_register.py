@@ -13,8 +13,11 @@ _libraries = {device: torch.library.Library("fastops", "IMPL") for device in _DE
 
 
 def reference_vjp(function: Callable[..., Tensor], inputs: Sequence[Any], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of `function(*inputs)`, differentiable again; for `create_graph=True`, where the fused backward,
-    itself without a formula, would cut the graph. One entry per input, None where no gradient is wanted."""
+    """Gradients of `function(*inputs)` that can be differentiated again, for `create_graph=True`.
+
+    The fused backward has no gradient formula, so it would cut the graph. The result has one entry per input: None if
+    the input needs no gradient.
+    """
     with torch.enable_grad():
         output = function(*inputs)
         wanted = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
@@ -32,10 +35,13 @@ def _eligible(t: Any, device: str) -> bool:
 
 
 def register_autocast(name: str, policy: str) -> None:
-    """Under `torch.autocast`: "lower" casts floating inputs to the autocast dtype, as torch does for convolutions;
-    "promote" casts them to the widest among them, as torch does for ops that need equal dtypes; "float32" casts to it,
-    as torch does for losses; "first" casts to the dtype of the first, for the parameters of an activation, which keeps
-    its dtype."""
+    """Register how the op casts its floating inputs under `torch.autocast`.
+
+    - "lower": to the autocast dtype, as torch does for convolutions.
+    - "promote": to the widest dtype among them, as torch does for ops that need equal dtypes.
+    - "float32": to float32, as torch does for losses.
+    - "first": to the dtype of the first input. An activation keeps its dtype, and its parameters follow.
+    """
     op = getattr(torch.ops.fastops, name).default
     for device, key in _DEVICES.items():
 

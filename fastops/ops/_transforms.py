@@ -1,4 +1,4 @@
-"""Derivatives taken in ways that ops registered through torch.library have no formula for."""
+"""Detects transforms for which ops registered through torch.library have no derivative formula."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ _DIFFERENTIATING = (TransformType.Grad, TransformType.Jvp)
 
 
 def in_transform() -> bool:
-    """Whether this runs in forward mode, under `torch.func.grad`, `vjp`, `jvp` and what is made of them, or
-    while `torch.onnx` exports, which knows the operations of torch alone.
+    """Whether this call is in forward mode, a transform of `torch.func` (`grad`, `vjp`, `jvp`) or an ONNX export.
 
-    Public functions hand over to [`fastops.reference`][] then. Left to torch, forward mode would take an op for a
-    constant, without a word, and `torch.func.grad` raise an error about `setup_context`. `vmap` alone is no
-    reason: the ops have rules for it.
+    If so, the public functions call [`fastops.reference`][]. Without that, forward mode would silently treat an op as
+    a constant, `torch.func.grad` would raise an error about `setup_context`, and `torch.onnx` would not know the op.
+    `vmap` alone needs no reference: the ops have rules for it.
     """
-    if forward_ad._current_level >= 0:  # -1 outside; torch.func.jvp has a level, too
+    if forward_ad._current_level >= 0:  # -1 outside of forward mode; torch.func.jvp has a level too
         return True
     if exports_onnx():
         return True
@@ -27,13 +26,13 @@ def in_transform() -> bool:
 
 
 def exports_onnx() -> bool:
-    """Whether `torch.onnx` is exporting, by either of its exporters."""
-    # The first two are cheap; both exporters trace.
+    """Whether either of the exporters of `torch.onnx` is running."""
+    # The first two checks are cheap, and both exporters trace.
     return (torch.jit.is_tracing() or torch.compiler.is_exporting()) and torch.onnx.is_in_onnx_export()
 
 
 def in_transform_or_vmap() -> bool:
-    """As `in_transform`, and under `torch.vmap` too: for a `torch.autograd.Function`, which has no rule for it."""
+    """Like `in_transform`, but also true under `torch.vmap`, for which a `torch.autograd.Function` has no rule."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or exports_onnx()
 
 
@@ -41,6 +40,6 @@ def _differentiates() -> bool:
     return any(level.key() in _DIFFERENTIATING for level in torch._C._functorch.get_interpreter_stack())
 
 
-# Dynamo cannot trace this. So marked it is called during the trace, in the transform, and graphs are guarded by their
-# transforms. torch.compiler.assume_constant_result sets the same, but would import all of Dynamo with the package.
+# Dynamo cannot trace these functions. This mark makes it call them during the trace, inside the transform. A graph has
+# guards for its transforms. torch.compiler.assume_constant_result sets the same mark but would import all of Dynamo.
 _differentiates._dynamo_marked_constant = True

@@ -37,9 +37,9 @@ def adaptive_sigmoid(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> T
     Raises:
         RuntimeError: `adaptive_sigmoid: <argument> must ...` for other shapes, dtypes or devices.
 
-    The backward gives all five gradients in one pass over `x` and the incoming gradient, the sums in a fixed order:
-    runs are equal bit for bit. Only the inputs are saved. Under `torch.autocast` the parameters are cast to the dtype
-    of `x`.
+    The backward pass computes all five gradients in one pass over `x` and the incoming gradient. It sums in a fixed
+    order, so repeated runs are equal bit for bit. Only the inputs are saved. Under `torch.autocast` the parameters are
+    cast to the dtype of `x`.
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 10.
 
@@ -73,8 +73,8 @@ def adaptive_tanh(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
     Raises:
         RuntimeError: `adaptive_tanh: <argument> must ...` for other shapes, dtypes or devices.
 
-    Gradients and autocast as [`adaptive_sigmoid`][fastops.adaptive_sigmoid]. (`torch.atanh` is another function: the
-    inverse of tanh.)
+    Gradients and autocast behave as in [`adaptive_sigmoid`][fastops.adaptive_sigmoid]. `torch.atanh` is a different
+    function, the inverse of tanh.
 
     Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 11.
 
@@ -100,21 +100,21 @@ def adaptive_relu(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
     Args:
         x: tensor of any shape and layout; float32, float64, float16 or bfloat16 (half types compute in float32).
         a, b, c, d: one element each (per layer), or [C] each (per channel: dimension 1 of `x`, which then has at
-            least two); all of one shape, and of the dtype and device of `x`. a = 1, b = c = d = 0 is ReLU, and with
-            b = 0.25 PReLU as it starts.
+            least two); all of one shape, and of the dtype and device of `x`. a = 1, b = c = d = 0 is ReLU. With
+            b = 0.25 it is PReLU at its initial slope.
 
     Returns:
-        Tensor of the shape, dtype and memory layout of `x`. NaN passes, as in `torch.maximum`.
+        Tensor of the shape, dtype and memory layout of `x`. NaN gives NaN, as in `torch.maximum`.
 
     Raises:
         RuntimeError: `adaptive_relu: <argument> must ...` for other shapes, dtypes or devices.
 
-    Where both lines are equal the first, a x + c, gets all of the gradient (`torch.maximum` halves it, and
-    `torch.relu` gives 0). Two lines that start equal would else stay equal for ever. Gradients and autocast
-    otherwise as [`fastops.adaptive_sigmoid`][].
+    Where both lines are equal, the first one, a x + c, gets all of the gradient. (`torch.maximum` halves it, and
+    `torch.relu` gives 0.) Otherwise two lines that start equal would stay equal for ever. All else about gradients and
+    autocast is as in [`fastops.adaptive_sigmoid`][].
 
-    Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 12 (another
-    activation called AReLU, of Chen et al. 2020, is attention-based).
+    Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", 2021, eq. 12. The AReLU of Chen
+    et al. (2020) is a different activation, which is based on attention.
 
     Examples:
 
@@ -169,7 +169,7 @@ def _vmap(op: Callable[..., Tensor], info, in_dims: tuple, x: Tensor, *parameter
         if parameters[0].numel() == 1:
             return op(x, *parameters), 0
         return op(x.flatten(0, 1), *parameters).unflatten(0, x.shape[:2]), 0
-    # A set of parameters for each item of the batch: the batch becomes channels.
+    # Each item of the batch has its own set of parameters, so the batch becomes channels.
     parameters = [to_front(t, dim, size) for t, dim in zip(parameters, in_dims[1:], strict=True)]
     per_layer = parameters[0].numel() == size
     flat = [t.reshape(-1) for t in parameters]

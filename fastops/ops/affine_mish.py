@@ -1,4 +1,4 @@
-"""Mish after a map of each channel, affine or a batch norm: public functions, fake kernels, gradients."""
+"""Mish after an affine map or a batch norm of each channel: public functions, fake kernels, gradients."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def affine_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         x: [N, C, ...], float32, float64, float16 or bfloat16 (half types compute in float32).
-        weight: [C], dtype and device of `x`; beside a half type float32 too.
+        weight: [C], dtype and device of `x`; if `x` has a half type, float32 is allowed too.
         bias: [C], dtype of `weight`.
 
     Returns:
-        Tensor of the shape and dtype of `x`, channels_last where `x` is, else contiguous.
+        Tensor of the shape and dtype of `x`; channels_last if `x` is, else contiguous.
 
     Raises:
         RuntimeError: `affine_mish: <argument> must ...` for other shapes, dtypes or devices.
 
-    The backward gives all three gradients in one pass over `x` and the incoming gradient; only the inputs are saved.
-    Under `torch.autocast` dtypes are kept.
+    The backward pass computes all three gradients in one pass over `x` and the incoming gradient. Only the inputs are
+    saved. Under `torch.autocast` dtypes are kept.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
@@ -70,7 +70,7 @@ def batch_norm_mish(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    r"""Batch norm, then Mish: `F.mish(F.batch_norm(...))` with two passes over `x`, and two more backward.
+    r"""Batch norm, then Mish: `F.mish(F.batch_norm(...))` in two passes over `x`, with two more for the gradients.
 
     $$
     y_{nc} = f\!\left(w_c \frac{x_{nc} - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + b_c\right),
@@ -79,24 +79,24 @@ def batch_norm_mish(
 
     Args:
         x: [N, C, ...], float32, float64, float16 or bfloat16 (half types compute in float32).
-        running_mean: [C], any floating dtype, or None; with `training` updated in place, else the mean.
-        running_var: [C] or None; with `training` updated with the unbiased variance, else the variance.
-        weight: [C] or None for 1; dtype and device of `x`; beside a half type float32 too.
+        running_mean: [C], any floating dtype, or None. In training it is updated in place, else it is the mean.
+        running_var: [C] or None. In training it is updated with the unbiased variance, else it is the variance.
+        weight: [C] or None for 1; dtype and device of `x`; if `x` has a half type, float32 is allowed too.
         bias: [C] or None for 0; dtype of `weight`.
-        training: take mean and (biased) variance from `x`, over all but the channels.
+        training: compute mean and (biased) variance from `x`, over all dimensions except the channels.
         momentum: the running statistics become (1 - momentum) old + momentum new.
         eps: added to the variance.
 
     Returns:
-        Tensor of the shape and dtype of `x`, channels_last where `x` is, else contiguous.
+        Tensor of the shape and dtype of `x`; channels_last if `x` is, else contiguous.
 
     Raises:
-        RuntimeError: `batch_norm_mish: <argument> must ...` for other shapes, dtypes or devices, for one value per
-            channel in training, and for missing statistics otherwise.
+        RuntimeError: `batch_norm_mish: <argument> must ...` for other shapes, dtypes or devices; in training, for
+            only one value per channel; otherwise, for missing statistics.
 
-    Saved for backward are the inputs and [3, C] statistics, in float64 because in float32 a mean of 1000 standard
-    deviations would be off by up to 3e-5 of one. Without `training` this is [`affine_mish`][fastops.affine_mish]. Under
-    `torch.autocast` dtypes are kept.
+    The inputs and the statistics [3, C] are saved. The statistics are float64: in float32, a mean of 1000 standard
+    deviations would be off by up to 3e-5 standard deviations. Without `training` this is
+    [`affine_mish`][fastops.affine_mish]. Under `torch.autocast` dtypes are kept.
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015; Misra, "Mish", 2020.
 
@@ -180,7 +180,7 @@ def _check_batch_norm_backward(
 
 
 def _check_running(x: Tensor, mean: Tensor | None, variance: Tensor | None, training: bool) -> None:
-    """What the kernels do not see."""
+    """Check the arguments that the kernels do not get."""
     op = "batch_norm_mish"
     check_floating(op, "x", x)
     check(x.dim() >= 2, f"{op}: x must have at least 2 dimensions [N, C, ...], got {list(x.shape)}")
@@ -205,7 +205,7 @@ CHECKS = {
 
 
 def _parameter_gradients(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Also an absent one has a gradient, in the dtype of the other."""
+    """Empty gradients of weight and bias. An absent one has a gradient too, in the dtype of the other."""
     c, given = x.shape[1], [t for t in (weight, bias, x) if t is not None]
     return tuple(x.new_empty(c, dtype=(given[0] if t is None else t).dtype) for t in (weight, bias))
 
@@ -273,7 +273,7 @@ torch.library.register_autograd(
 
 @torch.library.register_vmap("fastops::affine_mish")
 def _(info, in_dims, x, weight, bias):
-    """Every item of a batch has channels of its own, so that they may have parameters of their own."""
+    """Turn the mapped dimension into channels, so that each item may have its own parameters."""
     x, weight, bias = (
         t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
         for t, dim in zip((x, weight, bias), in_dims, strict=True)

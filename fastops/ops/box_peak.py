@@ -29,8 +29,7 @@ def box_peak(
     lost_score: float = 0.35,
     lost_frames: int = 5,
 ) -> Tensor:
-    r"""Everything the tracker does after a network with a box head, for all targets at once: score and edges in, boxes
-    out.
+    r"""All steps of the tracker after a network with a box head, for all targets at once: from maps to boxes.
 
     $$
     \begin{align*}
@@ -45,41 +44,42 @@ def box_peak(
     \end{align*}
     $$
 
-    with the scores v, the search size x in whole pixels, the weight k of changes of size and aspect ratio
-    (`box_penalty`) and the weight $\omega$ of the window (`box_window`). The centre becomes that of the
-    cell's box. It is then kept within the image, and the sides within the target's limits. The score is max - mean of
-    the scores over that of the first frame, cut to 0..1. A target is lost after `lost_frames` frames in a row with a
-    score below `lost_score`. Of equal maxima the first counts, in row-major order.
+    Here v are the scores, x is the search size in whole pixels, k is the weight of changes of size and aspect ratio
+    (`box_penalty`), and $\omega$ is the weight of the window (`box_window`). The centre becomes the centre of the
+    cell's box and is kept within the image. The sides are kept within the target's limits. The score is max - mean of
+    the scores, divided by that of the first frame and clamped to 0..1. A target is lost after `lost_frames` frames in a
+    row with a score below `lost_score`. Among equal maxima the first in row-major order counts.
 
     Args:
-        scores: [K, 1, h, w], a logit for every cell: is the target's centre here; h and w from 1 to 128; float32,
-            float64, float16 or bfloat16 (half types compute in float32).
-        ltrb: [K, 4, h, w] of the same dtype: the distances from the cell to the left, top, right and bottom edge of the
-            target, in pixels of the search crop; or with `unit` what stands for them. Contiguous, channels_last and
+        scores: [K, 1, h, w], for every cell the logit that the target's centre is there; h and w from 1 to 128;
+            float32, float64, float16 or bfloat16 (half types compute in float32).
+        ltrb: [K, 4, h, w] of the same dtype. Without `unit`, the distances from the cell to the left, top, right and
+            bottom edge of the target, in pixels of the search crop. Contiguous tensors, channels_last tensors and
             channels of one larger tensor are read without a copy.
         state: the targets, float32 [K, 12], contiguous, with the columns of `fastops.ops.response.State`; changed in
-            place. A target with `OWN_CONTRAST` below 0 is in its first frame: that column is then set from the
-            scores, and its box comes back as it was, with score 1.
-        stride: pixels of the search crop from cell to cell; the middle of the map is the middle of the crop.
-        unit: None: `ltrb` are pixels. Else the distances are `unit * log2(1 + e^ltrb)` pixels.
+            place. A target with `OWN_CONTRAST` below 0 is in its first frame. That column is then set from the scores,
+            and the box is returned unchanged, with score 1.
+        stride: pixels of the search crop from cell to cell. The middle of the map is the middle of the crop.
+        unit: if None, `ltrb` holds pixels. Otherwise the distances are `unit * log2(1 + e^ltrb)` pixels.
         exemplar_size, instance_size: sides of the template crop and of the search crop, in pixels.
-        context: margin around the target, as a part of (w + h).
-        box_lr: how far the sides move towards those of a sure cell, 0 to 1.
+        context: margin around the target, as a fraction of (w + h).
+        box_lr: how far the sides move towards those of a cell with p sigmoid(v) = 1, 0 to 1.
         box_penalty: weight of changes of size and aspect ratio, at least 0.
         box_window: weight of the Hann window against the score, 0 to 1.
-        lost_score, lost_frames: when a target is lost.
+        lost_score, lost_frames: a target with a score below `lost_score` in `lost_frames` frames in a row is lost.
 
     Returns:
-        [K, 6] float32, with the columns of `fastops.ops.response.Result`: the box x, y, w, h in pixels, (x, y) its left
-        top corner, counted from 0; score; lost, 0 or 1. Of a target with a score or distance that is not finite, all
-        are NaN except lost, which is 1, and its row of `state` stays as it was.
+        [K, 6] float32, with the columns of `fastops.ops.response.Result`: the box x, y, w, h in pixels, where (x, y) is
+        the top left corner, counted from 0; the score; lost, 0 or 1. A target with a score or distance that is not
+        finite has NaN in all columns except lost, which is 1. Its row of `state` is not changed.
 
     Raises:
-        RuntimeError: `box_peak: <argument> must ...` for other shapes, dtypes and devices, and for settings beyond
-            their range.
+        RuntimeError: `box_peak: <argument> must ...` for other shapes, dtypes and devices, and for settings out of
+            range.
 
-    One launch, or parallel region, for all targets, and nothing leaves the device: it can be captured in a CUDA graph.
-    Results do not depend on which targets share a call, nor on the number of threads. No gradient flows.
+    All targets take one kernel launch, or one parallel region on the CPU. No value is copied to the host, so the call
+    can be captured in a CUDA graph. The results depend neither on the other targets of the call nor on the number of
+    threads. The op has no gradient.
 
     Source: Li et al., "High Performance Visual Tracking with Siamese Region Proposal Network", 2018, section 3.4
     (penalty, window, size); Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", 2019 (distances).

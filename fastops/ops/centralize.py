@@ -1,4 +1,4 @@
-"""Gradient centralization: the public function, fake kernels and checks of it and of the optimizer steps."""
+"""Gradient centralization: the public function, and fake kernels and checks for it and the optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ _centralize = torch.ops.fastops.centralize_.default
 def centralize_gradients_(
     params: nn.Module | Tensor | Iterable[Tensor], conv_only: bool = False, transposed: Transposed = ()
 ) -> None:
-    r"""Gradient centralization of all parameters in place: one kernel launch, or parallel region, for the list.
+    r"""Centralize the gradients of all parameters in place, in one kernel launch or one parallel region.
 
     $$
     \nabla_{w_i} \leftarrow \nabla_{w_i} - \frac{1}{M} \sum_{j=1}^{M} \nabla_{w_{i,j}}
     $$
 
-    with $w_i$ the $M$ weights of output channel $i$.
+    Here $w_i$ are the $M$ weights of output channel $i$.
 
     Args:
-        params: parameters, a parameter, or a module; their `.grad` is changed. Those without one, those of one
-            dimension (biases, normalisation) and those of a single weight per output channel, such as a layer scale
-            [C, 1, 1], are left alone. float32, float64, float16 or bfloat16 (half types compute
-            in float32), of any layout, several dtypes and devices at once.
-        conv_only: leave parameters of two dimensions (fully connected layers) alone too.
-        transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
-            mapping from each to its `groups`, or the module that has them. A module given as `params` is looked
-            through by itself.
+        params: parameters, one parameter, or a module; their `.grad` is changed. Skipped are parameters without a
+            gradient, with one dimension (biases, normalisation), or with a single weight per output channel, such as
+            a layer scale [C, 1, 1]. The dtype is float32, float64, float16 or bfloat16 (half types compute in
+            float32). Any layout is allowed, and one call may mix dtypes and devices.
+        conv_only: skip parameters with two dimensions (fully connected layers) too.
+        transposed: the weights of transposed convolutions, whose output channel is dimension 1: an iterable of them, a
+            mapping from each to its `groups`, or the module that has them. If `params` is a module, its transposed
+            convolutions are found without this argument.
 
     Raises:
-        RuntimeError: for sparse gradients, for flat parameters of FSDP1 and `DTensor`s that are not sharded by output
-            channel; `centralize_: tensors[i] must have dtype ...` for any other dtype.
+        RuntimeError: for sparse gradients, for flat parameters of FSDP1 and for `DTensor`s that are not sharded by
+            output channel; `centralize_: tensors[i] must have dtype ...` for any other dtype.
 
-    For any optimizer: call it between `backward` and `step`, or register it once as a hook. Gradients scaled by a
-    `GradScaler` may be centralized before or after `unscale_`.
-    Parameters of `fully_shard` (FSDP2) are centralized without communication: each process has whole output channels.
-    The flat ones of FSDP1 are refused.
-    [`fastops.optim.SGDGC`][] and [`fastops.optim.AdamWGC`][] centralize inside their step, which saves the pass;
-    SGDGC does so after adding the weight decay.
+    It works with any optimizer: call it between `backward` and `step`, or register it once as a hook. Gradients scaled
+    by a `GradScaler` may be centralized before or after `unscale_`.
+
+    Parameters of `fully_shard` (FSDP2) are centralized without communication, because each process has whole output
+    channels. The flat parameters of FSDP1 raise an error.
+
+    [`fastops.optim.SGDGC`][] and [`fastops.optim.AdamWGC`][] centralize inside their step, which saves a pass over the
+    gradients. SGDGC centralizes after it adds the weight decay.
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020,
     eq. 1.
@@ -79,7 +81,7 @@ def centralize_gradients_(
     with torch.no_grad():
         for tensors, numbers in batches.values():
             _centralize(tensors, numbers)
-            torch.autograd.graph.increment_version(tensors)  # a graph that needs the old values must notice
+            torch.autograd.graph.increment_version(tensors)  # so that a graph that needs the old values raises an error
 
 
 def check_dense(op: str, grad: Tensor) -> None:
@@ -94,7 +96,7 @@ def check_dense(op: str, grad: Tensor) -> None:
 
 
 def _check_lists(op: str, like_name: str, channels: Sequence[int], **lists: Sequence[Tensor]) -> None:
-    """Every list as the one called `like_name`, and every tensor of that one as its first."""
+    """Check that all lists match the list `like_name`, and that the tensors of that list match its first tensor."""
     like = lists[like_name]
     for name, tensors in lists.items():
         check(

@@ -1,4 +1,4 @@
-"""Square regions of images, padded and resized in one call: the public function, checks and fake kernel."""
+"""Crops, pads and resizes square regions of images in one call: the public function, checks and fake kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def crop_and_resize(
     channels: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""Square regions of uint8 images, filled with a colour outside them and resized bilinearly: one kernel for all.
+    r"""Crop square regions of uint8 images, pad them with a colour and resize them bilinearly, in one kernel.
 
     $$
     \text{side} = \max(1, \lfloor \text{size} \rceil), \quad
@@ -36,19 +36,19 @@ def crop_and_resize(
     u_i = (i + \tfrac12)\, \tfrac{\text{side}}{S} - \tfrac12
     $$
 
-    with ties rounded to even, the top likewise, and pixel $i$ of $S$ at $u_i$ of the region, clamped
-    to it.
+    Ties round to even, and the top is computed like the left. Output pixel $i$ samples the region at $u_i$, clamped to
+    the region.
 
     Args:
-        images: uint8, [H, W, C] or [B, H, W, C] with C from 1 to 4 and any strides: of an image [C, H, W] pass
-            `image.permute(1, 2, 0)`. Three channels side by side are the fastest.
+        images: uint8, [H, W, C] or [B, H, W, C] with C from 1 to 4 and any strides. For an image [C, H, W] pass
+            `image.permute(1, 2, 0)`. Three interleaved channels are the fastest.
         centers_sizes: [K, 3], float32 or float64, on the device of the images: x, y and size in pixels, 0-based; (0, 0)
-            is the centre of the left top pixel. Rounding is done in this dtype.
-        out_size: S, the sides of the result.
+            is the centre of the top left pixel. Rounding is done in this dtype.
+        out_size: S, the side of the result in pixels.
         pad_value: the colour outside the image in grey levels, rounded to 0..255: a number, a sequence of C, or a
-            tensor [C] or [K, C] on the device of the images (uint8 or float32 run without a conversion).
-        image_index: [K], int32 or int64: the image of each crop. None: K / B consecutive crops of each image, so with
-            one image all of it, with K images one of each.
+            tensor [C] or [K, C] on the device of the images (uint8 and float32 need no conversion).
+        image_index: [K], int32 or int64: the image of each crop. With None, each image has K / B consecutive crops:
+            one image has all of them, and each of K images has one.
         dtype: float32, float64, float16, bfloat16 or uint8.
         channels_last: memory format of the result.
         channels: of the result, from C to 4; those beyond C are 0. None is C. A convolution on a GPU may take four
@@ -62,11 +62,11 @@ def crop_and_resize(
         are not finite, or beyond 2^24 px, is the padding all over.
 
     Raises:
-        RuntimeError: `crop_and_resize: <argument> must ...`. An `image_index` out of range is an error on the CPU
-            and gives the padding on a GPU, where the host does not read it.
+        RuntimeError: `crop_and_resize: <argument> must ...`. An `image_index` out of range is an error on the CPU. On a
+            GPU, where the host does not read it, it gives padding.
 
-    No padded copy is made: the cost depends on S alone, not on the region's side nor on how far outside it lies. On a
-    GPU, with tensors for `pad_value`, the call is one launch and can be captured in a CUDA graph.
+    No padded copy is made. The cost depends on S only, not on the region's side or position. On a GPU, if `pad_value`
+    is a tensor, the call is one launch and can be captured in a CUDA graph.
 
     Source: the uint8 path of OpenCV's `resize` with `INTER_LINEAR`; regions as in Bertinetto et al.,
     "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016.
@@ -110,12 +110,12 @@ def crop_and_resize(
     check(out.is_contiguous(memory_format=memory_format), f"crop_and_resize: out must be {layout}, got another layout")
     check(not out.requires_grad, "crop_and_resize: out must not require grad, got a tensor that does")
     _crop(images, centers_sizes, pad_value, image_index, out)
-    torch.autograd.graph.increment_version(out)  # a gradient that needs the old values must notice
+    torch.autograd.graph.increment_version(out)  # so that a graph that needs the old values raises an error
     return out
 
 
 def _colour(value: float | Sequence[float], channels: int, device: torch.device) -> Tensor:
-    """[C], without a copy from the host to a GPU, which would wait for it."""
+    """The colour as a tensor [C], without a copy from the host to a GPU: the host would wait for the copy."""
     if isinstance(value, Real):
         return torch.full((channels,), value, dtype=torch.float32, device=device)
     if device.type == "cpu":

@@ -23,7 +23,7 @@ def balanced_logistic_loss(
     reduction: str = "mean",
     centers: Tensor | None = None,
 ) -> Tensor:
-    r"""Logistic loss of score maps against the target's place, both labels weighing one half of each map.
+    r"""Logistic loss of score maps, in which positives and negatives each have half of the weight of a map.
 
     $$
     L(v) = \sum_u w_u \ln(1 + e^{-y_u v_u}), \quad
@@ -34,27 +34,28 @@ def balanced_logistic_loss(
     Args:
         responses: score maps v, [..., H, W] (SiamFC: [N, 1, 17, 17]); float32, float64, float16 or bfloat16 (half types
             compute in float32).
-        radius: R, the distance in pixels up to which a place counts as the target.
-        stride: k, pixels per step of the map.
-        reduction: over the maps: "none" gives each map's loss, [...], "mean" or "sum" one number.
-        centers: c, [N, 2] for N maps in their order: row and column of the target in steps of the map, counted from 0,
-            float32; the middle ((H - 1) / 2, (W - 1) / 2) by default. No gradient flows to them.
+        radius: R, in pixels. Cells up to this distance from the centre are positives.
+        stride: k, pixels per cell of the map.
+        reduction: over the maps: "none" gives the loss of each map, [...]; "mean" and "sum" give a scalar.
+        centers: c, float32 [N, 2] for N maps, in their order: row and column of the target in cells, counted from 0.
+            The default is the middle ((H - 1) / 2, (W - 1) / 2). It gets no gradient.
 
     Returns:
-        The loss in the dtype of `responses`; of no maps the mean is NaN and the sum 0.
+        The loss, in the dtype of `responses`. For no maps the mean is NaN and the sum 0.
 
     Raises:
         RuntimeError: `balanced_logistic_loss: <argument> must ...` for other shapes, dtypes, devices and reductions,
-            and for a radius that leaves no positive or no negative place around the middle. Around `centers`, which
-            are not read on the host, a label without a place adds nothing: the loss of a target off the map is half
-            the mean over its negatives.
+            and for a radius that leaves no positive or no negative cell around the middle. The host does not read
+            `centers`: with them, a label without cells adds nothing. The loss of a target off the map is half of the
+            mean over its negatives.
 
-    Labels and weights come from the places inside the kernel: neither is ever a tensor. No response overflows, and the
-    gradient of an infinite one is exact. The backward recomputes from `responses` in one pass; nothing else is saved.
-    Under `torch.autocast` responses are cast to float32, as for torch's own losses.
+    The kernel computes labels and weights from the cell's position, so neither needs a tensor. No response overflows,
+    and the gradient of an infinite response is exact. Only `responses` is saved, and the backward pass recomputes the
+    rest in one pass. Under `torch.autocast` responses are cast to float32, as for torch's own losses.
 
-    Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, eq. 3-5; paper "Object
-    tracking in siamese network with attention mechanism and Mish function", eq. 2-4, its 1 / |D| replaced by w.
+    Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, eq. 3-5; Zhang and
+    Wang, "Object tracking in siamese network with attention mechanism and Mish function", eq. 2-4, with w in place of
+    1 / |D|.
 
     Examples:
 
@@ -98,7 +99,7 @@ def _check(
             f"{op}: centers must have shape [N, 2] = [{maps}, 2], got {list(centers.shape)}",
         )
     else:
-        # The places nearest to the middle and farthest from it, in half cells.
+        # The distances from the middle to the nearest and to the farthest cell, in half cells.
         nearest, farthest = (height + 1) % 2 + (width + 1) % 2, (height - 1) ** 2 + (width - 1) ** 2
         check(
             nearest <= 4 * limit and 4 * limit < farthest,

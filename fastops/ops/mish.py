@@ -32,9 +32,10 @@ def mish(x: Tensor) -> Tensor:
     Raises:
         RuntimeError: `mish: x must have dtype ...` for any other dtype.
 
-    Differentiable any number of times; the backward recomputes from `x`, nothing else is saved.
-    Works under `torch.compile(fullgraph=True)`, `torch.autocast` (keeps its dtype) and `torch.vmap`; in forward
-    mode and under `torch.func.grad` it runs, as every op here, the code of [`fastops.reference`][].
+    Mish is differentiable any number of times. Only `x` is saved, and the backward pass recomputes the rest.
+
+    Works under `torch.compile(fullgraph=True)`, `torch.autocast` (the dtype stays) and `torch.vmap`. Like every op
+    here, it runs the code of [`fastops.reference`][] in forward mode and under `torch.func.grad`.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
@@ -63,11 +64,13 @@ def mish_(x: Tensor) -> Tensor:
         `x` itself.
 
     Raises:
-        RuntimeError: `mish_: x must have dtype ...`; for an expanded tensor, whose elements share memory; torch's own
-            error for a leaf that requires grad.
+        RuntimeError: `mish_: x must have dtype ...`, also for an expanded tensor, whose elements share memory. A leaf
+            that requires grad raises torch's own error.
 
-    Made for inference. Where gradients are recorded the input has to be kept for the backward, so a copy is made and
-    nothing is saved over [`mish`][fastops.mish].
+    It is made for inference. If gradients are recorded, the backward pass needs the input, so a copy is made and this
+    is no faster than [`mish`][fastops.mish].
+
+    Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
     Examples:
 
@@ -83,12 +86,12 @@ def mish_(x: Tensor) -> Tensor:
     if not torch.jit.is_tracing() and not x.is_contiguous():
         shared = any(side > 1 and stride == 0 for side, stride in zip(x.shape, x.stride(), strict=True))
         check(not shared, f"mish_: x must have memory for each element (clone it first), got {list(x.shape)} expanded")
-    # Traced by torch.jit an op without a result would be dropped.
+    # torch.jit would drop an op without a result from its trace.
     if torch.is_grad_enabled() and x.requires_grad or torch.jit.is_tracing():
         check_floating("mish_", "x", x)
         return x.copy_(_mish(x.clone()))
     _mish_inplace(x)
-    torch.autograd.graph.increment_version(x)  # a gradient that needs the old values must notice
+    torch.autograd.graph.increment_version(x)  # so that a graph that needs the old values raises an error
     return x
 
 

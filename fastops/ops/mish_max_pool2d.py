@@ -30,24 +30,24 @@ def mish_max_pool2d(
     y = \max_p f(x_p) = \max(f(\min_p x_p), f(\max_p x_p)), \quad f(v) = v \tanh(\ln(1 + e^v))
     $$
 
-    since $f$ falls up to -1.1924606 and rises from there on.
+    The second form holds because $f$ falls up to -1.1924606 and rises from there on.
 
     Args:
         x: [N, C, H, W] or [C, H, W], float32, float64, float16 or bfloat16 (half types compute in float32).
-        kernel_size: of the window, a number or (height, width), as the others.
-        stride: from window to window; None is `kernel_size`.
-        padding: rows and columns around `x`, never chosen; at most half of `kernel_size`.
+        kernel_size: size of the window in pixels, a number or (height, width), like the other two.
+        stride: distance between windows; None means `kernel_size`.
+        padding: rows and columns around `x`, which are never the maximum; at most half of `kernel_size`.
 
     Returns:
         [N, C, H', W'] or [C, H', W'], H' = (H + 2 padding - kernel_size) // stride + 1, in the dtype of `x`;
-        channels_last where `x` is, else contiguous. A window with a NaN gives NaN.
+        channels_last if `x` is, else contiguous. A window with a NaN gives NaN.
 
     Raises:
         RuntimeError: `mish_max_pool2d: <argument> must ...` for other shapes, dtypes, devices or sizes.
 
-    The gradient goes to the first position (row by row) of a window with its largest Mish; only `x` is saved. Mish is
-    compared before it is rounded to a half type: where eager's rounded values tie, its gradient may go to another
-    position of the window. Under `torch.autocast` dtypes are kept.
+    The gradient goes to the window's first position (in row-major order) with the largest Mish. Only `x` is saved. Mish
+    is compared before it is rounded to a half type. Eager PyTorch compares rounded values, so where they are equal its
+    gradient may go to a different position. Under `torch.autocast` dtypes are kept.
 
     Source: Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020.
 
@@ -65,7 +65,7 @@ def mish_max_pool2d(
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
-    """(height, width); a single number stands for both, also in a sequence as torch takes it."""
+    """(height, width). A single number, alone or in a sequence, stands for both, as in torch."""
     if isinstance(value, int):
         return [value, value]
     return list(value) * 2 if len(value) == 1 else list(value)

@@ -1,4 +1,4 @@
-"""Convolution in 8-bit integers for inference on the CPU: weights packed once, rescaling, activation and pool fused."""
+"""8-bit integer convolution for inference on the CPU: packed weights, fused rescaling, activation and pooling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastops.ops._checks import check, dtype_name
 _pack = torch.ops.fastops.quantized_conv2d_pack.default
 _conv2d = torch.ops.fastops.quantized_conv2d.default
 
-#: Values that one output may sum over: nothing overflows in 32 bits then.
+#: The most values that one output may sum over, so that 32 bits never overflow.
 MAX_DEPTH = 2**15
 
 
@@ -19,13 +19,14 @@ def quantized_conv2d_pack(weight: Tensor, groups: int = 1) -> Tensor:
 
     Args:
         weight: int8 `[O, I / groups, kernel height, kernel width]`, at most 32,768 values per output channel.
-        groups: of the convolution.
+        groups: groups of the convolution.
 
     Returns:
-        The packed weights, int8, 1-D; zeros fill incomplete blocks. Do not store them: the layout is this version's.
+        The packed weights, int8, 1-D; zeros fill incomplete blocks. Do not store them: their layout may change with
+        each version.
 
     Raises:
-        RuntimeError: `quantized_conv2d_pack: <argument> must ...`.
+        RuntimeError: `quantized_conv2d_pack: <argument> must ...` for other dtypes and sizes.
 
     Example:
         >>> import torch
@@ -57,30 +58,31 @@ def quantized_conv2d(
     $$v = s_o \Big(b_o + \sum_k w_{ok} x_k\Big), \qquad
     y = \max_\text{window} T\big[\operatorname{clamp}(\operatorname{round}(v) + z, 0, 255)\big]$$
 
-    The sums are 32-bit integers, $v$ is rounded to float32 once by each of its conversion and its product, and halves
-    go to the even number: so the result has the same bits on every CPU and for any number of threads. It is fast where
-    the CPU multiplies 8-bit integers (AVX-VNNI, AVX512-VNNI or AMX: `fastops.build_info()["int8_is_fast"]`).
+    The sums are 32-bit integers. $v$ is rounded to float32 twice: after the conversion of the sum and after the
+    product. Halves round to even. So the result has the same bits on every CPU and for any number of threads. The op is
+    fast if the CPU multiplies 8-bit integers (AVX-VNNI, AVX512-VNNI or AMX); then
+    `fastops.build_info()["int8_is_fast"]` is True.
 
     Args:
         x: uint8 `[N, I, H, W]`, on the CPU; channels_last runs without a copy.
         packed: weights from `quantized_conv2d_pack` with the same `groups`.
-        scale: float32 `[O]`, finite: $s$, of one unit of the sum.
-        bias: int32 `[O]`, at most $2^{30}$ in magnitude: $b$. Where a level $z_x$ other than 0 stands for zero in `x`,
-            it includes $-z_x \sum_k w_{ok}$.
-        kernel_size, stride, padding, groups: of the convolution.
-        input_zero_point: $z_x$, which the padding is filled with.
+        scale: $s$, float32 `[O]`, finite: the value of one unit of the sum.
+        bias: $b$, int32 `[O]`, at most $2^{30}$ in magnitude. If a level $z_x$ other than 0 stands for zero in `x`, the
+            bias includes $-z_x \sum_k w_{ok}$.
+        kernel_size, stride, padding, groups: those of the convolution.
+        input_zero_point: $z_x$, the value of the padding.
         output_zero_point: $z$, the level that stands for zero before the table.
-        table: uint8 `[256]`, what each level becomes, such as an activation; None leaves them.
-        pool: size and stride of the max pool that follows, square and without padding; (1, 1) is none.
-        float_output: return $v$, float32, without table and pool.
+        table: uint8 `[256]`, the output for each level, such as an activation. None keeps the levels.
+        pool: size and stride of the max pool that follows, square and without padding; (1, 1) means no pool.
+        float_output: return $v$ as float32, without table and pool.
 
     Returns:
         uint8 or float32 `[N, O, H', W']`, channels_last.
 
     Raises:
-        RuntimeError: `quantized_conv2d: <argument> must ...`.
+        RuntimeError: `quantized_conv2d: <argument> must ...` for other shapes, dtypes and settings.
 
-    It has no gradient. `fastops.nn.QuantizedConv2d` chooses scales, packs and calls it.
+    The op has no gradient. `fastops.nn.QuantizedConv2d` chooses the scales, packs the weights and calls it.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", 2018.

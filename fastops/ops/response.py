@@ -17,16 +17,16 @@ MAX_SIDE, MAX_UP = 128, 32
 
 
 class State(IntEnum):
-    """The columns of `state`; sizes and places in pixels."""
+    """The columns of `state`; sizes and positions in pixels."""
 
     CENTER_X = 0
     CENTER_Y = 1
     WIDTH = 2
     HEIGHT = 3
-    SEARCH_SIZE = 4  # the side of the square that the middle scale's search crop shows
-    OWN_CONTRAST = 5  # of the first frame searched with its own template; negative: not yet known
+    SEARCH_SIZE = 4  # side of the image region in the middle scale's search crop
+    OWN_CONTRAST = 5  # max - mean of the first frame's own map; negative if not yet known
     MISSES = 6  # frames in a row with a score below `lost_score`
-    MIN_SIDE = 7  # limit of the shorter side
+    MIN_SIDE = 7  # lower limit of the shorter side
     MAX_WIDTH = 8
     MAX_HEIGHT = 9
     IMAGE_WIDTH = 10
@@ -58,7 +58,7 @@ def response_peak(
     lost_score: float = 0.35,
     lost_frames: int = 5,
 ) -> Tensor:
-    r"""Everything the SiamFC tracker does after its network, for all targets at once: score maps in, boxes out.
+    r"""All steps of the SiamFC tracker after its network, for all targets at once: from score maps to boxes.
 
     $$
     \begin{align*}
@@ -72,38 +72,40 @@ def response_peak(
     \end{align*}
     $$
 
-    with the centre $c$ and $x$ the search size. The centre is then kept within the image, the growth within
-    the limits of the target's sides. The score is (max - mean) of the best scale's map over that of the first frame's
-    own map, cut to 0..1; a target is lost after `lost_frames` frames in a row with a score below `lost_score`.
-    All of the maxima are the first of equal ones, in row-major order.
+    Here $c$ is the centre and $x$ the search size. The centre is kept within the image, and the sides within the
+    target's limits. The score is max - mean of the best scale's map, divided by that of the first frame's own map and
+    clamped to 0..1. A target is lost after `lost_frames` frames in a row with a score below `lost_score`. Among equal
+    maxima the first in row-major order counts.
 
     Args:
         responses: score maps of K targets in S scales, S odd, from small to large: [K S, 1, h, w] or [K, S, h, w], h
             and w from 1 to 128; float32, float64, float16 or bfloat16 (half types compute in float32).
         state: the targets, float32 [K, 12], contiguous, with the columns of [`fastops.ops.response.State`][];
-            changed in place. A target with `OWN_CONTRAST` below 0 is in its first frame: that column is then set from
-            the map of the middle scale, and its box comes back as it was, with score 1.
+            changed in place. A target with `OWN_CONTRAST` below 0 is in its first frame. That column is then set from
+            the map of the middle scale, and the box is returned unchanged, with score 1.
         up: upsampling factor, 1 to 32 (OpenCV's bicubic: a = -3/4, pixel centres at halves, borders repeated).
-        stride: pixels of the search crop per step of the map.
+        stride: pixels of the search crop per cell of the map.
         instance_size: side of the search crop, in pixels.
         scale_step: ratio between neighbouring scales.
-        scale_penalty: factor on the maps of every scale but the middle one.
-        scale_lr: how far the size moves towards the best scale.
-        window_influence: w, the weight of the Hann window. A map of two outputs across has no Hann window: none there.
-        lost_score, lost_frames: when a target is lost.
+        scale_penalty: factor on the maps of every scale except the middle one.
+        scale_lr: how far the size moves towards the best scale, 0 to 1.
+        window_influence: w, the weight of the Hann window. A map with two outputs in a dimension has no Hann window, so
+            none is applied.
+        lost_score, lost_frames: a target with a score below `lost_score` in `lost_frames` frames in a row is lost.
 
     Returns:
-        [K, 6] float32, the columns of [`fastops.ops.response.Result`][], which are the box x, y, w, h in pixels, (x, y)
-        its left top corner, counted from 0; score; lost, 0 or 1. Of a target with a response that is not finite, or
-        with a range over a quarter of what its dtype holds, all are NaN but lost, which is 1, and its row of `state`
-        stays as it was.
+        [K, 6] float32, with the columns of [`fastops.ops.response.Result`][]: the box x, y, w, h in pixels, where
+        (x, y) is the top left corner, counted from 0; the score; lost, 0 or 1. A target with a response that is not
+        finite, or whose responses span more than a quarter of the dtype's range, has NaN in all columns except lost,
+        which is 1. Its row of `state` is not changed.
 
     Raises:
-        RuntimeError: `response_peak: <argument> must ...` for other shapes, dtypes and devices, and for settings
-            beyond their range.
+        RuntimeError: `response_peak: <argument> must ...` for other shapes, dtypes and devices, and for settings out of
+            range.
 
-    One launch, or parallel region, for all targets, and nothing leaves the device: it can be captured in a CUDA graph.
-    Results do not depend on which targets share a call, nor on the number of threads. No gradient flows.
+    All targets take one kernel launch, or one parallel region on the CPU. No value is copied to the host, so the call
+    can be captured in a CUDA graph. The results depend neither on the other targets of the call nor on the number of
+    threads. The op has no gradient.
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, sections 3.4 and 4.
 
@@ -131,7 +133,7 @@ def response_peak(
 
 
 def check_state(op: str, state: Tensor, like_name: str, like: Tensor) -> None:
-    """Check the tracker's state, as csrc/common/target.h does."""
+    """Check the tracker's state with the checks of csrc/common/target.h."""
     got = dtype_name(state.dtype)
     check(state.dtype == torch.float32, f"{op}: state must have dtype float32, got {got}")
     check_same_device(op, "state", state, like_name, like)
@@ -144,7 +146,7 @@ def check_state(op: str, state: Tensor, like_name: str, like: Tensor) -> None:
 
 
 def check_map_sides(op: str, argument: str, maps: Tensor) -> None:
-    """Check h and w of maps, as csrc/common/target.h does."""
+    """Check h and w of maps with the checks of csrc/common/target.h."""
     h, w = maps.shape[2:]
     check(
         1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE,
@@ -153,7 +155,7 @@ def check_map_sides(op: str, argument: str, maps: Tensor) -> None:
 
 
 def check_counts(op: str, **values: int) -> None:
-    """Check settings that count something."""
+    """Check settings that are counts, at least 1."""
     for name, value in values.items():
         check(value >= 1, f"{op}: {name} must be at least 1, got {value}")
 

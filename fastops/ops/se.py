@@ -38,7 +38,7 @@ def se_scale(x: Tensor, logits: Tensor) -> Tensor:
         RuntimeError: `se_scale: <argument> must ...` for other shapes, dtypes or devices.
 
     The backward gives both gradients in one pass over `x` and the incoming gradient.
-    Under `torch.autocast` both inputs are cast to the wider of their dtypes.
+    Under `torch.autocast` both inputs are cast to the larger of their dtypes.
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", 2018, eq. 4.
 
@@ -54,7 +54,7 @@ def se_scale(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def se_attention(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
-    r"""Whole squeeze-and-excitation block (channel attention) in two passes over `x`.
+    r"""A whole squeeze-and-excitation block (channel attention) in two passes over `x`.
 
     $$
     z_c = \frac{1}{HW} \sum_{hw} x_{chw}, \quad
@@ -65,7 +65,7 @@ def se_attention(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tenso
     Args:
         x: [N, C, ...] with at least one spatial dimension; float32, float64, float16 or bfloat16 (half types compute
             in float32).
-        w1: [R, C], R the width of the hidden layer; dtype and device of `x`, as all weights.
+        w1: [R, C], R the width of the hidden layer. All weights have the dtype and device of `x`.
         b1: [R] or None.
         w2: [C, R].
         b2: [C] or None.
@@ -76,11 +76,12 @@ def se_attention(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tenso
     Raises:
         RuntimeError: `se_attention: <argument> must ...` for other shapes, dtypes or devices.
 
-    Only the inputs are saved: the backward recomputes the hidden layer from the means, which it gets in the same pass
-    over `x` that the gradient of the scale needs anyway. Under `torch.autocast` inputs are cast to its dtype.
+    Only the inputs are saved. The backward pass recomputes the means in the pass over `x` that the gradient of the
+    scale needs anyway, and the hidden layer from the means. Under `torch.autocast` inputs are cast to the autocast
+    dtype.
 
-    Source: Hu et al. 2018; paper "Object tracking in siamese network with attention mechanism and Mish function",
-    eq. 7-9.
+    Source: Hu et al., "Squeeze-and-Excitation Networks", 2018; Zhang and Wang, "Object tracking in siamese network with
+    attention mechanism and Mish function", eq. 7-9.
 
     Examples:
 
@@ -203,7 +204,7 @@ def _(info, in_dims, x, *weights):
     if in_dims[0] is not None and all(dim is None for dim in in_dims[1:]):
         x = x.movedim(in_dims[0], 0)
         return _se_attention(x.flatten(0, 1), *weights).unflatten(0, x.shape[:2]), 0
-    # Weights of their own for each: as many calls as the mapped dimension is long.
+    # Each item has its own weights, so each item takes one call.
     inputs = zip((x, *weights), in_dims, strict=True)
     mapped = [None if t is None else to_front(t, dim, info.batch_size) for t, dim in inputs]
     calls = [_se_attention(*(None if t is None else t[i] for t in mapped)) for i in range(info.batch_size)]

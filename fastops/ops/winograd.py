@@ -1,4 +1,4 @@
-"""Winograd convolution for inference on the CPU: weights packed once, bias and activation fused."""
+"""Winograd convolution for inference on the CPU, with packed weights and fused bias and activation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ _conv2d = torch.ops.fastops.winograd_conv2d.default
 def winograd_tile_size(
     kernel_size: tuple[int, int], input_size: tuple[int, ...], stride: int = 1, groups: int = 1
 ) -> int:
-    """The output tile size M that is fastest for a convolution, 0 where
-    [`winograd_conv2d`][fastops.ops.winograd.winograd_conv2d] cannot run it.
+    """Choose the output tile size M that is fastest for a convolution.
 
     Args:
-        kernel_size: of the convolution; supported are (3, 3) and (5, 5) with stride 1, (11, 11) with stride 2.
-        input_size: N, I, H, W of the inputs to come.
-        stride, groups: of the convolution; stride 2 only without groups.
+        kernel_size: (3, 3) and (5, 5) are supported with stride 1, (11, 11) with stride 2.
+        input_size: N, I, H, W of the inputs.
+        stride, groups: those of the convolution; stride 2 is supported without groups only.
+
+    Returns:
+        M, or 0 if [`winograd_conv2d`][fastops.ops.winograd.winograd_conv2d] does not support the convolution.
+
+    Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
     Examples:
 
@@ -36,7 +40,7 @@ def winograd_tile_size(
         return 5 if groups == 1 else 0
 
     def cost(m: int) -> int:
-        """Multiplications, and the stream of weights, which costs as much as multiplying them with some 24 tiles."""
+        """Cost in multiplications. Reading the weights costs as much as multiplying them with about 24 tiles."""
         tiles = n * -(-(h - kernel + 1) // m) * -(-(w - kernel + 1) // m)
         return (m + kernel - 1) ** 2 * (tiles + 24)
 
@@ -51,16 +55,17 @@ def winograd_pack(weight: Tensor, groups: int, tile_size: int, stride: int = 1) 
     $$
 
     Args:
-        weight: [O, I / groups, K, K], float32, on the CPU; K = 3 or 5, with stride 2 11.
+        weight: [O, I / groups, K, K], float32, on the CPU; K is 3 or 5, or 11 with stride 2.
         groups: groups of the convolution; 1 with stride 2.
-        tile_size: M, 4 or 6, with stride 2 3 or 5; see [`winograd_tile_size`][fastops.ops.winograd.winograd_tile_size].
-        stride: of the convolution.
+        tile_size: M, which is 4 or 6, or with stride 2, 3 or 5. See
+            [`winograd_tile_size`][fastops.ops.winograd.winograd_tile_size].
+        stride: stride of the convolution.
 
     Returns:
-        The packed weights, 1-D, for this process and CPU only (do not store them), for inputs of any size.
+        The packed weights, 1-D, for inputs of any size. Do not store them: they are for this process and CPU only.
 
     Raises:
-        RuntimeError: `winograd_pack: <argument> must ...`.
+        RuntimeError: `winograd_pack: <argument> must ...` for other shapes, dtypes and settings.
 
     Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
@@ -85,32 +90,32 @@ def winograd_conv2d(
     activation: str = "none",
     stride: int = 1,
 ) -> Tensor:
-    """Convolution without padding, plus bias and activation, by Winograd's minimal filtering.
+    """Convolve without padding by Winograd's minimal filtering, then add the bias and apply the activation.
 
     $$
     y = f(A^T [U \\odot (B^T d B)] A + b) \\quad \\text{for each tile } d \\text{ of the input}
     $$
 
-    With stride 2 the pixels of each 2 x 2 block count as channels of one, and the convolution as one of stride 1.
+    With stride 2, the four pixels of each 2 x 2 block become channels of one pixel, so the stride becomes 1.
 
     Args:
         x: [N, I, H, W], float32, float16 or bfloat16, on the CPU; channels_last runs without a copy.
         packed: from [`winograd_pack`][fastops.ops.winograd.winograd_pack] with the same `stride`, `groups` and
             `tile_size`.
         bias: [O], float32, or None.
-        out_channels, kernel_size, stride, groups: of the convolution.
-        tile_size: M, 4 or 6, with stride 2 3 or 5.
+        out_channels, kernel_size, stride, groups: those of the convolution.
+        tile_size: M, which is 4 or 6, or with stride 2, 3 or 5.
         activation: "none", "relu" or "mish".
 
     Returns:
         [N, O, (H - K) / stride + 1, (W - K) / stride + 1], channels_last, in the dtype of `x`; computed in float32.
-        Rounding differs from a direct convolution's: relative L2 error 1e-6 to 1e-5 with SiamFC's layers, tiles of ten
-        pixels (M + R - 1) the least exact. An inf or NaN in the input spreads over the tiles it touches.
+        The rounding differs from that of a direct convolution: the relative L2 error is 1e-6 to 1e-5 for SiamFC's
+        layers. Tiles of ten pixels (M + R - 1) are the least exact. An inf or NaN in the input spreads over its tiles.
 
     Raises:
-        RuntimeError: `winograd_conv2d: <argument> must ...`.
+        RuntimeError: `winograd_conv2d: <argument> must ...` for other shapes, dtypes and settings.
 
-    For inference: it has no gradient. [`fastops.nn.FrozenConv2d`][] packs and calls it.
+    The op is for inference: it has no gradient. [`fastops.nn.FrozenConv2d`][] packs the weights and calls it.
 
     Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
 
@@ -152,7 +157,7 @@ def _(x, packed, bias, out_channels, kernel_size, stride, groups, tile_size, act
     if bias is not None:
         check(bias.shape == (out_channels,), f"{op}: bias must have shape [{out_channels}], got {list(bias.shape)}")
     check(activation in ("none", "relu", "mish"), f"{op}: activation must be none, relu or mish, got {activation}")
-    # How many values they must be is known to the kernel alone.
+    # Only the kernel knows how many values there must be.
     check(
         _is_supported(kernel_size, stride, groups, tile_size),
         f"{op}: packed must come from winograd_pack for these sizes, got {packed.numel()} values",

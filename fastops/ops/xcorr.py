@@ -33,9 +33,9 @@ def xcorr(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) 
         scale: factor of the sum (SiamFC: 0.001).
         bias: tensor of one element, or None.
 
-    There are B = max(Nz, Nx) pairs; the smaller batch must divide the larger, and each of its items belongs to
-    consecutive pairs: with Nx = S Nz, searches n S ... n S + S - 1 go with template n; with Nz = K Nx, templates
-    m K ... m K + K - 1 go with search m.
+    There are B = max(Nz, Nx) pairs. The smaller batch must divide the larger, and each of its items belongs to
+    consecutive pairs. With Nx = S Nz, template n goes with searches n S ... n S + S - 1. With Nz = K Nx, search m goes
+    with templates m K ... m K + K - 1.
 
     Returns:
         [B, 1, H - h + 1, W - w + 1], contiguous, dtype of `z`.
@@ -43,7 +43,7 @@ def xcorr(z: Tensor, x: Tensor, scale: float = 1.0, bias: Tensor | None = None) 
     Raises:
         RuntimeError: `xcorr: <argument> must ...` for other shapes, dtypes or devices.
 
-    Under `torch.autocast` inputs are cast to its dtype, as for convolutions.
+    Under `torch.autocast` inputs are cast to the autocast dtype, as for convolutions.
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016, eq. 2.
 
@@ -73,7 +73,7 @@ def xcorr_depthwise(z: Tensor, x: Tensor) -> Tensor:
     Batches pair as in [`xcorr`][fastops.xcorr].
 
     Returns:
-        [B, C, H - h + 1, W - w + 1], channels_last where `x` is, else contiguous; dtype of `z`.
+        [B, C, H - h + 1, W - w + 1], channels_last if `x` is, else contiguous; dtype of `z`.
 
     Raises:
         RuntimeError: `xcorr_depthwise: <argument> must ...` for other shapes, dtypes or devices.
@@ -203,7 +203,7 @@ register_autocast("xcorr_depthwise", "lower")
 
 
 def _vmap(op: Callable[..., Tensor], batch: int, z: Tensor, z_dim: int | None, x: Tensor, x_dim: int | None) -> Tensor:
-    """Fold the mapped dimension into the batches; items stay consecutive, so pairs stay pairs."""
+    """Fold the mapped dimension into the batches. Items stay consecutive, so the pairs stay the same."""
     z = z.expand(batch, *z.shape) if z_dim is None else z.movedim(z_dim, 0)
     x = x.expand(batch, *x.shape) if x_dim is None else x.movedim(x_dim, 0)
     y = op(z.flatten(0, 1), x.flatten(0, 1))

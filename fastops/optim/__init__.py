@@ -1,4 +1,4 @@
-"""Optimizers with gradient centralization, each step one kernel for the whole list of parameters."""
+"""Optimizers with gradient centralization. Each step is one kernel for the whole list of parameters."""
 
 from fastops.optim.adamw import AdamWGC
 from fastops.optim.sgd import SGDGC

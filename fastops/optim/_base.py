@@ -1,4 +1,4 @@
-"""What SGDGC and AdamWGC share: which parameters are centralized, and the arguments of a fused step."""
+"""The common base of SGDGC and AdamWGC: which parameters are centralized, and the arguments of a fused step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _FALSE_WHERE_MISSING = ("maximize", "nesterov", "amsgrad")
 
 
 class CentralizedOptimizer(Optimizer):
-    """Base of the optimizers. A group says with `centralize` and `conv_only` which of its gradients are centralized."""
+    """Base of the optimizers. `centralize` and `conv_only` of a group decide which of its gradients are centralized."""
 
-    # GradScaler then leaves the scale and the infinities to the step, which needs no word of them on the host.
+    # GradScaler then leaves the scale and the check for infinities to the step, which reads both on the device.
     _step_supports_amp_scaling = True
 
     def __init__(self, params: ParamsT | nn.Module, transposed: Transposed, defaults: dict[str, Any]) -> None:
@@ -39,18 +39,18 @@ class CentralizedOptimizer(Optimizer):
             raise ValueError(f"{type(self).__name__}: {name} must be at least 0{limit}, got {value}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; a group may say which of its weights belong to transposed convolutions (`transposed`)."""
+        """Like torch's. A group may also name its weights of transposed convolutions (`transposed`)."""
         groups = transposed_groups(param_group.pop("transposed", ()))
         super().add_param_group(param_group)
-        # Kept beside the defaults, not in the group: a state_dict cannot hold parameters.
+        # Not kept in the group, because a state_dict cannot hold parameters.
         del self.param_groups[-1]["transposed"]
         self.defaults["transposed"].update(groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Complete what a loaded group does not have.
+        """Add the settings that a loaded group does not have.
 
-        Older versions of torch wrote states without `maximize`, `nesterov` or `amsgrad`: those are False, as torch's
-        own optimizers take them. What only this optimizer has, such as `centralize`, stays as it was.
+        States of older versions of torch have no `maximize`, `nesterov` or `amsgrad`. They become False, as in torch's
+        optimizers. Settings that only this optimizer has, such as `centralize`, keep their values.
         """
         own = getattr(self, "param_groups", [])
         super().__setstate__(state)
@@ -72,10 +72,10 @@ class CentralizedOptimizer(Optimizer):
             yield p, channel
 
     def _scalars(self, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """The learning rate, the scale and the infinities, as the ops take them."""
+        """The learning rate, the gradient scale and the infinity flag, as arguments of the ops."""
         lr, tensor = group["lr"], None
         if isinstance(lr, Tensor):
-            if lr.device.type == "cpu" != device.type:  # read here: no wait for the device, as the other way round
+            if lr.device.type == "cpu" != device.type:  # reading it does not wait for a device
                 lr = lr.item()
             else:
                 dtype = torch.float64 if lr.dtype == torch.float64 else torch.float32
@@ -90,7 +90,7 @@ class CentralizedOptimizer(Optimizer):
 def by_device_and_dtype(
     items: Iterable[tuple[Tensor, int]], kind: Callable[[Tensor], Any] = lambda p: None
 ) -> dict[tuple, list[tuple[Tensor, int]]]:
-    """The parameters, with their numbers, of each call of an op: of one device, dtype and `kind`."""
+    """The parameters and numbers for each call of an op. One call has one device, dtype and `kind`."""
     batches: dict[tuple, list[tuple[Tensor, int]]] = {}
     for p, channels in items:
         batches.setdefault((p.device, p.dtype, kind(p)), []).append((p, channels))

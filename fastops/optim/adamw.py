@@ -16,7 +16,7 @@ _step = torch.ops.fastops.adamw_gc_step_.default
 
 
 class AdamWGC(CentralizedOptimizer):
-    r"""`torch.optim.AdamW` with gradient centralization, each step one kernel over all parameters.
+    r"""`torch.optim.AdamW` with gradient centralization. Each step is one kernel over all parameters.
 
     $$
     \begin{align*}
@@ -27,29 +27,29 @@ class AdamWGC(CentralizedOptimizer):
     \end{align*}
     $$
 
-    The weight decay is decoupled: it is no part of what is centralized.
+    The weight decay is decoupled, so it is not centralized.
 
     Args:
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
-        lr, betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`. `lr` may be a tensor of one
-            element; it is read on the device.
-        foreach, fused: accepted and ignored, so that code that sets them for torch's runs: a step is always fused.
+        lr, betas, eps, weight_decay, amsgrad, maximize: as in `torch.optim.AdamW`. `lr` may be a tensor of one
+            element, which is read on the device.
+        foreach, fused: accepted for compatibility with torch and ignored. A step is always fused.
         differentiable: must be False.
-        conv_only: centralize parameters of more than 2 dimensions only, not those of more than 1.
-            Parameters of a single weight per output channel are never centralized: they would not move.
+        conv_only: centralize parameters with more than 2 dimensions only. By default, those with more than 1 dimension
+            are centralized. Parameters with a single weight per output channel never are, because they would not move.
         centralize: False makes a group plain AdamW.
-        transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
-            mapping from each to its `groups`, or the module that has them. A module given as `params` is looked
-            through by itself. A group may have its own.
+        transposed: the weights of transposed convolutions, whose output channel is dimension 1: an iterable of them, a
+            mapping from each to its `groups`, or the module that has them. If `params` is a module, its transposed
+            convolutions are found without this argument. A group may have its own `transposed`.
 
     Raises:
         ValueError: `AdamWGC: <argument> must ...`.
         RuntimeError: from `step`, for sparse gradients, and for parameters that are not float32, float64, float16 or
             bfloat16 (half types compute in float32; states have the dtype of their parameter, step counts float32).
 
-    `state_dict` is that of `torch.optim.AdamW`; either loads the other's. The step counts live on the device of
-    their parameter, as with torch's `fused=True`. Learning rate schedulers, step hooks, closures, CUDA graphs and
-    `torch.amp.GradScaler` as for [`SGDGC`][fastops.optim.SGDGC].
+    The `state_dict` has the format of `torch.optim.AdamW`, and each optimizer loads the other's. The step counts are on
+    the device of their parameter, as with torch's `fused=True`. Learning rate schedulers, step hooks, closures, CUDA
+    graphs and `torch.amp.GradScaler` work as in [`SGDGC`][fastops.optim.SGDGC].
 
     Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 2; Loshchilov & Hutter, "Decoupled Weight Decay
     Regularization", ICLR 2019, algorithm 2.
@@ -104,7 +104,7 @@ class AdamWGC(CentralizedOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for p, values in self.state.items():
-            if "step" in values:  # torch keeps it on the CPU unless fused, and in float64 if that is the default dtype
+            if "step" in values:  # torch's is on the CPU unless fused, and float64 if that is the default dtype
                 values["step"] = torch.as_tensor(values["step"], dtype=torch.float32, device=p.device)
 
     def _state(self, p: Tensor, amsgrad: bool) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ class AdamWGC(CentralizedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; `closure` recomputes the loss and its gradients, and the loss is returned."""
+        """Make one step. `closure` recomputes the loss and its gradients; its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -16,7 +16,7 @@ _step = torch.ops.fastops.sgd_gc_step_.default
 
 
 class SGDGC(CentralizedOptimizer):
-    r"""`torch.optim.SGD` with gradient centralization, each step one kernel over all parameters.
+    r"""`torch.optim.SGD` with gradient centralization. Each step is one kernel over all parameters.
 
     $$
     \begin{align*}
@@ -26,33 +26,37 @@ class SGDGC(CentralizedOptimizer):
     \end{align*}
     $$
 
-    The weight decay comes before the centralization, as in the optimizer of the method's authors; so the mean of an
-    output channel's weights stays what it was at the start.
+    The weight decay comes before the centralization, as in the code of the method's authors. So the mean of an output
+    channel's weights does not change.
 
     Args:
         params: parameters, named parameters or groups of them, as for any optimizer; or a module.
-        lr, momentum, dampening, weight_decay, nesterov, maximize: as `torch.optim.SGD`. `lr` may be a tensor of one
-            element; it is read on the device.
-        foreach, fused: accepted and ignored, so that code that sets them for torch's runs: a step is always fused.
+        lr, momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`. `lr` may be a tensor of one
+            element, which is read on the device.
+        foreach, fused: accepted for compatibility with torch and ignored. A step is always fused.
         differentiable: must be False.
-        conv_only: centralize parameters of more than 2 dimensions only (SGD_GCC), not those of more than 1 (SGD_GC).
-            Parameters of a single weight per output channel are never centralized: they would not move.
+        conv_only: centralize parameters with more than 2 dimensions only (SGD_GCC). By default, those with more than 1
+            dimension are centralized (SGD_GC). Parameters with a single weight per output channel never are, because
+            they would not move.
         centralize: False makes a group plain SGD.
-        transposed: the weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a
-            mapping from each to its `groups`, or the module that has them. A module given as `params` is looked
-            through by itself. A group may have its own.
+        transposed: the weights of transposed convolutions, whose output channel is dimension 1: an iterable of them, a
+            mapping from each to its `groups`, or the module that has them. If `params` is a module, its transposed
+            convolutions are found without this argument. A group may have its own `transposed`.
 
     Raises:
         ValueError: `SGDGC: <argument> must ...`.
         RuntimeError: from `step`, for sparse gradients, and for parameters that are not float32, float64, float16 or
             bfloat16 (half types compute in float32; states have the dtype of their parameter).
 
-    `state_dict` is that of `torch.optim.SGD`; either loads the other's. Learning rate schedulers, step hooks and
-    closures work as with torch's. Under `torch.amp.GradScaler` the step divides by the scale and skips itself where
-    an infinity was found, on the device; it leaves `.grad` scaled, so call `scaler.unscale_(optimizer)` before
-    reading or clipping gradients. The parameters of `fully_shard` (FSDP2) need no communication, each process having
-    whole output channels; the flat ones of FSDP1 are refused. A step can be captured in a CUDA graph once the states
-    exist (after the first step).
+    The `state_dict` has the format of `torch.optim.SGD`, and each optimizer loads the other's. Learning rate
+    schedulers, step hooks and closures work as with torch's optimizers.
+
+    Under `torch.amp.GradScaler` the step divides by the scale, and does nothing if an infinity was found; both happen
+    on the device. It leaves `.grad` scaled, so call `scaler.unscale_(optimizer)` before reading or clipping gradients.
+
+    The parameters of `fully_shard` (FSDP2) need no communication, because each process has whole output channels. The
+    flat parameters of FSDP1 raise an error. After the first step, which makes the states, a step can be captured in a
+    CUDA graph.
 
     Source: Yong et al., "Gradient Centralization", ECCV 2020, algorithm 1; Zhang and Wang, "Object
     tracking in siamese network with attention mechanism and Mish function", eq. 10-11.
@@ -112,7 +116,7 @@ class SGDGC(CentralizedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; `closure` recomputes the loss and its gradients, and the loss is returned."""
+        """Make one step. `closure` recomputes the loss and its gradients; its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -128,8 +132,9 @@ class SGDGC(CentralizedOptimizer):
         scalars = self._scalars(group, device)
         dampening, buffers = group["dampening"], []
         if first:
-            # From a buffer of zeros and without dampening it becomes the gradient. A step that the scaler skips leaves
-            # the zeros; that the next one is then the first matters only to dampening, so only there it is asked.
+            # The first step sets the buffer to the gradient: it starts from zeros and has no dampening. If the scaler
+            # skips the step, the zeros stay and the next step is the first. That matters for dampening only, so only
+            # then the host reads the flag.
             found_inf = scalars["found_inf"]
             if dampening != 0 and found_inf is not None and found_inf.item():
                 return

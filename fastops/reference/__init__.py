@@ -1,7 +1,7 @@
-"""The ops of fastops in plain PyTorch, straight from their definitions: what tests, benchmarks and docs compare with.
+"""Reference implementations of the ops: plain PyTorch, written directly from their definitions.
 
-Each function has the signature of its namesake in `fastops`, runs on any device and floating dtype, and can be
-differentiated any number of times. Half types are computed in float32 and rounded once, at the end.
+Each function has the signature of the function in `fastops` with the same name. It runs on any device and floating
+dtype, and can be differentiated any number of times. Half types are computed in float32 and rounded once, at the end.
 """
 
 from .adaptive import adaptive_relu, adaptive_sigmoid, adaptive_tanh

@@ -1,4 +1,4 @@
-"""Shared by the reference implementations: the compute type, and the registered ops that a public function gives."""
+"""Shared by the reference implementations: the compute type, and the registered ops of a public function."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fastops._layout import memory_format
 
 
 def opmath(t: Tensor) -> Tensor:
-    """`t` in the dtype that ops compute in: float64 for float64, float32 for the rest."""
+    """`t` in the dtype that ops compute in: float64 for float64, float32 for all others."""
     return t.float() if torch.finfo(t.dtype).bits < 32 else t
 
 
-# ---- layouts: an empty tensor for `result`, an op's result that belongs to the input `like` ------------------
+# ---- layouts: an empty tensor for `result`, the result of an op for the input `like` -------------------------
 
 
 def native(result: Tensor, like: Tensor) -> Tensor:
-    """channels_last where `like` is, else contiguous."""
+    """channels_last if `like` is, else contiguous."""
     return torch.empty_like(result, memory_format=memory_format(like))
 
 
@@ -51,10 +51,10 @@ def with_backward(
 
     Args:
         op: the public function in plain PyTorch; its arguments are those of the schema.
-        layout: of each gradient, given its input, and of the result, given input number `result_like`.
-        result_layout: of the result, where it differs.
+        layout: makes the empty tensor of each gradient from its input, and of the result from input `result_like`.
+        result_layout: the same for the result, if it differs from `layout`.
         result_like: position of the input that decides the layout of the result.
-        gradients: the backward returns those of this many inputs, the first; None for all tensors.
+        gradients: the backward returns the gradients of this many first inputs; None means all tensors.
     """
 
     def forward(*inputs):

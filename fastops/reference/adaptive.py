@@ -8,7 +8,7 @@ from ._common import opmath, strides_of_input, with_backward
 
 
 def _broadcast(x: torch.Tensor, *parameters: torch.Tensor) -> list[torch.Tensor]:
-    """All in opmath, and the parameters in a shape that broadcasts: one value, or [C, 1, ...] for dimension 1 of x."""
+    """All inputs in opmath. The parameters get a shape that broadcasts: one value, or [C, 1, ...]."""
     shape = () if parameters[0].numel() == 1 else (-1, *(1,) * (x.dim() - 2))
     return [opmath(x), *(opmath(p.reshape(shape)) for p in parameters)]
 
@@ -64,7 +64,7 @@ def adaptive_tanh(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Te
 def adaptive_relu(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """Adaptive ReLU, the larger of two lines: max(a x + c, b x + d).
 
-    Where both are equal the first line gets the gradient.
+    Where both lines are equal, the first one gets the gradient.
 
     Args:
         x: tensor of any shape and floating dtype.

@@ -1,4 +1,4 @@
-"""Mish after a map of each channel: an affine one, or a batch norm (Ioffe & Szegedy 2015)."""
+"""Mish after an affine map or a batch norm (Ioffe & Szegedy 2015) of each channel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def affine_mish(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
 def _normalized(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The batch norm of training in the opmath of x, the mean and the variance [C] over all values of a channel."""
+    """Batch norm in training, in the opmath of x, with the mean and variance [C] over all values of a channel."""
     wide = opmath(x)
     dims = [0, *range(2, x.dim())]
     mean = wide.mean(dims)
@@ -68,12 +68,12 @@ def batch_norm_mish(
 
     Args:
         x: [N, C, *spatial], at least 2 dims, any floating dtype.
-        running_mean: [C]; read in eval mode, updated in training, or None.
-        running_var: [C], unbiased.
+        running_mean: [C] or None; read in eval mode, updated in training.
+        running_var: [C] or None, the unbiased variance.
         weight: [C] or None.
         bias: [C] or None.
-        training: normalise by the statistics of `x`, biased variance, instead of the running ones.
-        momentum: share of the new statistics in the running ones.
+        training: normalise by the statistics of `x`, with the biased variance, instead of the running statistics.
+        momentum: weight of the new statistics in the running statistics.
         eps: added to the variance.
 
     Returns:
@@ -122,7 +122,7 @@ def _train_backward(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The schema batch_norm_mish_backward; gradients of weight and bias also where they are None."""
+    """The schema batch_norm_mish_backward. It returns gradients of weight and bias even if they are None."""
     like = next((t for t in (weight, bias) if t is not None), x)
     wide = opmath(x)
     mean, inverse_std, _ = (_per_channel(t, x) for t in stats)

@@ -9,18 +9,18 @@ import torch
 from ._common import opmath
 
 # The four distances between a first and a last edge of two intervals: (p2 - t1, t2 - p1), (p2 - p1, t2 - t1).
-# Their minimum is the overlap (negative: a gap), their maximum the side of the enclosing box. torch.minimum and
-# torch.maximum share the gradient of equal ones, so that all gradients are 0 where the boxes are the same.
+# Their minimum is the overlap (a gap if negative), their maximum the side of the enclosing box. torch.minimum and
+# torch.maximum share the gradient among equal values, so all gradients are 0 if the boxes are the same.
 
 
 def promoted(pred: torch.Tensor, target: torch.Tensor, trailing: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in one dtype and shape, by torch's rules of promotion and broadcasting.
+    """Both inputs in one dtype and shape, by torch's rules of promotion and broadcasting.
 
-    Integers next to floating-point numbers take their dtype; two integers become the default dtype.
+    An integer tensor takes the dtype of a floating-point one. Two integer tensors become the default dtype.
 
     Args:
-        pred, target: of any dtype and shape.
-        trailing: number of last dimensions that must be equal as they are: 1 for boxes [..., 4].
+        pred, target: tensors of any dtype and shape.
+        trailing: number of last dimensions that are not broadcast and must be equal: 1 for boxes [..., 4].
     """
     numbers = not any(t.dtype == torch.bool or t.dtype.is_complex for t in (pred, target))
     if numbers and (pred.dtype != target.dtype or not pred.dtype.is_floating_point):
@@ -47,9 +47,9 @@ def _at_least(side: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def _geometry(pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: float) -> tuple[torch.Tensor, ...]:
-    """Sides of pred and target, difference of their centres, overlap and cover; each [..., 2] for x and y.
+    """Sides of pred and target, difference of their centres, overlap and enclosing side; each [..., 2] for x and y.
 
-    All from differences of coordinates: 1e-6 at 1e6 is not lost.
+    All are computed from differences of coordinates, so boxes of size 1e-6 at 1e6 keep their accuracy.
     """
     (p0, p1), (t0, t1) = (opmath(boxes).split(2, -1) for boxes in (pred, target))
     first = p0 - t0
@@ -62,13 +62,13 @@ def _geometry(pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: float) ->
     else:
         p, t = p1, t1
         offset, ahead, behind = first, (p + t) / 2 + first, (p + t) / 2 - first
-    # A side below eps counts as eps about the same centre.
+    # A side below eps counts as eps around the same centre.
     regular = (p >= eps) & (t >= eps)
     p, t = _at_least(p, eps), _at_least(t, eps)
     ahead = torch.where(regular, ahead, (p + t) / 2 + offset)
     behind = torch.where(regular, behind, (p + t) / 2 - offset)
     overlap = torch.minimum(torch.minimum(ahead, behind), torch.minimum(p, t))
-    overlap = overlap.masked_fill(overlap < 0, 0.0)  # not clamp: versions of torch differ in its gradient at the limit
+    overlap = overlap.masked_fill(overlap < 0, 0.0)  # clamp's gradient at 0 depends on torch's version
     cover = torch.maximum(torch.maximum(ahead, behind), torch.maximum(p, t))
     return p, t, offset, overlap, cover
 
@@ -96,13 +96,13 @@ def _losses(kind: str, pred: torch.Tensor, target: torch.Tensor, fmt: str, eps: 
 
 
 def _weights(iou: torch.Tensor, gamma: float) -> torch.Tensor:
-    """IoU^gamma, with the gradient 0 where IoU is 0."""
+    """IoU^gamma, with a gradient of 0 where the IoU is 0."""
     empty = iou == 0
     return (iou.masked_fill(empty, 1.0) ** gamma).masked_fill(empty, 0.0**gamma)
 
 
 def _divisor(losses: torch.Tensor, weights: torch.Tensor | None, reduction: str) -> torch.Tensor | int:
-    """What the sum of the losses is divided by: never 0."""
+    """The divisor of the sum of the losses, never 0."""
     if reduction == "weighted":
         total = weights.sum()
         return total + (total == 0)
@@ -172,7 +172,7 @@ def giou_loss(
 ) -> torch.Tensor:
     """Generalized IoU loss: 1 - IoU + |C - (A or B)| / |C|, C the smallest box around both (eq. 4).
 
-    Arguments as `iou_loss`.
+    The arguments are those of `iou_loss`.
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
 
@@ -196,7 +196,7 @@ def diou_loss(
 ) -> torch.Tensor:
     """Distance IoU loss: 1 - IoU + rho^2(centres) / (wc^2 + hc^2), wc and hc the sides of the smallest box around both.
 
-    Arguments as `iou_loss`.
+    The arguments are those of `iou_loss`.
 
     Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 7.
 
@@ -220,7 +220,7 @@ def ciou_loss(
 ) -> torch.Tensor:
     """Complete IoU loss: DIoU + alpha v, v = 4/pi^2 (atan(wt/ht) - atan(w/h))^2, alpha = v / (1 - IoU + v) (eq. 5).
 
-    Arguments as `iou_loss`. As in the original, alpha is a constant of the gradient.
+    The arguments are those of `iou_loss`. As in the original code, the gradient treats alpha as a constant.
 
     Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 8-11.
 
@@ -244,7 +244,7 @@ def eiou_loss(
 ) -> torch.Tensor:
     """Efficient IoU loss: 1 - IoU + rho^2(centres) / (wc^2 + hc^2) + (w - wt)^2 / wc^2 + (h - ht)^2 / hc^2 (eq. 7).
 
-    Arguments as `iou_loss`.
+    The arguments are those of `iou_loss`.
 
     Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022.
 
@@ -295,14 +295,16 @@ def focal_eiou_loss(
 
 
 def focal_l1_loss(pred: torch.Tensor, target: torch.Tensor, beta: float = 0.8, reduction: str = "mean") -> torch.Tensor:
-    """FocalL1 loss, elementwise with x = |pred - target| and alpha = e beta (eq. 8 and its integral):
-    -alpha x^2 (2 ln(beta x) - 1) / 4 for x <= 1, -alpha ln(beta) x + alpha (2 ln(beta) + 1) / 4 beyond.
+    """FocalL1 loss, elementwise (eq. 8 and its integral).
+
+    With x = |pred - target| and alpha = e beta it is -alpha x^2 (2 ln(beta x) - 1) / 4 for x <= 1, and
+    -alpha ln(beta) x + alpha (2 ln(beta) + 1) / 4 for x > 1.
 
     Args:
-        pred: any shape and dtype.
-        target: of a dtype and shape that promote and broadcast with those of `pred`.
-        beta: between 1/e and 1; the larger, the less outliers count.
-        reduction: "none", "mean" (0 of no values) or "sum".
+        pred: tensor of any shape and dtype.
+        target: tensor of a dtype and shape that promote and broadcast with those of `pred`.
+        beta: between 1/e and 1. A larger beta gives outliers less weight.
+        reduction: "none", "mean" (of no values 0) or "sum".
 
     Returns:
         The loss in the dtype that both promote to.

@@ -1,4 +1,4 @@
-"""What the tracker does after a network with a box head (Li et al. 2018, section 3.4; Tian et al. 2019)."""
+"""The tracker's steps after a network with a box head (Li et al. 2018, section 3.4; Tian et al. 2019)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ._common import opmath
 
-# Limits of the sides that a cell may give, in pixels of the image: an untrained network's may be 0, or too large for
-# the square of float32.
+# Limits of the sides of a cell's box, in pixels of the image. The sides of an untrained network may be 0, or so large
+# that their square overflows float32.
 MIN_CELL_SIDE, MAX_CELL_SIDE = 1e-3, 1e6
 
 
@@ -26,7 +26,7 @@ def _change(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _offsets(n: int, like: Tensor) -> Tensor:
-    """Places of n cells from their middle."""
+    """Positions of n cells, relative to their middle."""
     return torch.arange(n, dtype=like.dtype, device=like.device) - (n - 1) / 2
 
 
@@ -50,7 +50,7 @@ def _box_peak_(
     x1, y1, x2, y2 = (t.flatten(1) for t in (x - left, y[:, None] - top, x + right, y[:, None] + bottom))  # [K, cells]
     score = scores.flatten(1)
 
-    # The crop shows a square of whole pixels: that of `fastops.crop_and_resize`, which rounds in float32.
+    # The crop shows a square of whole pixels. `fastops.crop_and_resize` rounds its side in float32, and so does this.
     shown = state[:, 4].round().clamp(min=1)
     half = (shown - 1) / 2
     shown_cx, shown_cy = ((center - half).round() + half for center in (state[:, 0], state[:, 1]))
@@ -105,24 +105,24 @@ def box_peak(
     """Choose the best cell of each target and move the target's box towards the cell's.
 
     Args:
-        scores: [K, 1, h, w] logits, any floating dtype: is the target's centre in this cell.
+        scores: [K, 1, h, w], any floating dtype: for every cell the logit that the target's centre is there.
         ltrb: [K, 4, h, w] distances from the cell to the left, top, right and bottom edge, in pixels of the search
             crop.
         state: float32 [K, 12], changed in place: cx, cy, w, h, search size, contrast of the first frame's own map
             (negative: this is the first frame), misses in a row, least side, largest w, largest h, image w, image h.
         stride: pixels of the search crop from cell to cell.
-        unit: None: `ltrb` are pixels. Else the distances are unit * log2(1 + e^ltrb) pixels.
+        unit: if None, `ltrb` holds pixels. Otherwise the distances are unit * log2(1 + e^ltrb) pixels.
         exemplar_size: side of the template crop, in pixels.
         instance_size: side of the search crop, in pixels.
-        context: margin around the target, as a part of (w + h).
-        box_lr: how far the sides move towards those of a sure cell.
-        box_penalty: weight of changes of size and aspect ratio.
-        box_window: weight of the Hann window.
-        lost_score: scores below it are misses.
-        lost_frames: misses in a row from which a target counts as lost.
+        context: margin around the target, as a fraction of (w + h).
+        box_lr: how far the sides move towards those of a cell of full weight, 0 to 1.
+        box_penalty: weight of changes of size and aspect ratio, at least 0.
+        box_window: weight of the Hann window, 0 to 1.
+        lost_score: a frame with a lower score is a miss.
+        lost_frames: number of misses in a row after which a target is lost.
 
     Returns:
-        [K, 6] float32: x, y, w, h, score, lost; NaN with lost 1 where a score or distance is not finite.
+        [K, 6] float32: x, y, w, h, score, lost. If a score or distance is not finite, lost is 1 and the rest NaN.
 
     Source: Li et al., "High Performance Visual Tracking with Siamese Region Proposal Network", CVPR 2018.
 

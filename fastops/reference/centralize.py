@@ -17,7 +17,7 @@ from ._common import opmath
 
 
 def _centralized(grad: Tensor, channels: int) -> Tensor:
-    """`grad` minus the mean of each output channel; `channels` as in `fastops._channels`."""
+    """`grad` minus the mean of each output channel. `fastops._channels` explains `channels`."""
     if channels < 0 or grad.numel() == 0:
         return grad
     if channels == 0:
@@ -29,14 +29,14 @@ def _centralized(grad: Tensor, channels: int) -> Tensor:
 def centralize_gradients_(
     params: nn.Module | Tensor | Iterable[Tensor], conv_only: bool = False, transposed: Transposed = ()
 ) -> None:
-    """Gradient centralization in place: grad -= mean of grad over all dimensions but the output channel.
+    """Gradient centralization in place: grad -= mean of grad over all dimensions except the output channel.
 
     Args:
-        params: parameters, or a module; those without a gradient, of one dimension, or of one weight per
-            output channel are left alone.
-        conv_only: leave parameters of two dimensions alone too.
-        transposed: weights of transposed convolutions, whose output channel is dim 1: an iterable of them, a mapping
-            to their groups, or the module they are in. A module as `params` is looked through by itself.
+        params: parameters, or a module. Skipped are parameters without a gradient, with one dimension, or with one
+            weight per output channel.
+        conv_only: skip parameters with two dimensions too.
+        transposed: weights of transposed convolutions, whose output channel is dimension 1: an iterable of them, a
+            mapping to their groups, or the module that has them. If `params` is a module, they are found without it.
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", ECCV 2020.
 
@@ -91,7 +91,7 @@ def _sgd_gc_step_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Weight decay, centralization, then momentum and update as torch.optim.SGD."""
+    """Weight decay, centralization, then momentum and update as in torch.optim.SGD."""
     rate = lr if lr_tensor is None else lr_tensor.reshape(())
     for i, p in enumerate(params):
         d = _step_direction(grads[i], maximize, grad_scale)
@@ -123,7 +123,7 @@ def _adamw_gc_step_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """Centralization, then torch.optim.AdamW; the steps are counted first."""
+    """Count the step, centralize, then update as in torch.optim.AdamW."""
     rate = lr if lr_tensor is None else lr_tensor.reshape(())
     for i, p in enumerate(params):
         _assign(steps[i], steps[i] + 1, found_inf)

@@ -1,4 +1,4 @@
-"""Square regions of images, padded and resized bilinearly with OpenCV's fixed point."""
+"""Crops square regions of images, pads them and resizes them bilinearly in OpenCV's fixed-point arithmetic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LIMIT = 1 << 24  # of centres and sizes, in pixels
+LIMIT = 1 << 24  # largest centre and size, in pixels
 WEIGHT_ONE = 2048
 
 
@@ -23,26 +23,27 @@ def crop_and_resize(
     channels: int | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Cut squares out of images, filled with `pad_value` outside them, and resize them bilinearly to S x S.
+    """Crop squares out of images, fill them with `pad_value` outside the image, and resize them bilinearly to S x S.
 
-    With side = max(1, round(size)) and left = round(x - (side - 1) / 2), ties to even, pixel i of a row lies at
-    u = (i + 1/2) side / S - 1/2 of the region, between its pixels floor u and floor u + 1, clamped to the region. Their
-    weights are rounded to 11 bits; 4 bits are dropped after the pass along x, and 18 after the one along y.
+    The region has side = max(1, round(size)) and left = round(x - (side - 1) / 2), with ties to even. Output pixel i of
+    a row samples the region at u = (i + 1/2) side / S - 1/2. It interpolates between the pixels floor u and
+    floor u + 1, clamped to the region. The weights are rounded to 11 bits. 4 bits are dropped after the pass along x,
+    and 18 after the pass along y.
 
     Args:
         images: uint8, [H, W, C] or [B, H, W, C].
         centers_sizes: [K, 3], float32 or float64: x, y and size of each square in pixels, 0-based.
-        out_size: S.
+        out_size: S, the side of the result in pixels.
         pad_value: a grey level, one for each channel, or a tensor [C] or [K, C]; rounded to 0..255.
-        image_index: [K], the image of each crop; None: K / B consecutive crops of each image.
-        dtype: of the result; a floating-point type or uint8.
+        image_index: [K], the image of each crop. With None, each image has K / B consecutive crops.
+        dtype: dtype of the result, a floating-point type or uint8.
         channels_last: memory format of the result.
         channels: of the result, C to 4; those beyond C are 0. None is C.
         out: a tensor to write into.
 
     Returns:
-        [K, C, S, S], whole grey levels from 0 to 255. A square whose numbers are not finite, or beyond 2^24, and one of
-        an image that does not exist, is `pad_value` all over.
+        [K, C, S, S], whole grey levels from 0 to 255. A square with a number that is not finite or beyond 2^24, or with
+        an image that does not exist, is all `pad_value`.
 
     Source: the uint8 path of `cv2.resize` with INTER_LINEAR.
 
@@ -68,9 +69,9 @@ def crop_and_resize(
 
 
 def _taps(start: Tensor, side: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Coordinates of the two pixels under each of S, [K, 2, S], and their weights, [K, 2, S]."""
+    """The coordinates [K, 2, S] of the two pixels that each output pixel interpolates, and their weights [K, 2, S]."""
     i = torch.arange(size, dtype=torch.float64, device=side.device)
-    scale = 1 / (size / side.double())  # in OpenCV's steps: of a large region float32 keeps little of the fraction
+    scale = 1 / (size / side.double())  # OpenCV's steps, in float64: float32 loses the fraction of large regions
     position = ((i + 0.5) * scale[:, None] - 0.5).float()
     first = position.floor()
     fraction = position - first
@@ -114,5 +115,5 @@ def _crop_and_resize(
     out[:, channels:].zero_()
 
 
-#: The schema, which writes into a tensor that is there.
+#: The schema writes to an existing tensor.
 OPS = {"crop_and_resize": _crop_and_resize}

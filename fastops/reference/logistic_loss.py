@@ -21,15 +21,15 @@ def balanced_logistic_loss(
 ) -> torch.Tensor:
     """Logistic loss of each score map, sum_u w[u] ln(1 + exp(-y[u] v[u])), and its mean or sum over the maps.
 
-    A place u has the label y[u] = +1 where stride |u - c| <= radius, c the centre, and -1 elsewhere; its weight is .5 /
-    (places of the map with that label), so both labels count the same. A label without a place adds nothing.
+    A cell u has the label y[u] = +1 if stride |u - c| <= radius, where c is the centre, and -1 otherwise. Its weight is
+    0.5 / (number of cells with that label), so both labels have the same weight. A label without cells adds nothing.
 
     Args:
         responses: score maps v, [..., H, W], any floating dtype.
-        radius: distance in pixels up to which a place counts as the target.
-        stride: pixels per step of the map.
+        radius: in pixels; cells up to this distance from the centre are positives.
+        stride: pixels per cell of the map.
         reduction: "none" (one loss per map, [...]), "mean" or "sum".
-        centers: [N, 2], row and column of the target in each of the N maps, in steps; the middle by default.
+        centers: [N, 2], row and column of the target in each of the N maps, in cells. The default is the middle.
 
     Returns:
         The loss in the dtype of `responses`.
@@ -52,7 +52,7 @@ def balanced_logistic_loss(
     positive = squared <= (radius / stride) ** 2
     count = positive.sum((-2, -1), keepdim=True, dtype=v.dtype)
     weight = torch.where(positive, 0.5 / count, 0.5 / (height * width - count))
-    # Beyond its threshold softplus is the identity: at 40 to rounding in float64 too.
+    # Beyond its threshold softplus is the identity. With a threshold of 40 this is exact to rounding, in float64 too.
     losses = (weight * F.softplus(torch.where(positive, -v, v), threshold=40.0)).sum((-2, -1))
     if reduction != "none":
         losses = losses.mean() if reduction == "mean" else losses.sum()

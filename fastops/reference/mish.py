@@ -32,8 +32,9 @@ def mish(x: torch.Tensor) -> torch.Tensor:
         tensor([-0.3034,  0.0000,  0.8651])
     """
     wide = opmath(x)
-    # At the infinities the formula is inf * 0 and its limits, x above and -0 below, are exact well before: tanh(ln(1 +
-    # e^40)) rounds to 1 and e^-1000 to 0, in float64 too. masked_fill, because clamp gives NaN the gradient 0.
+    # At the infinities the formula is inf * 0. Its limits are x above and -0 below, and they are exact beyond 40 and
+    # -1000: tanh(ln(1 + e^40)) rounds to 1 and e^-1000 to 0, in float64 too. clamp would give NaN a gradient of 0, so
+    # masked_fill is used.
     inner = wide.masked_fill(wide < -1000.0, -1000.0).masked_fill(wide > 40.0, 0.0)
     return torch.where(wide > 40.0, wide, inner * torch.tanh(F.softplus(inner))).to(x.dtype)
 
@@ -42,7 +43,7 @@ def mish_(x: torch.Tensor) -> torch.Tensor:
     """Mish activation in place: x becomes x tanh(ln(1 + e^x)); see `mish`.
 
     Args:
-        x: tensor of any shape, strides and floating dtype; overwritten. As for every in-place op, it must not be a
+        x: tensor of any shape, strides and floating dtype; overwritten. Like for every in-place op, it must not be a
             leaf that requires grad.
 
     Returns:
@@ -57,7 +58,7 @@ def mish_(x: torch.Tensor) -> torch.Tensor:
         >>> reference.mish_(x) is x
         True
     """
-    # The clone is what backward saves: x itself is about to change.
+    # The backward saves the clone, because x itself changes.
     return x.copy_(mish(x.clone()))
 
 

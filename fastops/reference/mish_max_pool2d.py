@@ -17,14 +17,14 @@ def mish_max_pool2d(
 ) -> torch.Tensor:
     """Largest Mish of each window: F.max_pool2d(F.mish(x), kernel_size, stride, padding).
 
-    The gradient goes to the first position of a window with its largest Mish. Half types are compared in float32,
-    before rounding.
+    The gradient goes to the window's first position with the largest Mish. Half types are compared in float32, before
+    rounding.
 
     Args:
         x: [N, C, H, W] or [C, H, W], any floating dtype.
-        kernel_size: of the window; a number or (height, width), as the others.
-        stride: from window to window; None is `kernel_size`.
-        padding: rows and columns around x that are never chosen.
+        kernel_size: size of the window in pixels, a number or (height, width), like the other two.
+        stride: distance between windows; None means `kernel_size`.
+        padding: rows and columns around x, which are never the maximum.
 
     Returns:
         [N, C, H', W'], H' = (H + 2 padding - kernel_size) // stride + 1, in the dtype of `x`.
@@ -38,7 +38,7 @@ def mish_max_pool2d(
         tensor([8.0000])
     """
     wide = opmath(x)
-    planes = mish(wide).reshape(-1, 1, *x.shape[-2:])  # max_pool2d refuses to have no channels
+    planes = mish(wide).reshape(-1, 1, *x.shape[-2:])  # max_pool2d does not accept 0 channels
     y = F.max_pool2d(planes, kernel_size, stride, padding)
     return y.reshape(*x.shape[:-2], *y.shape[-2:]).to(x.dtype)
 

@@ -22,12 +22,12 @@ def quantized_conv2d(
     pool: tuple[int, int] = (1, 1),
     float_output: bool = False,
 ) -> Tensor:
-    """The definition of `fastops.ops.quantized_conv.quantized_conv2d`: sums in int32, one rounding at each step.
+    """Define `fastops.ops.quantized_conv.quantized_conv2d`: sums in int32, and one rounding at each step.
 
     Args:
         x: uint8 [N, I, H, W].
         weight: int8 [O, I / groups, kernel height, kernel width].
-        scale, bias, and the rest: as of the op.
+        scale, bias, and the rest: as in the op.
 
     Returns:
         uint8, or float32 with `float_output`, [N, O, H', W'].

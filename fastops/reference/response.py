@@ -1,4 +1,4 @@
-"""What the SiamFC tracker does after its network (Bertinetto et al. 2016, sections 3.4 and 4)."""
+"""The steps of the SiamFC tracker after its network (Bertinetto et al. 2016, sections 3.4 and 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._common import opmath
 
 
 def _hann_over_mean(n: int, like: Tensor) -> Tensor:
-    """The symmetric Hann window over its mean; of two values, which are 0, zeros."""
+    """The symmetric Hann window divided by its mean. A window of two values, which are both 0, stays 0."""
     if n == 1:
         return like.new_ones(1)
     i = torch.arange(n, dtype=torch.float64, device=like.device)
@@ -22,10 +22,10 @@ def _track(
     maps: Tensor, state: Tensor, up: int, stride: int, instance_size: int, scale_step: float, scale_penalty: float,
     scale_lr: float, window_influence: float, lost_score: float, lost_frames: int,
 ) -> Tensor:  # fmt: skip
-    """One target: its maps [S, h, w] and its row of the state, which is changed; returns its result."""
+    """Update the state row of one target from its maps [S, h, w], and return its result."""
     nan = float("nan")
     ranges = maps.amax((1, 2)) - maps.amin((1, 2))
-    if not (4 * ranges).isfinite().all():  # nor where upsampling could overflow
+    if not (4 * ranges).isfinite().all():  # also if upsampling could overflow
         return state.new_tensor([nan, nan, nan, nan, nan, 1.0])
     cx, cy, w, h, search_size, own_contrast, misses, min_side, max_w, max_h, image_w, image_h = state.double().unbind()
     middle = len(maps) // 2
@@ -33,8 +33,8 @@ def _track(
     if own_contrast < 0:
         state[5] = maps[middle].max() - maps[middle].mean()
     else:
-        # Constants survive upsampling. Without their largest values rounding is relative to the maps' ranges, and a
-        # constant map, which has no peak but the window's, stays constant.
+        # Upsampling keeps constants, so the maps' largest values are subtracted first. Rounding is then relative to the
+        # maps' ranges, and a constant map stays constant: its only peak is the window's.
         largest = maps.amax((1, 2), keepdim=True)
         centered = F.interpolate((maps - largest)[None], scale_factor=up, mode="bicubic", align_corners=False)[0]
         penalty = torch.full_like(largest, scale_penalty)
@@ -93,17 +93,17 @@ def response_peak(
         state: float32 [K, 12], changed in place: cx, cy, w, h, search size, contrast of the first frame's own map
             (negative: this is the first frame), misses in a row, least side, largest w, largest h, image w, image h.
         up: upsampling factor.
-        stride: pixels of the search crop per step of the map.
+        stride: pixels of the search crop per cell of the map.
         instance_size: side of the search crop, in pixels.
         scale_step: ratio between neighbouring scales.
-        scale_penalty: factor on the maps of every scale but the middle one.
-        scale_lr: how far the size moves towards the best scale.
-        window_influence: weight of the Hann window.
-        lost_score: scores below it are misses.
-        lost_frames: misses in a row from which a target counts as lost.
+        scale_penalty: factor on the maps of every scale except the middle one.
+        scale_lr: how far the size moves towards the best scale, 0 to 1.
+        window_influence: weight of the Hann window, 0 to 1.
+        lost_score: a frame with a lower score is a miss.
+        lost_frames: number of misses in a row after which a target is lost.
 
     Returns:
-        [K, 6] float32: x, y, w, h, score, lost; NaN with lost 1 where a response is not finite.
+        [K, 6] float32: x, y, w, h, score, lost. If a response is not finite, lost is 1 and the rest NaN.
 
     Source: Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", ECCVW 2016.
 

@@ -76,7 +76,7 @@ def _attention_backward(
     w2: torch.Tensor,
     b2: torch.Tensor | None,
 ) -> tuple[torch.Tensor, ...]:
-    """The registered op returns gradients of the biases also where they are None."""
+    """The schema se_attention_backward. It returns gradients of the biases even if they are None."""
     b1 = x.new_zeros(w1.shape[0]) if b1 is None else b1
     b2 = x.new_zeros(w2.shape[0]) if b2 is None else b2
     return _ATTENTION["se_attention_backward"](grad, x, w1, b1, w2, b2)

@@ -9,7 +9,7 @@ from ._common import contiguous, opmath, with_backward
 
 
 def _pairs(z: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both batches in opmath and repeated to the length of the larger: pair b is z[b // (B/Nz)], x[b // (B/Nx)]."""
+    """Both batches in opmath, repeated to the length of the larger. Pair b is z[b // (B/Nz)] and x[b // (B/Nx)]."""
     z, x = opmath(z), opmath(x)
     pairs = max(len(z), len(x))
     z, x = (t if len(t) == pairs else t.repeat_interleave(pairs // len(t), 0) for t in (z, x))
@@ -19,7 +19,8 @@ def _pairs(z: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def xcorr(z: torch.Tensor, x: torch.Tensor, scale: float = 1.0, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Cross-correlation: y[b, 0, p, q] = scale sum_{c,i,j} z[b // (B/Nz), c, i, j] x[b // (B/Nx), c, p+i, q+j] + bias.
 
-    With B = max(Nz, Nx) pairs: one template meets many searches (Nz < Nx) or many templates one image (Nz > Nx).
+    There are B = max(Nz, Nx) pairs. One template has several searches (Nz < Nx), or one search several templates
+    (Nz > Nx).
 
     Args:
         z: templates [Nz, C, h, w], any floating dtype.
@@ -39,7 +40,7 @@ def xcorr(z: torch.Tensor, x: torch.Tensor, scale: float = 1.0, bias: torch.Tens
         torch.Size([3, 1, 17, 17])
     """
     wide_z, wide_x = _pairs(z, x)
-    if 0 in wide_x.shape[:2]:  # conv2d refuses 0 groups
+    if 0 in wide_x.shape[:2]:  # conv2d does not accept 0 groups
         y = F.conv2d(wide_x, wide_z.sum(0, keepdim=True)).sum(1, keepdim=True)
     else:
         y = F.conv2d(wide_x.flatten(0, 1)[None], wide_z, groups=len(wide_x)).transpose(0, 1)
@@ -50,7 +51,7 @@ def xcorr(z: torch.Tensor, x: torch.Tensor, scale: float = 1.0, bias: torch.Tens
 
 
 def xcorr_depthwise(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Cross-correlation of each channel by itself: y[b, c, p, q] = sum_{i,j} z[b', c, i, j] x[b", c, p+i, q+j].
+    """Cross-correlation channel by channel: y[b, c, p, q] = sum_{i,j} z[b', c, i, j] x[b", c, p+i, q+j].
 
     The B = max(Nz, Nx) pairs are those of `xcorr`: b' = b // (B/Nz), b" = b // (B/Nx).
 
@@ -61,7 +62,7 @@ def xcorr_depthwise(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     Returns:
         Score maps [B, C, H - h + 1, W - w + 1] in the dtype of `x`.
 
-    Source: Li et al., "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", CVPR 2019, 3.3.
+    Source: Li et al., "SiamRPN++: Evolution of Siamese Visual Tracking with Very Deep Networks", 2019, section 3.4.
 
     Examples:
         >>> import torch
@@ -71,7 +72,7 @@ def xcorr_depthwise(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
     wide_z, wide_x = _pairs(z, x)
     batch, channels = wide_x.shape[:2]
-    if batch * channels == 0:  # conv2d refuses 0 groups
+    if batch * channels == 0:  # conv2d does not accept 0 groups
         windows = wide_x.unfold(2, z.shape[2], 1).unfold(3, z.shape[3], 1)  # [B, C, H - h + 1, W - w + 1, h, w]
         y = (windows * wide_z[:, :, None, None]).sum((4, 5))
     else:

@@ -1,8 +1,8 @@
-"""Triton twins of the ops: the same schemas, for GPUs where the compiled CUDA library is absent.
+"""The ops in Triton, with the same schemas, for GPUs without the compiled CUDA library.
 
-Each module `fastops.triton.<op>` maps the names of its schemas to functions in `OPS`, which leave the checking of
-arguments to the caller. Nothing here is imported by `import fastops`. With TRITON_INTERPRET=1 set before triton is
-first imported, the kernels also run on CPU tensors.
+`OPS` in each module `fastops.triton.<op>` maps the names of its schemas to functions. The caller checks the arguments.
+`import fastops` imports nothing of this package. If TRITON_INTERPRET=1 is set before triton is first imported, the
+kernels also run on CPU tensors.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""What the Triton ops share on the host side: the compute type and the shape of a tile."""
+"""Shared by the Triton ops on the host: the compute type and the shape of a tile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 def opmath(x: torch.Tensor) -> tl.dtype:
-    """The type kernels compute in: float64 for float64, float32 for the rest."""
+    """The type that kernels compute in: float64 for float64, float32 for all others."""
     return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
@@ -20,7 +20,7 @@ def opmath_dtype(x: torch.Tensor) -> torch.dtype:
 def tile(rows: int, columns: int, rows_fast: bool, widest: int, size: int) -> tuple[int, int]:
     """Block sizes (rows, columns), powers of two with a product up to `size`.
 
-    The block is long in the dimension that lies fastest in memory: up to 64 rows if `rows_fast`, else up to `widest`
+    The block is long in the dimension with the smallest stride: up to 64 rows if `rows_fast`, else up to `widest`
     columns.
     """
     rows, columns = (triton.next_power_of_2(max(length, 1)) for length in (rows, columns))
@@ -32,5 +32,5 @@ def tile(rows: int, columns: int, rows_fast: bool, widest: int, size: int) -> tu
 
 
 def laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`t` with the strides of the dense tensor `like`: itself, or a copy."""
+    """`t` with the strides of the dense tensor `like`: `t` itself, or a copy."""
     return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)

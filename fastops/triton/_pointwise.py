@@ -1,4 +1,4 @@
-"""A pointwise op and its backward in Triton, made of two formulas."""
+"""Makes a pointwise op and its backward in Triton from two formulas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = 1024  # 4 warps, 8 elements a thread: one 16-byte access in half types, 
 def _forward_kernel(x, y, n, FORMULA: tl.constexpr, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = start + tl.arange(0, BLOCK)
-    if start + BLOCK <= n:  # no mask: full-width accesses whatever n is
+    if start + BLOCK <= n:  # no mask, so full-width accesses for any n
         tl.store(y + at, FORMULA(tl.load(x + at).to(OPMATH)))
     else:
         inside = at < n
@@ -39,7 +39,7 @@ def _backward_kernel(grad, x, grad_x, n, FORMULA: tl.constexpr, OPMATH: tl.const
 def pointwise_ops(
     name: str, forward_formula: triton.JITFunction, backward_formula: triton.JITFunction
 ) -> dict[str, Callable[..., torch.Tensor]]:
-    """The registered ops `name` and `<name>_backward` of the formulas f(x) and grad f'(x), in opmath."""
+    """The registered ops `name` and `<name>_backward` from the formulas f(x) and grad f'(x), in opmath."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         y = torch.empty_like(x)  # the strides of x if x is dense, else dense ones

@@ -1,8 +1,8 @@
-"""Adaptive activations in Triton; formulas as in csrc/math/adaptive.h.
+"""Adaptive activations in Triton. The formulas are those of csrc/math/adaptive.h.
 
-Dense storage is seen as [N, C, S] with strides: contiguous, channels_last, other permutations and parameters per layer
-(N = C = 1) run the same kernels, with tiles turned where channels lie innermost. Sums are split into fixed parts, added
-in a fixed order: deterministic.
+Dense tensors are viewed as [N, C, S] with strides. So contiguous and channels_last tensors, other permutations, and
+parameters per layer (N = C = 1) run the same kernels. The tiles are transposed if channels have the smallest stride.
+Sums are split into fixed parts and added in a fixed order, so results are deterministic.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import triton.language as tl
 
 from ._common import laid_out_like, opmath, opmath_dtype, tile
 
-PROGRAMS = 512  # sums over S are split further while there are fewer programs: a few for each SM of a large GPU
+PROGRAMS = 512  # sums over S are split until there are this many programs, a few for each SM of a large GPU
 
 
 @triton.jit
 def _sigmoid(u):
     """sigma(u) and sigma'(u)."""
-    e = tl.exp(tl.where(u < 0, u, -u))  # NaN passes
+    e = tl.exp(tl.where(u < 0, u, -u))  # NaN stays NaN
     inverse = 1 / (1 + e)
     return tl.where(u < 0, e, 1) * inverse, e * inverse * inverse
 
 
 @triton.jit
 def _tanh(u):
-    """tanh(u) and tanh'(u). Where 1 - e^-2|u| would cancel, the convergent of Lambert's continued fraction, off by less
-    than 1e-17 of the value."""
+    """tanh(u) and tanh'(u).
+
+    Where 1 - e^-2|u| would cancel, tanh(u) is a convergent of Lambert's continued fraction, with a relative error below
+    1e-17.
+    """
     size = tl.where(u < 0, -u, u)
     e = tl.exp(-2 * size)
     inverse = 1 / (1 + e)
@@ -63,8 +66,10 @@ def _forward(x, a, b, c, d, KIND: tl.constexpr):
 
 @triton.jit
 def _backward(grad, x, a, b, c, d, KIND: tl.constexpr):
-    """The gradient of x, and the terms of the sums for a, b, c and d; those for a and c are still to be multiplied by b
-    but for relu."""
+    """The gradient of x, and the terms of the sums for a, b, c and d.
+
+    Except for relu, the caller multiplies the terms for a and c by b.
+    """
     u = a * x + c
     if KIND == "relu":
         v = b * x + d
@@ -82,7 +87,7 @@ def _backward(grad, x, a, b, c, d, KIND: tl.constexpr):
 
 @triton.jit
 def _parameters(a, b, c, d, channel, C, OPMATH: tl.constexpr):
-    """Of a block of channels, as columns."""
+    """The parameters of a block of channels, as columns."""
     return (
         tl.load(a + channel, channel < C, 0).to(OPMATH)[:, None],
         tl.load(b + channel, channel < C, 0).to(OPMATH)[:, None],
@@ -132,7 +137,7 @@ def _adaptive_backward_kernel(
         g = tl.load(grad + at, inside, 0).to(OPMATH)
         value, of_a, of_b, of_c, of_d = _backward(g, tl.load(x + at, inside, 0).to(OPMATH), pa, pb, pc, pd, KIND)
         tl.store(grad_x + at, value, inside)
-        # Outside grad is 0, but not 0 times an infinite or NaN parameter.
+        # Outside the tensor grad is 0, but 0 times an infinite or NaN parameter is not 0.
         sum_a += tl.where(inside, of_a, 0)
         sum_b += tl.where(inside, of_b, 0)
         sum_c += tl.where(inside, of_c, 0)
@@ -145,7 +150,7 @@ def _adaptive_backward_kernel(
 
 
 def _sizes_and_strides(x: torch.Tensor, a: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """N, C, S of the dense, not empty x and their strides."""
+    """N, C, S and their strides, for a dense x that is not empty."""
     if a.numel() == 1:
         return (1, 1, x.numel()), (0, 0, 1)
     channels, inner = x.shape[1], x.stride(1)

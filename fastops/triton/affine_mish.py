@@ -1,7 +1,8 @@
-"""Mish after a map of each channel in Triton, affine or a batch norm; derivation in csrc/math/affine_mish.h.
+"""Mish after an affine map or a batch norm of each channel in Triton. csrc/math/affine_mish.h has the derivation.
 
-Tensors [N, C, *spatial] are seen as [N, C, S] with any strides, so contiguous and channels_last run the same kernels
-with tiles turned the other way. Sums over N and S are split into fixed parts, added in a fixed order: deterministic.
+Tensors [N, C, *spatial] are viewed as [N, C, S] with any strides, so contiguous and channels_last tensors run the same
+kernels, with transposed tiles. Sums over N and S are split into fixed parts and added in a fixed order, so results are
+deterministic.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ._common import opmath, opmath_dtype, tile
 from .mish import _backward as mish_backward
 from .mish import _forward as mish_forward
 
-PROGRAMS = 512  # sums over S are split further while there are fewer programs: a few for each SM of a large GPU
+PROGRAMS = 512  # sums over S are split until there are this many programs, a few for each SM of a large GPU
 
 
 @triton.jit
@@ -32,7 +33,7 @@ def _map_kernel(
     g_sn, g_sc, g_ss, x_sn, x_sc, x_ss, o_sn, o_sc, o_ss,
     OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """out = mish(v), v = scale (x - center) + shift; with grad: scale grad mish'(v) + slope (x - center) + offset."""
+    """out = mish(v), v = scale (x - center) + shift. With grad: scale grad mish'(v) + slope (x - center) + offset."""
     pid = tl.program_id(0)
     s_blocks, c_blocks = tl.cdiv(S, BLOCK_S), tl.cdiv(C, BLOCK_C)
     n = (pid // s_blocks // c_blocks).to(tl.int64)
@@ -105,8 +106,8 @@ def _moments_kernel(
         s = k * part + step + tl.arange(0, BLOCK_S)
         inside = (c < C)[:, None] & (s < S)[None, :]
         value = tl.load(x + n * x_sn + (c * x_sc)[:, None] + (s * x_ss)[None, :], inside, 0).to(OPMATH)
-        # The rounded mean of the tile first; what it lacks, and the squared differences from it, are then sums of small
-        # numbers: neither a large common part nor an outlier costs digits.
+        # Take the rounded mean of the tile first. Its correction and the squared differences from it are then sums of
+        # small numbers, so neither a large mean nor an outlier costs digits.
         count = tl.maximum(tl.minimum(S - k * part - step, BLOCK_S), 0).to(tl.float64)
         each = (1 / tl.maximum(count, 1)).to(OPMATH)
         center = tl.sum(value * each, 1)
@@ -123,7 +124,7 @@ def _moments_kernel(
 
 
 def _as_ncs(x: torch.Tensor) -> torch.Tensor:
-    """x as [N, C, S]: a view where the strides allow, as those of `empty_native` always do, else a copy."""
+    """x as [N, C, S]: a view if the strides allow it, else a copy. Tensors of `empty_native` always give a view."""
     return x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
 
 
@@ -163,7 +164,7 @@ def _mapped(
 
 
 class _Parts:
-    """How the positions of x [N, C, S] are split for sums: `parts` of `part` each."""
+    """The split of the positions of x [N, C, S] for sums: `parts` parts with `part` positions each."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self.x = x
@@ -180,7 +181,7 @@ class _Parts:
 def _sums(
     grad: torch.Tensor, x: torch.Tensor, maps: _Maps, grad_x: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of g' and g' (x - center), [C] in float64; fills grad_x (if given)."""
+    """Sums of g' and g' (x - center), [C] in float64. Also fills grad_x, if given."""
     grad, x = _as_ncs(grad), _as_ncs(x)
     out = None if grad_x is None else _as_ncs(grad_x)
     batch, channels, positions = x.shape
@@ -218,7 +219,7 @@ def _batch_norm_maps(
     scale = inverse_std if weight is None else inverse_std * weight
     center = mean.to(opmath_dtype(x))
     rest = scale * (mean - center)
-    shift = -torch.where(rest.isfinite(), rest, 0.0)  # an infinite weight times the rest is no shift
+    shift = -torch.where(rest.isfinite(), rest, 0.0)  # no shift for an infinite weight
     shift = shift if bias is None else shift + bias
     return _Maps(center, scale.to(center.dtype), shift.to(center.dtype))
 
@@ -241,7 +242,7 @@ def batch_norm_mish(
     counts = (positions - starts).clamp(max=split.part)[:, None, None]
     total = batch * positions
     mean = (counts * means).sum((0, 1)) / total
-    # Rounding may leave a constant channel less than nothing.
+    # Rounding may make the variance of a constant channel negative.
     differences = (squares + counts * (means - mean).square()).sum((0, 1)).clamp(min=0)
     stats = torch.stack((mean, torch.rsqrt(differences / total + eps), differences / (total - 1)))
     return _mapped(x, _batch_norm_maps(x, stats, weight, bias)), stats

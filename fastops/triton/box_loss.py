@@ -1,6 +1,6 @@
-"""The box losses in Triton; formulas and derivations in csrc/math/box_loss.h and focal_l1.h.
+"""The box losses in Triton. Formulas and derivations are in csrc/math/box_loss.h and focal_l1.h.
 
-Each program takes BLOCK boxes or values; sums are of programs first and then, in a fixed order, of their results.
+Each program takes BLOCK boxes or values and sums over them. The sums of the programs are then added in a fixed order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import triton.language as tl
 
 from ._common import laid_out_like, opmath, opmath_dtype
 
-BLOCK = 256  # boxes
-VALUES = 1024  # of FocalL1
+BLOCK = 256  # boxes of a program
+VALUES = 1024  # values of a program in FocalL1
 
 
 @triton.jit
@@ -25,12 +25,15 @@ def _sum_error(a, b, sum):
 
 @triton.jit
 def _least(a, b):
-    return tl.where(b < a, b, a)  # NaN in `a` passes
+    return tl.where(b < a, b, a)  # NaN in `a` stays NaN
 
 
 @triton.jit
 def _axis(p0, p1, t0, t1, eps, FORMAT: tl.constexpr):
-    """Sides of at least eps, pred's edges and centre minus target's, difference of the sides, overlap or minus gap."""
+    """Sides of at least eps, edges and centre of pred minus those of target, difference of the sides, and overlap.
+
+    A negative overlap is a gap.
+    """
     first, last = p0 - t0, p1 - t1
     if FORMAT == "xyxy":
         raw_p, raw_t = p1 - p0, t1 - t0
@@ -62,7 +65,7 @@ def _axis(p0, p1, t0, t1, eps, FORMAT: tl.constexpr):
 
 @triton.jit
 def _span(p, t, left, right, reach):
-    """Parts outside of each other, overlap, gap and cover."""
+    """The parts of each interval outside the other, the overlap, the gap and the enclosing interval."""
     beyond = tl.where(left > 0, 0, -left) + tl.where(right < 0, 0, right)
     within = tl.where(left < 0, 0, left) + tl.where(right > 0, 0, -right)
     overlap, gap = tl.where(reach < 0, 0, reach), tl.where(reach > 0, 0, -reach)
@@ -87,12 +90,12 @@ def _edges(left, right, by_p, by_t, by_overlap, by_cover):
 
 @triton.jit
 def _ratio(a, b):
-    return tl.where(a == b, 1, a / b)  # the division of the GPU need not give 1
+    return tl.where(a == b, 1, a / b)  # a / a need not be 1 on a GPU
 
 
 @triton.jit
 def _atan_ratio(y, x, TERMS: tl.constexpr):
-    """atan(y / x) for x > 0, as csrc/math/atan.h."""
+    """atan(y / x) for x > 0, as in csrc/math/atan.h."""
     a = tl.abs(y)
     steep = a > x
     r = tl.where(steep, x, a) / tl.where(steep, a, x)
@@ -108,7 +111,7 @@ def _atan_ratio(y, x, TERMS: tl.constexpr):
 
 @triton.jit
 def _load_box(boxes, at, inside, OPMATH: tl.constexpr):
-    # Outside of them boxes of side 1: finite.
+    # Boxes beyond the last one get sides of 1, so that all values are finite.
     a = tl.load(boxes + at, inside, 0).to(OPMATH)
     b = tl.load(boxes + at + 1, inside, 0).to(OPMATH)
     c = tl.load(boxes + at + 2, inside, 1).to(OPMATH)
@@ -135,7 +138,7 @@ def _box_loss_kernel(
     pred, target, mean, loss, grad_pred, grad_target, partial, n, eps: tl.float64, gamma: tl.float64,
     FORMAT: tl.constexpr, PENALTY: tl.constexpr, WEIGHT: tl.constexpr, OPMATH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of `loss` [n], `grad_pred`, `grad_target` [n, 4] and `partial` [2, programs] those that are not None."""
+    """Fill those of `loss` [n], `grad_pred`, `grad_target` [n, 4] and `partial` [2, programs] that are not None."""
     pid = tl.program_id(0).to(tl.int64)
     i = pid * BLOCK + tl.arange(0, BLOCK)
     inside, at = i < n, 4 * i
@@ -152,7 +155,7 @@ def _box_loss_kernel(
     whole = intersection + excess
     iou = _ratio(intersection, whole)
     base = excess / whole
-    inverse = 1 / whole + 0 * base  # NaN goes to all gradients
+    inverse = 1 / whole + 0 * base  # a NaN spreads to all gradients
     x_by_overlap = tl.where(x_reach < 0, 0, (1 + iou) * y_overlap)
     y_by_overlap = tl.where(y_reach < 0, 0, (1 + iou) * x_overlap)
     xp1, xp2, xt1, xt2 = _edges(x_left, x_right, iou * yp, iou * yt, x_by_overlap, 0.0)
@@ -236,7 +239,7 @@ def _box_loss_kernel(
 
 @triton.jit
 def _scale_kernel(saved, divisor, grad, out, n, ONE: tl.constexpr, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
-    """out = saved grad / divisor for n values, 4 to a box; grad of each box, or one for all."""
+    """out = saved grad / divisor for n values, 4 per box. There is one grad per box, or one for all."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     g = tl.load(grad).to(OPMATH) if ONE else tl.load(grad + at // 4, inside, 0).to(OPMATH)
@@ -252,7 +255,7 @@ def _log_beta_x(x, log_beta):
 def _focal_l1_kernel(
     pred, target, loss, partial, n, alpha: tl.float64, log_beta: tl.float64, OPMATH: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The losses into `loss` [n], or their sum into `partial` [programs]."""
+    """Write the losses to `loss` [n], or their sum to `partial` [programs]."""
     pid = tl.program_id(0).to(tl.int64)
     at = pid * BLOCK + tl.arange(0, BLOCK)
     inside = at < n

@@ -1,7 +1,7 @@
-"""The tracker's steps after a network with a box head in Triton; formulas as in csrc/math/box_peak.h.
+"""The tracker's steps after a network with a box head in Triton. The formulas are those of csrc/math/box_peak.h.
 
-A program tracks a target. It goes over the cells twice: once for what all of them say together, once for their values,
-which need the state of a target that is not in its first frame.
+One program tracks one target. It makes two passes over the cells. The first computes sums over all cells. The second
+computes each cell's value, which depends on the target's state.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import triton.language as tl
 from ._common import opmath
 from .response import _clamp, _write_box
 
-BLOCK = 512  # cells at a time
+BLOCK = 512  # cells per step
 
 
 @triton.jit
 def _round(v):
-    """To whole numbers, ties to even, in float32, in which all numbers from 2^23 on are whole."""
+    """Round to whole numbers in float32, ties to even. All float32 numbers from 2^23 on are whole."""
     magnitude = tl.abs(v)
     rounded = (magnitude + 8388608.0) - 8388608.0
     return tl.where(magnitude < 8388608.0, tl.where(v < 0, -rounded, rounded), v)
@@ -47,7 +47,7 @@ def _change(a, b):
 def _distance(at, inside, factor, OPMATH: tl.constexpr, LOGITS: tl.constexpr):
     x = tl.load(at, inside, 0).to(OPMATH)
     if LOGITS:
-        # 1 + e loses what e has below its last digit; log(1 + e) e / ((1 + e) - 1) brings it back.
+        # 1 + e loses the low digits of e; log(1 + e) e / ((1 + e) - 1) restores them.
         e = tl.exp(-tl.abs(x))
         one = 1 + e
         x = (tl.maximum(x, 0) + tl.where(one == 1, e, tl.log(one) * (e / tl.where(one == 1, 1, one - 1)))) * factor
@@ -64,7 +64,7 @@ def _moved(before, cell, rate, least, most):
     return _clamp(before + rate * (cell - before), least, most)
 
 
-@triton.jit(do_not_specialize=["h", "w", "stride", "lost_frames"])  # a side of 1 would be no tensor
+@triton.jit(do_not_specialize=["h", "w", "stride", "lost_frames"])  # specialised, a side of 1 would not be a tensor
 def _box_peak_kernel(
     scores, ltrb, state, results, h, w, stride, score_target, score_cell, ltrb_target, ltrb_channel, ltrb_cell,
     factor: tl.float64, exemplar_size: tl.float64, instance_size: tl.float64, context: tl.float64, box_lr: tl.float64,
@@ -82,7 +82,7 @@ def _box_peak_kernel(
 
     most = tl.full([BLOCK], float("-inf"), OPMATH)
     total = tl.zeros([BLOCK], tl.float64)
-    others = tl.zeros([BLOCK], OPMATH)  # NaN where something is not finite
+    others = tl.zeros([BLOCK], OPMATH)  # NaN if something is not finite
     for start in range(0, cells, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < cells
@@ -161,12 +161,12 @@ def _box_peak_kernel(
         whole = tl.full([], context, tl.float64)
         tl.store(state + 4, _context_side(new_w, new_h, whole) * (instance_size / exemplar_size))
         tl.store(state + 6, misses)
-        tl.debug_barrier()  # the box is read back
+        tl.debug_barrier()  # the box is read again below
         _write_box(state, result, score, tl.where(misses >= lost_frames, 1.0, 0.0))
 
 
 def _cells(maps: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The maps with their cells at a constant distance, and that distance."""
+    """The maps with a constant distance between cells in memory, and that distance."""
     h, w = maps.shape[2:]
     if h > 1 and w > 1 and maps.stride(2) != w * maps.stride(3):
         maps = maps.contiguous()

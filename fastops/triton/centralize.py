@@ -1,7 +1,7 @@
 """Gradient centralization and the optimizer steps in Triton; the formulas are in csrc/math/centralize.h.
 
-Lists of tensors come as a table of addresses and sizes in device memory: one copy to the device and at most three
-launches, one for each width of tile, whatever the length of the list.
+A table in device memory holds the addresses and sizes of the tensors. A list of any length takes one copy to the device
+and at most three launches, one for each width of tile.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch import Tensor
 
 from ._common import laid_out_like, opmath
 
-# A table is SCALARS float64 numbers, then an ENTRY for each tensor: the addresses of gradient, parameter, three states
-# and step count; values, length, runs, channels of a group, channels, whether centralized, first program.
+# A table has SCALARS float64 numbers, then an ENTRY for each tensor. An entry has the addresses of gradient, parameter,
+# three states and step count, then values, length, runs, channels of a group, channels, whether centralized, and first
+# program.
 SCALARS = tl.constexpr(8)
 ENTRY = tl.constexpr(13)
-TILE = 2048  # values of a program's tile; the values of a channel decide its width
+TILE = 2048  # values of a program's tile; its width depends on the number of values of a channel
 WIDTHS = (32, 256, 2048)
 
-#: CPU sides of the tables of captured graphs, which copy them again at every replay.
+#: CPU copies of the tables of captured graphs. Every replay copies them to the device again.
 _captured: list[Tensor] = []
 
 
@@ -48,7 +49,7 @@ def _input(grad, param, at, inside, scale, weight_decay, DECAY: tl.constexpr, OP
 
 @triton.jit
 def _positions(start, base, wanted, values, length, stride, numel, BLOCK: tl.constexpr):
-    """Of a tile, the values start ... start + BLOCK - 1 of its channels, and which of them there are."""
+    """Offsets of the values start ... start + BLOCK - 1 of a tile's channels, and a mask of those that exist."""
     j = start + tl.arange(0, BLOCK)
     at = base[:, None] + (j // length * stride + j % length)[None, :]
     return at, wanted[:, None] & (j < values)[None, :] & (at < numel)
@@ -130,7 +131,7 @@ def _step_kernel(
                 if AMSGRAD:
                     largest = _array(entry, 4, DTYPE)
                     before = tl.load(largest + at, inside, 0).to(OPMATH)
-                    v = tl.where(v <= before, before, v)  # NaN passes
+                    v = tl.where(v <= before, before, v)  # NaN stays NaN
                     tl.store(largest + at, v, inside)
                 p = decay * p - step_size * m / (tl.sqrt(v) * root + eps)
             tl.store(param + at, p, inside)
@@ -141,9 +142,9 @@ def _dense(t: Tensor) -> Tensor:
 
 
 def _layout(t: Tensor, channels: int) -> tuple[int, int, int, int, bool] | None:
-    """Length, runs, channels of a group, channels, whether centralized; None where `t` must be contiguous for it."""
+    """Length, runs, channels of a group, channels, whether centralized; None if `t` must be made contiguous first."""
     numel = t.numel()
-    if channels < 0:  # pieces, as channels that have no mean
+    if channels < 0:  # not centralized: pieces take the place of channels
         return TILE, 1, triton.cdiv(numel, TILE), triton.cdiv(numel, TILE), False
     groups, dim = max(channels, 1), 1 if channels else 0
     if groups > 1 and t.stride(0) * t.shape[0] != numel:
@@ -154,7 +155,7 @@ def _layout(t: Tensor, channels: int) -> tuple[int, int, int, int, bool] | None:
 
 
 def _launch(rule: str, lists: Sequence[Sequence[Tensor]], steps, channels, scalars, lr, grad_scale, found_inf, **flags):
-    """`lists`: the gradients, then (but for centralize_) the parameters and their states."""
+    """`lists`: the gradients, then (except for centralize_) the parameters and their states."""
     main = lists[min(1, len(lists) - 1)]
     entries: dict[int, list[list[int]]] = {width: [] for width in WIDTHS}
     programs = dict.fromkeys(WIDTHS, 0)

@@ -1,7 +1,7 @@
-"""crop_and_resize in Triton; formula as in csrc/math/crop.h.
+"""crop_and_resize in Triton. The formula is that of csrc/math/crop.h.
 
-Each program takes a block of pixels of one crop, with all their channels. The coordinates are computed in double in
-OpenCV's steps: multiplications and additions must not be fused.
+Each program takes a block of pixels of one crop, with all their channels. The coordinates are computed in double with
+OpenCV's steps, so multiplications and additions must not be fused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _round_even(v):
 
 @triton.jit
 def _taps(i, start, side, size, extent):
-    """The two rows or columns of the image under each pixel, whether it has them, and their weights."""
+    """The two rows or columns that each pixel interpolates, whether they are in the image, and their weights."""
     step = 1.0 / (tl.full([], size, tl.float64) / side.to(tl.float64))
     position = ((i.to(tl.float64) + 0.5) * step - 0.5).to(tl.float32)
     first = tl.floor(position)
@@ -73,7 +73,7 @@ def _crop_kernel(
     has_y0, has_y1 = has_y0 & written, has_y1 & written
     for c in tl.static_range(CHANNELS):
         pad = tl.load(pad_value + k * pad_stride + c).to(tl.float32)
-        pad = tl.where(pad > 0, tl.where(pad < 255, pad, 255.0), 0.0)  # NaN: 0
+        pad = tl.where(pad > 0, tl.where(pad < 255, pad, 255.0), 0.0)  # NaN becomes 0
         pad = _round_even(pad).to(tl.int32)
         at = c * channel_stride
         p00 = tl.where(has_y0 & has_x0, tl.load(upper + x0 + at, has_y0 & has_x0, 0).to(tl.int32), pad)

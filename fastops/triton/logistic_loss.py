@@ -1,8 +1,8 @@
-"""Balanced logistic loss in Triton; formulas and labels as in csrc/math/logistic_loss.h.
+"""Balanced logistic loss in Triton. Formulas and labels are those of csrc/math/logistic_loss.h.
 
-Each program takes a part of one map. It counts the map's positives, which are consecutive in each row, for the weights
-of both labels; the label of a place is decided by its distance to the centre. The losses of the parts are added in a
-fixed order: deterministic.
+Each program takes a part of one map. It counts the map's positives, which are consecutive in each row, to get the
+weights of both labels. The distance of a cell from the centre decides its label. The losses of the parts are added in a
+fixed order, so the result is deterministic.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import triton.language as tl
 
 from ._common import opmath, opmath_dtype
 
-BLOCK = 1024  # places, and rows in the count, at a time
-PART = 8 * BLOCK  # places of a map to a program at most
+BLOCK = 1024  # cells per step, and rows per step of the count
+PART = 8 * BLOCK  # the most cells of a map per program
 
 
 @triton.jit
 def _exp_minus_abs(s):
-    return tl.exp(tl.where(s < 0, s, -s))  # NaN passes
+    return tl.exp(tl.where(s < 0, s, -s))  # NaN stays NaN
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def _softplus(s, OPMATH: tl.constexpr):
     """max(s, 0) + ln(1 + e) with e = e^-|s|."""
     e = _exp_minus_abs(s)
     if OPMATH == tl.float64:
-        u = 1 + e  # ln(1 + e) = ln(u) e / (u - 1) to rounding, for the u that 1 + e rounds to
+        u = 1 + e  # for the rounded u, ln(1 + e) = ln(u) e / (u - 1) up to rounding
         tail = tl.where(u == 1, e, tl.log(u) * (e / tl.where(u == 1, 1, u - 1)))
     else:
         x = e / (2 + e)  # 2 atanh(x); the polynomial is that of math/logistic_loss.h
@@ -49,7 +49,7 @@ def _slope(s):
 def _labels(
     centers, map, middle_row, middle_column, limit, height, width, size, OPMATH: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The map's centre, the squared reach of its positives, and the weights of positives and negatives."""
+    """The map's centre, the squared radius of its positives, and the weights of positives and negatives."""
     row, column = tl.full([], middle_row, tl.float64), tl.full([], middle_column, tl.float64)
     if centers is not None:
         row = tl.load(centers + 2 * map).to(tl.float64)
@@ -122,7 +122,7 @@ def _loss_backward_kernel(
 
 
 def _settings(responses: torch.Tensor, radius: float, stride: float) -> dict:
-    """What both kernels take beside tensors."""
+    """The arguments of both kernels that are not tensors."""
     height, width = responses.shape[-2:]
     size = height * width
     return {

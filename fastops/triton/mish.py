@@ -1,4 +1,4 @@
-"""Mish in Triton: x t / (t + 2) with t = e^x (e^x + 2); derivation in csrc/math/mish.h."""
+"""Mish in Triton: x t / (t + 2) with t = e^x (e^x + 2). csrc/math/mish.h has the derivation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ._common import laid_out_like, opmath
 
 BLOCK = 1024  # 4 warps, 8 elements a thread: one 16-byte access in half types, two in float32
 
-# Beyond LOW e^x is 0 and beyond HIGH t / (t + 2) is 1, exactly and in float64 too; e^2 HIGH still fits float32.
+# Below LOW e^x is exactly 0, and above HIGH t / (t + 2) is exactly 1, in float64 too. e^(2 HIGH) still fits float32.
 LOW = tl.constexpr(-1000.0)
 HIGH = tl.constexpr(40.0)
 
 
 @triton.jit
 def _terms(x):
-    # Comparisons, not minimum and maximum, so that NaN passes. The bounded x is also the factor x of the formulas: at
-    # the infinities it turns inf * 0 into the limit.
+    # Comparisons keep NaN; minimum and maximum do not. The bounded x is also the factor x of the formulas, so inf * 0
+    # becomes the limit at the infinities.
     bounded = tl.where(x < LOW, LOW, x)
     bounded = tl.where(x > HIGH, HIGH, bounded)
     e = tl.exp(bounded)
@@ -42,7 +42,7 @@ def _backward(grad, x):
 def _mish_kernel(x, y, n, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = start + tl.arange(0, BLOCK)
-    if start + BLOCK <= n:  # no mask, so the accesses are wide whatever n is
+    if start + BLOCK <= n:  # no mask, so full-width accesses for any n
         tl.store(y + at, _forward(tl.load(x + at).to(OPMATH)))
     else:
         inside = at < n

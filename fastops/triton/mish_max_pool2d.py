@@ -1,7 +1,7 @@
-"""Max pooling of Mish in Triton; derivation in csrc/math/mish_max_pool2d.h.
+"""Max pooling of Mish in Triton. csrc/math/mish_max_pool2d.h has the derivation.
 
-Backward: first the winner of each window and its gradient, then each value of grad_x adds what the windows around it
-say of it, in a fixed order: deterministic.
+The backward has two steps. The first computes the winner of each window and its gradient. In the second, each value of
+grad_x adds the gradients of the windows that it won, in a fixed order, so the result is deterministic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOWHERE = tl.constexpr(0x7FFFFFFF)
 
 @triton.jit
 def _position(at, C, H, W, CHANNELS_LAST: tl.constexpr):
-    """The indices n, c, row and column of positions in a tensor [N, C, H, W] as it lies in memory."""
+    """The indices n, c, row and column of positions in a tensor [N, C, H, W], counted in memory order."""
     if CHANNELS_LAST:
         c, at = at % C, at // C
         column, at = at % W, at // W
@@ -39,7 +39,7 @@ def _extremes(
     x, at, count, C, H, W, OH, OW, sn, sc, sh, sw, KH, KW, SH, SW, PH, PW,
     OPMATH: tl.constexpr, BLOCK: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Smallest and largest value of each window, and the first positions in it where they are (of NaN the last)."""
+    """Smallest and largest value of each window and their first positions in it; for NaN the last position."""
     n, c, u, v = _position(at, C, OH, OW, CHANNELS_LAST)
     top, left = u * SH - PH, v * SW - PW
     low = tl.full([BLOCK], float("inf"), OPMATH)
@@ -76,7 +76,7 @@ def _winners_kernel(
     grad, x, wins, win_at, count, C, H, W, OH, OW, sn, sc, sh, sw, KH, KW, SH, SW, PH, PW,
     OPMATH: tl.constexpr, BLOCK: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """grad mish'(winner) and the winner's position in the window; grad, wins and win_at lie as the result does."""
+    """grad mish'(winner) and the winner's position in the window. grad, wins and win_at have the result's layout."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     low, high, low_at, high_at = _extremes(
         x, at, count, C, H, W, OH, OW, sn, sc, sh, sw, KH, KW, SH, SW, PH, PW, OPMATH, BLOCK, CHANNELS_LAST
@@ -93,11 +93,11 @@ def _gather_kernel(
     wins, win_at, grad_x, count, C, H, W, OH, OW, sn, sc, sh, sw, KH, KW, SH, SW, PH, PW,
     OPMATH: tl.constexpr, BLOCK: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Of every position of grad_x the sum over the windows that it won; strides are those of wins and win_at."""
+    """For every position of grad_x the sum over the windows that it won. The strides are those of wins and win_at."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     n, c, row, column = _position(at, C, H, W, CHANNELS_LAST)
     total = tl.zeros([BLOCK], OPMATH)
-    for i in range(tl.cdiv(KH, SH)):  # at most so many windows hold a row
+    for i in range(tl.cdiv(KH, SH)):  # the most windows that contain a row
         for j in range(tl.cdiv(KW, SW)):
             u, v = (row + PH) // SH - i, (column + PW) // SW - j
             down, right = row + PH - u * SH, column + PW - v * SW  # the position in that window
@@ -113,7 +113,7 @@ def _as_nchw(t: torch.Tensor) -> torch.Tensor:
 
 
 def _launch(kernel, out: torch.Tensor, tensors: tuple, x: torch.Tensor, y: torch.Tensor, strided, window) -> None:
-    """A thread for each value of `out`; `x` and `y` give the sizes, `strided` the strides."""
+    """Launch with a thread for each value of `out`. `x` and `y` give the sizes, `strided` the strides."""
     (_, channels, height, width), (_, _, out_height, out_width) = x.shape, y.shape
     with torch.cuda.device_of(x):
         kernel[(triton.cdiv(out.numel(), BLOCK),)](
@@ -142,7 +142,7 @@ def mish_max_pool2d_backward(
         return grad_x
     window = kernel_size, stride, padding
     x, grad, out = _as_nchw(x), _as_nchw(grad), _as_nchw(grad_x)
-    # Laid out as the result of the forward pass is.
+    # These have the layout of the forward pass's result.
     plan = {"device": x.device, "memory_format": memory_format(x)}
     grad = torch.empty(grad.shape, dtype=grad.dtype, **plan).copy_(grad)
     wins = torch.empty(grad.shape, dtype=opmath_dtype(x), **plan)

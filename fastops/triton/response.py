@@ -1,7 +1,7 @@
-"""The tracker's steps after its network in Triton; formulas as in csrc/math/response.h.
+"""The tracker's steps after its network in Triton. The formulas are those of csrc/math/response.h.
 
-A program tracks a target. It upsamples a map along its rows into a scratch in device memory, which the same program
-reads again, 4 rows to an output; nothing is shared between programs.
+One program tracks one target. It upsamples a map along its rows into a buffer in device memory, and reads 4 rows of the
+buffer for each output. Programs share nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import triton.language as tl
 
 from ._common import opmath, opmath_dtype
 
-BLOCK = 2048  # outputs at a time
+BLOCK = 2048  # outputs per step
 
 
 @triton.jit
 def _dot(m0, m1, m2, m3, phase, up, OPMATH: tl.constexpr):
-    """An output of a cell from its four neighbours; in sums and differences, for the sake of symmetry."""
+    """An output of a cell from its four neighbours. Sums and differences keep it symmetric."""
     u = (2 * up - 2 * (phase + up // 2) - 1).to(OPMATH) / up
     q = (1 - u * u) * 0.125
     outer = -0.75 * q
@@ -39,7 +39,7 @@ def _cell(output, up):
 @triton.jit
 def _along_rows(m, offset, rows, h, w, up, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
     """rows[i, x]: the map without `offset`, upsampled along its rows."""
-    tl.debug_barrier()  # what was read of the rows before
+    tl.debug_barrier()  # the previous contents of rows have been read
     width = w * up
     for start in range(0, h * width, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -77,7 +77,7 @@ def _hann_over_mean(i, n, OPMATH: tl.constexpr):
 
 @triton.jit
 def _extremes(m, size, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
-    """The greatest and the least value of a map; the greatest is infinite where a value is NaN."""
+    """The maximum and the minimum of a map. The maximum is infinite if a value is NaN."""
     most = tl.full([BLOCK], float("-inf"), OPMATH)
     least = tl.full([BLOCK], float("inf"), OPMATH)
     for start in range(0, size, BLOCK):
@@ -99,7 +99,7 @@ def _contrast(m, offset, size, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _output_extremes(rows, h, width, up, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
-    """The greatest output, the least and the sum."""
+    """The maximum, the minimum and the sum of the outputs."""
     count = h * up * width
     most = tl.full([BLOCK], float("-inf"), OPMATH)
     least = tl.full([BLOCK], float("inf"), OPMATH)
@@ -115,7 +115,7 @@ def _output_extremes(rows, h, width, up, OPMATH: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def _peak(rows, factor, influence, h, width, up, OPMATH: tl.constexpr, BLOCK: tl.constexpr):
-    """The place of the first maximum of the outputs, times `factor`, and the window."""
+    """The position of the first maximum of the outputs, which are multiplied by `factor` and get the window."""
     height = h * up
     count = height * width
     best = tl.full([BLOCK], float("-inf"), OPMATH)
@@ -168,11 +168,11 @@ def _update(
     score = _clamp(contrast / tl.maximum(tl.load(state + 5).to(tl.float64), 1e-12), 0.0, 1.0)
     misses = tl.where(score < lost_score, tl.load(state + 6) + 1, 0.0)
     tl.store(state + 6, misses)
-    tl.debug_barrier()  # the box is read back
+    tl.debug_barrier()  # the box is read again below
     _write_box(state, result, score, tl.where(misses >= lost_frames, 1.0, 0.0))
 
 
-@triton.jit(do_not_specialize=["h", "w", "up", "lost_frames"])  # a side of 1 would be no tensor
+@triton.jit(do_not_specialize=["h", "w", "up", "lost_frames"])  # specialised, a side of 1 would not be a tensor
 def _response_peak_kernel(
     maps, state, results, scratch, h, w, up,
     pixels: tl.float64, log_step: tl.float64, penalty: tl.float64, scale_lr: tl.float64, influence: tl.float64,

@@ -1,7 +1,8 @@
 """Squeeze, excitation and scale in Triton.
 
-Tensors [N, C, *spatial] are seen as [N, C, S] with any strides, so contiguous and channels_last run the same kernels
-with tiles turned the other way. Sums over S are split into fixed parts, added in a fixed order: deterministic.
+Tensors [N, C, *spatial] are viewed as [N, C, S] with any strides, so contiguous and channels_last tensors run the same
+kernels, with transposed tiles. Sums over S are split into fixed parts and added in a fixed order, so results are
+deterministic.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fastops._layout import empty_native
 
 from ._common import opmath, opmath_dtype, tile
 
-PROGRAMS = 512  # sums over S are split further while there are fewer programs: a few for each SM of a large GPU
+PROGRAMS = 512  # sums over S are split until there are this many programs, a few for each SM of a large GPU
 
 
 @triton.jit
@@ -44,8 +45,11 @@ def _sums_kernel(
     x_sn, x_sc, x_ss, g_sn, g_sc, g_ss, y_sn, y_sc, y_ss,
     OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One pass over x (and grad) for what the caller has a place for: the parts [parts, N, C] of the mean of x and of
-    the sum of grad x over S, and grad_x = grad sigmoid(logits)."""
+    """One pass over x (and grad) that fills the outputs that are not None.
+
+    They are the parts [parts, N, C] of the mean of x and of the sum of grad x over S, and
+    grad_x = grad sigmoid(logits).
+    """
     pid = tl.program_id(0)
     c_blocks = tl.cdiv(C, BLOCK_C)
     k = (pid % parts).to(tl.int64)
@@ -93,7 +97,7 @@ def _product_kernel(
 ):  # fmt: skip
     """out[m, k] = sum_j a[m, j] b[k, j] + bias[k], then relu, or 0 where gate[m, k] <= 0: the excitation's products.
 
-    They are too small for tl.dot to pay, and this way neither TF32 nor autocast can touch them.
+    They are too small for tl.dot to be faster, and neither TF32 nor autocast can change this kernel's precision.
     """
     k_blocks = tl.cdiv(K, BLOCK_K)
     m = (tl.program_id(0) // k_blocks).to(tl.int64)
@@ -108,14 +112,14 @@ def _product_kernel(
     if bias is not None:
         value += tl.load(bias + k, k < K).to(OPMATH)
     if RELU:
-        value = tl.where(value < 0, 0, value)  # NaN passes
+        value = tl.where(value < 0, 0, value)  # NaN stays NaN
     if gate is not None:
         value = tl.where(tl.load(gate + m * K + k, k < K) <= 0, 0, value)
     tl.store(out + m * K + k, value, k < K)
 
 
 def _as_ncs(x: torch.Tensor) -> torch.Tensor:
-    """x as [N, C, S]: a view where the strides allow, as those of `empty_native` always do, else a copy."""
+    """x as [N, C, S]: a view if the strides allow it, else a copy. Tensors of `empty_native` always give a view."""
     return x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
 
 
@@ -148,7 +152,7 @@ def _sums(
     grad_x: torch.Tensor | None = None,
     mean: bool = False,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mean of x (if asked) and the sum of grad x (if given), [N, C] in opmath; fills grad_x (if given)."""
+    """The mean of x (if requested) and the sum of grad x (if given), [N, C] in opmath. Also fills grad_x, if given."""
     batch, channels, positions = x.shape
     block_c, block_s = _tile(x)
     programs, blocks = batch * triton.cdiv(channels, block_c), triton.cdiv(positions, block_s)
@@ -185,7 +189,7 @@ def _product(
     gate: torch.Tensor | None = None,
     relu: bool = False,
 ) -> torch.Tensor:
-    """a [M, J] times the transpose of b [K, J], with the epilogues of the kernel: [M, K] of `dtype`."""
+    """a [M, J] times the transpose of b [K, J], with the kernel's epilogues: [M, K] in `dtype`."""
     (m, j), k = a.shape, len(b)
     out = a.new_empty((m, k), dtype=dtype)
     block_k, block_j = tile(k, j, b.stride(0) < b.stride(1), widest=128, size=2048)
@@ -212,7 +216,7 @@ def se_scale_backward(grad: torch.Tensor, x: torch.Tensor, logits: torch.Tensor)
 def _excitation(
     z: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor | None, w2: torch.Tensor, b2: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The hidden layer [N, R] and the logits [N, C] for the means z [N, C]."""
+    """The hidden layer [N, R] and the logits [N, C] from the means z [N, C]."""
     hidden = _product(z, w1, z.dtype, bias=b1, relu=True)
     return hidden, _product(hidden, w2, z.dtype, bias=b2)
 

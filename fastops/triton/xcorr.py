@@ -1,8 +1,8 @@
 """Batched cross-correlation in Triton.
 
-B = max(Nz, Nx) pairs; pair b joins template b // z_share with search b // x_share. Strides are arguments, so any
-layout runs without a copy. Gradients gather: each program owns its outputs and walks through the pairs that share
-them, so nothing is atomic and the order of every sum is fixed.
+There are B = max(Nz, Nx) pairs. Pair b has template b // z_share and search b // x_share. Strides are arguments, so any
+layout runs without a copy. For the gradients, each program computes its outputs from all pairs that contribute to them.
+So there are no atomics, and the order of every sum is fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _correlate_kernel(
     z_sn, z_sc, z_sh, z_sw, x_sn, x_sc, x_sh, x_sw, y_sn, y_sc, y_sp,
     DEPTHWISE: tl.constexpr, OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Depthwise: out [B, C, P]. Else out [B, C blocks, P], the sums over each block of channels."""
+    """out is [B, C, P] if depthwise, else [B, C blocks, P], the sums over each block of channels."""
     p, rest = _block(tl.program_id(0), tl.cdiv(P, BLOCK_P), BLOCK_P)
     c_blocks = tl.cdiv(C, BLOCK_C)
     c, pair = _block(rest, c_blocks, BLOCK_C)
@@ -70,8 +70,7 @@ def _grad_x_kernel(
     g_sn, g_sc, g_sh, g_sw, z_sn, z_sc, z_sh, z_sw, y_sn, y_sc, y_sh, y_sw,
     DEPTHWISE: tl.constexpr, OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """grad_x[n, c, y, x] = scale times the sum over the pairs of image n and the taps i, j of
-    z[c, i, j] grad[y-i, x-j]."""
+    """grad_x[n, c, y, x] = scale sum z[c, i, j] grad[y-i, x-j], over the pairs of image n and the taps i, j."""
     p, rest = _block(tl.program_id(0), tl.cdiv(H * W, BLOCK_P), BLOCK_P)
     c, n = _block(rest, tl.cdiv(C, BLOCK_C), BLOCK_C)
     c, n = c.to(tl.int64), n.to(tl.int64)
@@ -101,8 +100,10 @@ def _grad_z_kernel(
     g_sn, g_sc, g_sh, g_sw, x_sn, x_sc, x_sh, x_sw, y_sn, y_sc, y_sh, y_sw,
     DEPTHWISE: tl.constexpr, OPMATH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """grad_z[m, c, i, j] = scale times the sum over the pairs of template m and the positions p, q of
-    grad[p, q] x[c, p+i, q+j]; one program for each tap and block of channels."""
+    """grad_z[m, c, i, j] = scale sum grad[p, q] x[c, p+i, q+j], over the pairs of template m and the positions p, q.
+
+    There is one program for each tap and block of channels.
+    """
     tap, rest = tl.program_id(0) % (h * w), tl.program_id(0) // (h * w)
     c, m = _block(rest, tl.cdiv(C, BLOCK_C), BLOCK_C)
     c, m = c.to(tl.int64), m.to(tl.int64)
@@ -126,7 +127,7 @@ def _grad_z_kernel(
 
 
 def _shares(z: torch.Tensor, x: torch.Tensor) -> tuple[int, int, int]:
-    """The number of pairs B, and how many of them share a template and a search."""
+    """The number of pairs B, and the numbers of pairs that share a template and that share a search."""
     pairs = max(len(z), len(x))
     return pairs, pairs // max(len(z), 1), pairs // max(len(x), 1)
 
@@ -136,8 +137,10 @@ def _tile(t: torch.Tensor, positions: int) -> tuple[int, int]:
 
 
 def _correlate(z: torch.Tensor, x: torch.Tensor, depthwise: bool) -> torch.Tensor:
-    """[B, C, OH, OW] in the dtype and memory format of x if depthwise, else [C blocks, B, 1, OH, OW] in opmath, to be
-    summed."""
+    """[B, C, OH, OW] in the dtype and memory format of x if depthwise.
+
+    Else [C blocks, B, 1, OH, OW] in opmath, which the caller sums.
+    """
     pairs, z_share, x_share = _shares(z, x)
     _, channels, h, w = z.shape
     out_h, out_w = x.shape[2] - h + 1, x.shape[3] - w + 1
@@ -154,7 +157,7 @@ def _correlate(z: torch.Tensor, x: torch.Tensor, depthwise: bool) -> torch.Tenso
         with torch.cuda.device_of(x):
             _correlate_kernel[(pairs * c_blocks * triton.cdiv(out_h * out_w, block_p),)](
                 z, x, out, channels, h, w, out_w, out_h * out_w, z_share, x_share,
-                *z.stride(), *x.stride(), y.stride(0), y.stride(1), y.stride(3),  # one stride walks the rows too
+                *z.stride(), *x.stride(), y.stride(0), y.stride(1), y.stride(3),  # one stride for rows and columns
                 DEPTHWISE=depthwise, OPMATH=opmath(x), BLOCK_C=block_c, BLOCK_P=block_p,
             )  # fmt: skip
     return out
