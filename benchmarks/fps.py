@@ -8,16 +8,19 @@ compile graph  (on a GPU) the same under torch.compile(mode="reduce-overhead"), 
 fastops    tracker.Tracker, in each of --dtype
 
 for the networks of the package: SiamFC (ReLU), the paper's (Mish + SE), and those with a box head, which search one
-scale where the others search three. The reference of a box head is `Tracker(backend="eager")`. All track the same frames in one run, taking turns of a few frames
-(so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
-before any figure is printed; half types and int8 may differ by more, and say by how much. int8 is measured on 24 crops
-of the source, which needs its boxes. Milliseconds and speed-ups are of the
-median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
-took to decode them. The last table is the price of Mish and attention, and the gain of the box heads: speed with them
-over the speed of the ReLU network, the median over the turns, in which the two follow one another.
+scale where the others search three. The reference of a box head is `Tracker(backend="eager")`.
+
+All track the same frames in one run and take turns of a few frames, so that each runs as it would alone: after
+another's turn its weights have left the cache. All must give equal boxes before any figure is printed. Half types and
+int8 may differ by more, and the table says by how much. int8 is measured on 24 crops of the source, which needs its
+boxes. Milliseconds and speed-ups are of the median update. "tracker fps" is frames over the total time of the updates,
+"end-to-end fps" over that plus the time it took to decode them. The last table is the price of Mish and attention, and
+the gain of the box heads: speed with them over the speed of the ReLU network, the median over the turns, in which the
+two follow one another.
 
 Weights: those of the package. With --weights (a ReLU checkpoint) only the first two networks run. The Mish + SE network
-takes over the convolutions, and its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU: no TF32.
+takes over the convolutions, and its attention starts at random: a speed test, its boxes mean little. float32 has all
+its bits on a GPU: no TF32.
 
 A run that is cut (SIGTERM, Ctrl-C) keeps and prints what it has measured.
 """

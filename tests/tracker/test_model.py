@@ -170,7 +170,9 @@ def test_half_precision_is_for_the_file_alone(tmp_path):
     net.backbone.conv1[1].running_var[3] = 1e6  # as trained networks have it
     save_state(net, path, torch.float16)
     dtypes = {key: value.dtype for key, value in load_state(path).items() if "num_batches" not in key}
-    assert {key for key, dtype in dtypes.items() if dtype == torch.float32} == {key for key in dtypes if "running" in key}
+    assert {key for key, dtype in dtypes.items() if dtype == torch.float32} == {
+        key for key in dtypes if "running" in key
+    }
     assert set(dtypes.values()) == {torch.float16, torch.float32}
     loaded = load_model(path, ops="reference")
     assert loaded.backbone.conv1[1].running_var[3] == 1e6
