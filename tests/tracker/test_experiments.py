@@ -456,7 +456,7 @@ def test_list_tells_papers_and_times(capsys):
     [
         (
             ["experiment", "speed"],
-            "experiment must be one of tracking, box-loss, simulation, activations or list, got 'speed'",
+            "experiment must be one of tracking, box-loss, detection, simulation, activations or list, got 'speed'",
         ),
         (
             ["experiment", "box-loss", "--data", "x"],

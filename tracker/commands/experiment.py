@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MODULES = {
     "tracking": "tracking",
     "box-loss": "box_loss",
+    "detection": "detection",
     "simulation": "simulation",
     "activations": "activations",
 }
@@ -38,7 +39,8 @@ def experiment(
         typer.Option(
             metavar="PLACE",
             help="activations: CIFAR-10 or CIFAR-100, binary version, or train/<class>/ and test/<class>/. tracking: "
-            "what to train on, an archive of tracker prepare or LAYOUT:ROOT; repeatable.",
+            "what to train on, an archive of tracker prepare or LAYOUT:ROOT; repeatable. detection: coco:ROOT or "
+            "voc:ROOT.",
         ),
     ] = None,
     evaluate: Annotated[
@@ -67,6 +69,7 @@ def experiment(
     \b
     tracking      SiamFC with ReLU, + Mish, + SE, + GC, all of them: success, precision, speed
     box-loss      losses of box regression in the tracker's box head: overlap on held-out synthetic videos
+    detection     the same in a small detector: AP of COCO, on COCO, PASCAL VOC or drawn shapes
     simulation    boxes that descend the gradient of each IoU loss, without a network
     activations   activation functions, optimizers, networks: test accuracy, speed of convergence
 
@@ -74,7 +77,8 @@ def experiment(
     ended it; the folder takes rows of one set of settings only. At the end <name>.csv and <name>.md have the means and
     standard deviations over the seeds beside the paper's figures, and the plots come as PNG. Settings are those of
     --quick, --paper or neither, then --data and --eval, then --set.
-    Without --data activations runs on scikit-learn's digits: pip install '.[experiments]' in the sources.
+    Without --data activations runs on scikit-learn's digits and detection on drawn shapes, scored by pycocotools:
+    pip install '.[experiments]' in the sources.
 
     \b
     Examples:
@@ -82,6 +86,7 @@ def experiment(
       tracker experiment activations --quick
       tracker experiment activations --data cifar-10-batches-bin --output results
       tracker experiment simulation --unit 1
+      tracker experiment detection --data voc:VOCdevkit/VOC2007 --set 'losses=["GIoU", "Focal-EIoU"]'
       tracker experiment tracking --seeds 0,1,2,3,4 --set train.steps=2000
       tracker experiment tracking --paper --data got10k:GOT-10k:train --eval otb:OTB2015:otb2013 --eval vot:VOT2018
       tracker experiment tracking --data train.crops --eval otb:validation --set train.model.width=0.5
