@@ -131,8 +131,8 @@ class BatchTracker:
             raise KeyError(f"target must be one of {list(self.targets)}, got {target!r}")
         row, last = self._targets.index(target), len(self) - 1
         video = self._videos[row]
+        self._engine.drop(row)
         if row != last:  # the last target moves to this row
-            self._engine.move(last, row)
             self._targets[row], self._videos[row] = self._targets[last], self._videos[last]
         self._targets.pop(), self._videos.pop()
         if video not in self._videos:

@@ -19,8 +19,8 @@ TESTS = Path(__file__).resolve().parents[1]
 #: Their tests with the mark `kernels` say most about a kernel: values and gradients of every dtype and layout, values
 #: that are not finite, runs in another order of threads.
 FILES = (
-    *("test_ops.py", "test_affine_mish.py", "test_box_peak.py", "test_centralize.py", "test_crop.py"),
-    *("test_response.py", "test_rounding.py"),
+    *("test_ops.py", "test_affine_mish.py", "test_bias_activation.py", "test_box_peak.py", "test_centralize.py"),
+    *("test_crop.py", "test_response.py", "test_rounding.py"),
 )
 
 

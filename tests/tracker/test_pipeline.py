@@ -249,7 +249,7 @@ def test_steps_are_captured_as_cuda_graphs(monkeypatch):
     model, video = _trained_like("mish", "se"), SyntheticVideo(0, 10, (320, 240))
     frames = [video.frame(i)[0] for i in range(10)]
     captured, eager = BatchTracker(model, device="cuda:0"), BatchTracker(model, device="cuda:0")
-    eager._engine._replay = eager._engine._follow
+    eager._engine._graphs.step = lambda key, run, state: (run(), torch.cuda.synchronize())
     results = []
     for tracker in (captured, eager):
         first = tracker.add(frames[0], video.boxes[0])
@@ -262,9 +262,8 @@ def test_steps_are_captured_as_cuda_graphs(monkeypatch):
             boxes.append(np.stack([result.box for result in tracker.update(image).values()]))
         results.append(np.concatenate(boxes))
         assert second in tracker.targets
-    assert len(captured._engine._graphs._captured) == 2 and all(
-        captured._engine._graphs._captured.values()
-    )  # of two targets, of one
+    # Of two targets and of one, of frames on the host and on the device.
+    assert len(captured._engine._graphs._captured) == 4 and all(captured._engine._graphs._captured.values())
     assert not eager._engine._graphs._captured
     assert np.array_equal(*results)
 
@@ -274,7 +273,8 @@ class _HostEvent:
     def synchronize(self) -> None: ...
 
 
-def test_frames_of_one_call_have_buffers_of_their_own(monkeypatch):
+@pytest.fixture
+def gpu_on_the_host(monkeypatch) -> None:
     """The buffers for a GPU, on the host."""
     monkeypatch.setattr(engine_module.torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda s: None))
     monkeypatch.setattr(
@@ -284,11 +284,82 @@ def test_frames_of_one_call_have_buffers_of_their_own(monkeypatch):
     monkeypatch.setattr(engine_module.torch.cuda, "Event", _HostEvent)
     empty = torch.empty
     monkeypatch.setattr(engine_module.torch, "empty", lambda *size, pin_memory=False, **o: empty(*size, **o))
+
+
+def test_frames_of_one_call_have_buffers_of_their_own(gpu_on_the_host):
     uploads = cuda.Uploads(torch.device("cpu"))
     images = [torch.full((4, 5, 3), i, dtype=torch.uint8) for i in range(4)]
     first = [uploads(image, place) for place, image in enumerate(images)]
+    uploads.finish(first[0])
     assert all(torch.equal(frame, image) for frame, image in zip(first, images, strict=True))
     assert uploads(images[3], 0).data_ptr() == first[0].data_ptr()
     for side in range(2 * cuda.MAX_BUFFERS):
         uploads(torch.zeros(2, 2 + side, 3, dtype=torch.uint8), 0)
     assert len(uploads._buffers) == cuda.MAX_BUFFERS
+
+
+def test_frames_wait_for_their_step_in_pinned_memory(gpu_on_the_host):
+    uploads = cuda.Uploads(torch.device("cpu"))
+    images = [torch.full((4, 5, 3), i, dtype=torch.uint8) for i in range(3)]
+    frame = uploads(images[1], 0)
+    pinned = uploads.take_waiting(frame)
+    assert torch.equal(pinned, images[1]) and uploads.take_waiting(frame) is None
+    frame = uploads(images[2], 0)
+    uploads.finish(frame)
+    assert torch.equal(frame, images[2]) and uploads.take_waiting(frame) is None
+    other = uploads(images[1], 1)
+    assert torch.equal(other, images[1]) and uploads.take_waiting(other) is None
+
+
+def _as_on_a_gpu(tracker: BatchTracker) -> list:
+    """Let a tracker replay its steps. The keys of the captured ones are added to the list; a replay runs the step as it
+    was at its capture."""
+    engine, keys = tracker._engine, []
+    engine._uploads, engine._chunk = cuda.Uploads(torch.device("cpu")), 64
+    engine._graphs._capture = lambda run, state: keys.append(len(keys)) or SimpleNamespace(replay=run)
+    engine._reserve(engine.capacity)
+    return keys
+
+
+def _boxes(tracker: BatchTracker, images) -> np.ndarray:
+    return np.stack([result.box for _, result in sorted(tracker.update(images).items())])
+
+
+def test_graphs_of_a_changing_number_of_targets(gpu_on_the_host):
+    model, video = _trained_like("mish", "se"), SyntheticVideo(0, 40, (320, 240))
+    plain, replaying = BatchTracker(model), BatchTracker(model)
+    keys = _as_on_a_gpu(replaying)
+    rng, targets = np.random.default_rng(0), []
+    for i in range(40):
+        frame = video.frame(i)[0]
+        if i < 20 or i >= 30:  # up to 12 targets, then down to 2, then up again
+            box = (*rng.uniform(10, 150, 2), 40, 30)
+            added = {tracker.add(frame, box) for tracker in (plain, replaying)}
+            targets += added if len(targets) < 12 else ()
+            if targets[-1] not in added:
+                for tracker in (plain, replaying):
+                    tracker.drop(*added)
+        elif len(targets) > 2:
+            gone = targets.pop(rng.integers(len(targets)))
+            for tracker in (plain, replaying):
+                tracker.drop(gone)
+        np.testing.assert_allclose(_boxes(replaying, frame), _boxes(plain, frame), rtol=0, atol=0.1)
+    assert len(keys) <= 6  # 1 ... 16 rows; the table grew, which voids the graphs, at the first of each number
+
+
+def test_videos_share_a_graph(gpu_on_the_host):
+    model = _trained_like("relu", "none")
+    videos = {
+        name: SyntheticVideo(name, 12, size) for name, size in ((0, (320, 240)), (1, (200, 160)), (2, (320, 240)))
+    }
+    plain, replaying = BatchTracker(model), BatchTracker(model)
+    keys = _as_on_a_gpu(replaying)
+    for tracker in (plain, replaying):
+        for count in range(2):
+            for name, video in videos.items():
+                tracker.add(video.frame(0)[0], video.boxes[0] + 3 * count, name)
+        tracker.drop(1)
+    for i in range(1, 12):
+        frames = {name: video.frame(i)[0] for name, video in videos.items() if i < 8 or name != 1}
+        np.testing.assert_allclose(_boxes(replaying, frames), _boxes(plain, frames), rtol=0, atol=0.1)
+    assert len(keys) == 2  # of three videos, of two

@@ -15,7 +15,7 @@ import fastops
 from fastops.ops.response import Result, State
 from tracker.config import TrackerConfig, box_settings
 from tracker.engines.calibration import calibrated, calibration
-from tracker.engines.cuda import Graphs, Uploads
+from tracker.engines.cuda import Graphs, Uploads, padded
 from tracker.engines.redetect import Redetection
 from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
@@ -35,9 +35,9 @@ class FusedEngine:
 
     The data of a target is in tensors on the network's device: its template, its padding colour and its row of
     `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates the crops and updates
-    the boxes. The host only reads the results. On a GPU, a step on one image is captured once as a CUDA graph, then
-    replayed. Its frame is in a buffer of the engine. So a step needs one upload, from pinned memory on its own stream,
-    and one read of [K, 6] results.
+    the boxes. The host only reads the results. On a GPU, a step is captured once as a CUDA graph, then replayed: the
+    upload of its frame from pinned memory, the targets of all its images, and the copy of the [K, 6] results to pinned
+    memory. It has a power of two of rows for each image; those that are not needed are of no target.
 
     Args:
         network: embeds and correlates the crops.
@@ -56,7 +56,7 @@ class FusedEngine:
         on_gpu = self._device.type == "cuda"
         self._uploads = Uploads(self._device) if on_gpu else None
         self._graphs = Graphs(self._device)
-        self.capacity = 0
+        self.capacity = self._live = 0  # rows there are, and those of targets, which are the first
         self.state = torch.empty((0, len(State)), dtype=torch.float32, device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
         self._templates: Tensor | None = None
@@ -78,13 +78,16 @@ class FusedEngine:
 
     def _guard(self) -> AbstractContextManager:
         """Make the engine's device current: streams and captures belong to the current device."""
-        return nullcontext() if self._uploads is None else torch.cuda.device(self._device)
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
         """Set a target's template, colour and state in `row`, from `image`, uint8 [H, W, 3] on the device."""
         with self._guard():
+            if self._uploads is not None:
+                self._uploads.finish(image)
             self._start(row, image, start)
+            self._live = max(self._live, row + 1)
 
     def _start(self, row: int, image: Tensor, start: Start) -> None:
         cfg = self.config
@@ -95,16 +98,14 @@ class FusedEngine:
         self._colors[row] = torch.from_numpy(start.color)
         template = self.network.features(self._crop(image, region, cfg.exemplar_size, self._colors[row, 0]))
         if self._templates is None:
-            self._templates = template.new_empty((self.capacity, *template.shape[1:])).contiguous(
-                memory_format=torch.channels_last
-            )
+            self._templates = self._templates_of(template, len(self.state))
         self._templates[row] = template[0]
         self.state[row] = torch.tensor(start.row(), dtype=torch.float32)
         (y, x), (h, w) = start.center.tolist(), start.size.tolist()
         self._memory[row] = Redetection(cfg, (x - (w - 1) / 2, y - (h - 1) / 2, w, h))
         self._calibrations[row] = torch.eye(4)
         rows = slice(row, row + 1)
-        outputs = self._maps(image, self.state[rows], self._colors[rows], self._templates[rows])
+        outputs = self._maps([image], [1], self.state[rows], self._colors[rows], self._templates[rows])
         if len(outputs) > 1 and cfg.box_calibrate:
             pixels = cfg.instance_size / float(start.search_size)  # of the search crop per pixel of the image
             self._calibrations[row] = calibration(distances(outputs[1]), w * pixels, h * pixels).to(self._device)
@@ -113,11 +114,14 @@ class FusedEngine:
             raise FloatingPointError("the network's response must be finite, got NaN or infinity")
 
     @torch.inference_mode()
-    def move(self, source: int, target: int) -> None:
-        """Copy a target to another row."""
-        for table in (self.state, self._colors, self._templates, self._calibrations):
-            table[target] = table[source]
-        self._memory[target] = self._memory.pop(source)
+    def drop(self, row: int) -> None:
+        """Forget a target; the one in the last row moves to its row."""
+        self._live -= 1
+        last = self._memory.pop(self._live)
+        if row != self._live:
+            for table in (self.state, self._colors, self._templates, self._calibrations):
+                table[row] = table[self._live]
+            self._memory[row] = last
 
     def find(self, groups: Sequence[tuple[Tensor, Sequence[int]]]) -> list[list[float]]:
         """Find targets in their next images, and search for those that are lost.
@@ -128,7 +132,7 @@ class FusedEngine:
         Returns:
             for each target of all groups, in their order, the columns of `fastops.ops.response.Result`.
         """
-        values = self.step([(image, self.rows(rows)) for image, rows in groups]).tolist()
+        values = self.step(groups)
         if not self.config.redetect:
             return values
         images = [(image, row) for image, rows in groups for row in rows]
@@ -156,7 +160,7 @@ class FusedEngine:
             side = float(region_side(w, h, self.config.context))
             search_size = side * self.config.instance_size / self.config.exemplar_size
             state[: State.SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32)
-            result = self._follow(image, rows)[0].tolist()
+            result = self._follow([image], [1], rows)[0].tolist()
             if result[Result.SCORE] >= self.config.redetect_score:
                 return result
             state.copy_(before)
@@ -170,31 +174,70 @@ class FusedEngine:
         return found
 
     @torch.inference_mode()
-    def step(self, groups: Sequence[tuple[Tensor, slice | Tensor]]) -> Tensor:
+    def step(self, groups: Sequence[tuple[Tensor, Sequence[int]]]) -> list[list[float]]:
         """Find targets in their next images.
 
         Args:
-            groups: pairs of an image, uint8 [H, W, 3] on the device, and the rows of its targets: a slice, or indices
-                on the device.
+            groups: images, uint8 [H, W, 3] on the device, and the rows of the targets to find in each.
 
         Returns:
-            [K, 6] on the device with the columns of `fastops.ops.response.Result`: the targets of all groups, in order.
+            for each target of all groups, in their order, the columns of `fastops.ops.response.Result`.
         """
         with self._guard():
-            if self._uploads is not None and len(groups) == 1 and isinstance(groups[0][1], slice):
-                return self._replay(*groups[0])
-            results = [self._follow(image, rows) for image, rows in groups]
-            return results[0] if len(results) == 1 else torch.cat(results)
+            if self._uploads is not None:
+                return self._replay(groups)
+            results = [self._follow([image], [len(rows)], self.rows(rows)) for image, rows in groups]
+            return torch.cat(results).tolist()
 
-    def _follow(self, image: Tensor, rows: slice | Tensor) -> Tensor:
-        state, colors, templates = self.state[rows], self._colors[rows], self._templates[rows]
-        results = self._update(self._maps(image, state, colors, templates), state, self._calibrations[rows])
+    def _follow(self, images: Sequence[Tensor], counts: Sequence[int], rows: slice | Tensor) -> Tensor:
+        """A step for the targets in `rows`, of which each image has the next so many."""
+        if isinstance(rows, slice):
+            templates = self._templates[rows]
+        else:  # the gathered templates too are channels_last
+            templates = self._templates.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
+        state, colors = self.state[rows], self._colors[rows]
+        results = self._update(self._maps(images, counts, state, colors, templates), state, self._calibrations[rows])
         if not isinstance(rows, slice):  # state is a copy
             self.state[rows] = state
         return results
 
-    def _replay(self, image: Tensor, rows: slice) -> Tensor:
-        return self._graphs.step(self._follow, self.state, image, rows)
+    def _replay(self, groups: Sequence[tuple[Tensor, Sequence[int]]]) -> list[list[float]]:
+        """`step` on a GPU."""
+        order: list[int] = []
+        counts, asked = [], []  # rows of each image; positions of the targets in them
+        for _, rows in groups:
+            asked += range(len(order), len(order) + len(rows))
+            counts.append(padded(len(rows), self._chunk))
+            order += [*rows, *[self.capacity] * (counts[-1] - len(rows))]  # the last row is of no target
+        images, n = [image for image, _ in groups], len(order)
+        host_results, host_order, device_order = self._host_results[:n], self._host_order[:n], self._order[:n]
+        first = groups[0][1][0]
+        rows: slice | Tensor = device_order
+        # As a slice they need no copies; rows behind the targets' are of none.
+        if len(groups) == 1 and list(groups[0][1]) == list(range(first, self._live)) and first + n <= self.capacity:
+            rows = slice(first, first + n)
+        else:
+            host_order.copy_(torch.tensor(order))
+        pinned = self._uploads.take_waiting(images[0])
+
+        def run() -> None:
+            if pinned is not None:
+                images[0].copy_(pinned, non_blocking=True)
+            if rows is device_order:
+                device_order.copy_(host_order, non_blocking=True)
+            host_results.copy_(self._follow(images, counts, rows), non_blocking=True)
+
+        for image in images[1:]:
+            self._uploads.finish(image)
+        key = (
+            tuple((image.data_ptr(), *image.shape) for image in images),
+            tuple(counts),
+            first if isinstance(rows, slice) else None,
+            None if pinned is None else pinned.data_ptr(),
+        )
+        self._graphs.step(key, run, self.state)
+        values = host_results.tolist()
+        return [values[position] for position in asked]
 
     def rows(self, rows: Sequence[int]) -> slice | Tensor:
         """Rows in the form that `step` takes: a slice, which needs no copies, if they are consecutive."""
@@ -215,7 +258,9 @@ class FusedEngine:
             out=out,
         )  # fmt: skip
 
-    def _maps(self, image: Tensor, state: Tensor, colors: Tensor, templates: Tensor) -> tuple[Tensor, ...]:
+    def _maps(
+        self, images: Sequence[Tensor], counts: Sequence[int], state: Tensor, colors: Tensor, templates: Tensor
+    ) -> tuple[Tensor, ...]:
         """The network's outputs for the targets around where they were: see `FusedNetwork.outputs`."""
         cfg, maps = self.config, []
         for k in range(0, len(state), self._chunk):
@@ -224,7 +269,14 @@ class FusedEngine:
             regions, crops = self._regions[:n], self._crops[: n * cfg.scale_num]
             regions[..., :2] = state[chunk, None, : State.CENTER_Y + 1]
             torch.mul(state[chunk, State.SEARCH_SIZE, None], self._scales, out=regions[..., 2])
-            self._crop(image, regions.view(-1, 3), cfg.instance_size, colors[chunk].view(-1, 3), crops)
+            end = 0  # of the targets of an image
+            for image, count in zip(images, counts, strict=True):
+                begin, end = end, end + count
+                part = slice(max(begin - k, 0), min(end - k, n))
+                if part.start < part.stop:
+                    scaled = slice(part.start * cfg.scale_num, part.stop * cfg.scale_num)
+                    pads = colors[chunk][part].view(-1, 3)
+                    self._crop(image, regions[part].view(-1, 3), cfg.instance_size, pads, crops[scaled])
             maps.append(self.network.outputs(templates[chunk], self.network.features(crops)))
         maps = maps[0] if len(maps) == 1 else tuple(map(torch.cat, zip(*maps, strict=True)))
         expected = (cfg.response_size, cfg.response_size)
@@ -233,21 +285,29 @@ class FusedEngine:
             raise ValueError(f"network must give score maps {list(expected)}, got {got}")
         return maps
 
+    @staticmethod
+    def _templates_of(like: Tensor, count: int) -> Tensor:
+        """Zeros for templates."""
+        return like.new_zeros((count, *like.shape[1:])).contiguous(memory_format=torch.channels_last)
+
     def _reserve(self, capacity: int) -> None:
         """Grow the table. Its memory is new, so the captured graphs are dropped."""
         self._graphs.clear()
         cfg, old = self.config, self.capacity
         state, colors, templates, calibrations = self.state, self._colors, self._templates, self._calibrations
-        self._calibrations = calibrations.new_zeros((capacity, *calibrations.shape[1:]))
-        self._calibrations[:old] = calibrations
-        self.state = state.new_zeros((capacity, state.shape[1]))
-        self._colors = colors.new_zeros((capacity, *colors.shape[1:]))
-        self.state[:old], self._colors[:old] = state, colors
+        size = capacity + (self._uploads is not None)  # there with a row of no target
+        self._calibrations = calibrations.new_zeros((size, *calibrations.shape[1:]))
+        self.state = state.new_zeros((size, state.shape[1]))
+        self._colors = colors.new_zeros((size, *colors.shape[1:]))
+        self._calibrations[:old], self.state[:old], self._colors[:old] = calibrations[:old], state[:old], colors[:old]
         if templates is not None:
-            self._templates = templates.new_empty((capacity, *templates.shape[1:])).contiguous(
-                memory_format=torch.channels_last
-            )
-            self._templates[:old] = templates
+            self._templates = self._templates_of(templates, size)
+            self._templates[:old] = templates[:old]
+        if self._uploads is not None:  # padded, a step has twice as many rows as there are targets at most
+            pinned = {"pin_memory": self._device.type == "cuda"}
+            self._host_results = torch.empty((2 * capacity, len(Result)), dtype=torch.float32, **pinned)
+            self._host_order = torch.empty(2 * capacity, dtype=torch.int64, **pinned)
+            self._order = torch.empty_like(self._host_order, device=self._device)
         self.capacity = capacity
         chunk = min(self._chunk, capacity)
         self._regions = torch.empty((chunk, cfg.scale_num, 3), dtype=torch.float32, device=self._device)

@@ -124,7 +124,7 @@ def follow(
                 continue
             if size != before:
                 engine.set_image_size(slice(0, 1), size[1], size[0])
-            result = to_result(engine.step([(engine.upload(frame), slice(0, 1))])[0].tolist())
+            result = to_result(engine.step([(engine.upload(frame), [0])])[0])
             boxes[row, index], scores[row, index] = result.box, result.score
         if isinstance(network, SharedNetwork):
             network.forget()
