@@ -7,18 +7,20 @@ compile    the same with its network under torch.compile
 compile graph  (on a GPU) the same under torch.compile(mode="reduce-overhead"), which captures it as CUDA graphs
 fastops    tracker.Tracker, in each of --dtype
 
-for the ReLU network and for the paper's (Mish + SE). All track the same frames in one run, taking turns of a few frames
-(so that each runs as it would alone: after another's turn its weights have left the cache), and must give equal boxes
-before any figure is printed; half types and int8 may differ by more, and say by how much. int8 is measured on 24 crops
-of the source, which needs its boxes. Milliseconds and speed-ups are of the
-median update; "tracker fps" is frames over the total time of the updates, "end-to-end fps" over that plus the time it
-took to decode them. The last table is the price of Mish and attention: speed with them over speed without, the
-median over the turns, in which the two follow one another.
+Each runs with the ReLU network and with the paper's network (Mish + SE). All track the same frames in one run and take
+turns of a few frames, because after a turn of a single frame the weights would not be in the cache. Their boxes must be
+equal before any number is printed. Half types and int8 may differ more, and the difference is printed. int8 is measured
+on 24 crops of the source, which needs its boxes.
 
-Weights: those of the package. With --weights (a ReLU checkpoint) the Mish + SE network takes over their convolutions,
-and its attention starts at random: a speed test, its boxes mean little. float32 has all its bits on a GPU: no TF32.
+Milliseconds and speed-ups are those of the median update. "tracker fps" is the number of frames divided by the total
+time of the updates. "end-to-end fps" also includes the time of decoding. The last table is the cost of Mish and
+attention: the speed with them divided by the speed without, as the median over the turns, in which both run one after
+the other.
 
-A run that is cut (SIGTERM, Ctrl-C) keeps and prints what it has measured.
+The weights are those of the package. With --weights (a ReLU checkpoint) the Mish + SE network gets its convolutions,
+and random attention. This is for speed only; its boxes have no meaning. On a GPU, float32 is exact: TF32 is off.
+
+A run that is stopped (SIGTERM, Ctrl-C) keeps and prints its measurements.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from tracker.training.quantize import sample_crops
 
 MODELS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
 WEIGHTS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se"}
-# Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
+# The IoU of equal boxes, in the worst frame and on average. float32 rounding can move an arg max by 1/16 cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99
 HALF_MEAN_IOU = 0.8
 TURN = 8  # frames
@@ -79,7 +81,7 @@ def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
 
 
 def annotated(args: argparse.Namespace) -> Sequence:
-    """The source with its boxes."""
+    """The source as a sequence with boxes."""
     folder = Path(args.source or DATA / "sequences" / "MountainBike")
     if args.source and not folder.is_dir():
         raise SystemExit("fps: --dtype int8 must go with an OTB-style folder, or with the source left out")
@@ -89,7 +91,7 @@ def annotated(args: argparse.Namespace) -> Sequence:
 
 
 def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
-    """The first frames, and the seconds to decode them (to render them for a synthetic video)."""
+    """The first frames, and the seconds to decode (or, for a synthetic video, to render) them."""
     start = time.perf_counter()
     if isinstance(source, SyntheticVideo):
         frames = [source.frame(i)[0] for i in range(count)]
@@ -100,7 +102,7 @@ def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
 
 
 def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: str) -> tuple[dict, dict]:
-    """Seconds of every update and boxes of every tracker. They run in turns; each turn another one starts."""
+    """The seconds of every update and the boxes of every tracker. They take turns, and each turn another one starts."""
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     names = list(trackers)
     for tracker in trackers.values():
@@ -122,7 +124,7 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
                     taken = time.perf_counter() - start
                     boxes[name].append(np.asarray(result.box))
                     seconds[name].append(taken)
-    done = min(map(len, seconds.values()))  # of a cut run, the frames that all have seen
+    done = min(map(len, seconds.values()))  # the frames that all have processed, fewer in a stopped run
     if done == 0:
         raise SystemExit("fps: cut before every tracker had its turn")
     seconds, boxes = ({n: values[:done] for n, values in kept.items()} for kept in (seconds, boxes))
@@ -132,7 +134,7 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
 def make_trackers(
     args: argparse.Namespace, weights: Path | None, crops: tuple[Tensor, Tensor] | None
 ) -> dict[tuple[str, str], object]:
-    """By name and network; `crops` to measure int8 on."""
+    """The trackers by name and network. int8 is measured on `crops`."""
     models = {kind: build_model(kind, weights) for kind in MODELS}
     trackers: dict[tuple[str, str], object] = {}
     modes: dict[str, bool | str] = {"reference": False}
@@ -155,7 +157,7 @@ def make_trackers(
 
 
 def price(plain: np.ndarray, adorned: np.ndarray) -> float:
-    """Speed of the network with Mish and attention over that of the plain network, for each turn."""
+    """The speed of the network with Mish and attention divided by that of the plain network, for each turn."""
     turns = range(0, len(plain), TURN)
     return float(np.median([np.median(plain[t : t + TURN]) / np.median(adorned[t : t + TURN]) for t in turns]))
 
@@ -189,7 +191,7 @@ def main() -> int:
     height, width = frames[0].shape[:2]
     print(f"{where['device']}, torch {where['torch']}; {name}, {len(frames)} frames of {width}x{height}\n")
 
-    torch._dynamo.config.cache_size_limit = 64  # the networks share their code: each size of each is a graph of its own
+    torch._dynamo.config.cache_size_limit = 64  # the networks share code, and each of their sizes has a graph
     crops = sample_crops([annotated(args)], 24) if "int8" in args.dtype else None
     with full_float32():
         trackers = make_trackers(args, args.weights, crops)
@@ -215,7 +217,7 @@ def main() -> int:
 
 
 def print_results(results: Results) -> None:
-    """The tables of rows as they are in the file."""
+    """Print the tables from rows of the file."""
     table = []
     for row in results.rows("fps"):
         columns = ("tracker_fps", "end_to_end_fps", "p50_ms", "p95_ms", "p99_ms")

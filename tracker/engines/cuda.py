@@ -1,4 +1,4 @@
-"""The fused engine on a GPU: steps captured as CUDA graphs, frames uploaded through pinned memory."""
+"""The fused engine on a GPU: captures steps as CUDA graphs, and uploads frames through pinned memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-MAX_GRAPHS = 16  # captured steps: one for each frame size and range of rows in use
-MAX_BUFFERS = 64  # frame buffers on a GPU: one for each frame size and slot
+MAX_GRAPHS = 16  # captured steps; each frame size and range of rows has one
+MAX_BUFFERS = 64  # frame buffers on a GPU; each frame size and slot has one
 CAPTURE = threading.Lock()  # two captures in one process disturb each other
 
 
 class Graphs:
-    """Steps on one image; each is captured as a CUDA graph at its second run, and replayed from then on.
+    """Steps on one image. The second run of a step captures it as a CUDA graph, and later runs replay the graph.
 
     Args:
         device: device of the tensors of the steps.
@@ -22,26 +22,28 @@ class Graphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._captured: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}  # None: seen once
-        # Of all graphs: one runs at a time. Memory is shared among captures of one stream only.
+        self._captured: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}  # None if the step has run once
+        # All graphs share one pool, because one graph runs at a time. Only captures on one stream can share memory.
         self._pool = self._stream = None
         if device.type == "cuda":
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def clear(self) -> None:
-        """Forget all graphs: the memory that they work on is void. Those to come have a pool of their own: results of
-        the old ones may still be held, and a pool that lost its graphs must not be captured into then."""
+        """Drop all graphs, because their memory is no longer valid. New graphs get a new pool.
+
+        A caller may still hold results of the old graphs. Then the old pool must not be used for a capture.
+        """
         self._captured.clear()
         if self._pool is not None:
             self._pool = torch.cuda.graph_pool_handle()
 
     def step(self, follow: Callable[[Tensor, slice], Tensor], state: Tensor, image: Tensor, rows: slice) -> Tensor:
-        """Run a step, by its graph if there is one.
+        """Run a step, as a graph if there is one.
 
         Args:
-            follow: the step: it takes an image and the rows of its targets, and returns their results.
-            state: the tensor that a step changes; a capture restores it.
-            image, rows: arguments of the step; the image is at the same address in every run of the step.
+            follow: the step. It takes an image and the rows of its targets, and returns their results.
+            state: the tensor that the step changes. A capture restores it.
+            image, rows: arguments of the step. The image has the same address in every run of the step.
         """
         key = image.data_ptr(), tuple(image.shape), rows.start, rows.stop
         known = key in self._captured
@@ -60,12 +62,12 @@ class Graphs:
     def _capture(
         self, follow: Callable[[Tensor, slice], Tensor], state: Tensor, image: Tensor, rows: slice
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Capture the step as a graph; the state is restored afterwards."""
+        """Capture the step as a graph and restore the state."""
         before = state.clone()
         current, side = torch.cuda.current_stream(), self._stream
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            for _ in range(2):  # selects and loads the kernels before the capture
+            for _ in range(2):  # select and load the kernels before the capture
                 follow(image, rows)
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
@@ -76,7 +78,7 @@ class Graphs:
 
 
 class Uploads:
-    """Uploads frames to a GPU through pinned memory, on its own stream; each frame size and slot has a buffer."""
+    """Uploads frames to a GPU through pinned memory, on its own stream. Each frame size and slot has a buffer."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
