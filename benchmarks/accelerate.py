@@ -21,11 +21,11 @@ import fastops
 from benchmarks.harness import Results, compare, environment, full_float32, print_table, relative_error
 from tracker import SiamFC
 
-TOLERANCE = 1e-2  # over all gradients: at the kinks of ReLU, eager float32 itself is off by 2e-3
+TOLERANCE = 1e-2  # of all gradients; at the kinks of ReLU, eager float32 itself has an error of 2e-3
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze-and-excitation as torchvision writes it."""
+    """Squeeze-and-excitation, as in torchvision."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

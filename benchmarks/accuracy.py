@@ -1,17 +1,18 @@
-"""How well trackers follow real targets: python -m benchmarks.accuracy [--weights FILE] [--opencv CSRT] [--csv FILE]
+"""The accuracy of trackers on real targets: python -m benchmarks.accuracy [--weights FILE] [--opencv CSRT] [--csv FILE]
 
-Per sequence and tracker: success AUC and precision at 20 px by one-pass evaluation (`tracker.eval.ope`). All trackers
-start on the true box of the same first frame and get the same frames. Trackers are the networks of the package, the
-published SiamFC-3s weights where $SIAMFC_DATA has them, those of --weights, and OpenCV's (opencv-contrib-python).
+For each sequence and tracker it measures the success AUC and the precision at 20 px by one-pass evaluation
+(`tracker.eval.ope`). All trackers start on the true box of the same first frame and get the same frames. The trackers
+are the networks of the package, the published SiamFC-3s weights if $SIAMFC_DATA has them, the networks of --weights,
+and OpenCV's trackers (opencv-contrib-python).
 
-Sequences: those of --data, by default the 13 of $SIAMFC_DATA that are kept for validation.
+The sequences are those of --data. The default is the 13 sequences of $SIAMFC_DATA that are kept for validation.
 
-Each row is in the file of --csv as soon as its sequence is done. The same command goes on where it was stopped, and
-repeats no row of the same weights (by SHA-256), settings, sequence and number of frames; delete the file to measure
-anew. Tables are printed from the file; --markdown prints them and tracks nothing.
+A row is written to the file of --csv as soon as its sequence is done. A stopped command continues when it is run again.
+It does not repeat rows with the same weights (by SHA-256), settings, sequence and number of frames; delete the file to
+measure them again. The tables are printed from the file. --markdown prints them without tracking anything.
 
-Times are medians of one update. They are no speed benchmark: trackers do not take turns, and workers share the cores;
-`python -m benchmarks.fps` is one.
+Times are medians of one update. They do not measure speed, because trackers do not take turns and workers share the
+cores; `python -m benchmarks.fps` measures speed.
 """
 
 from __future__ import annotations
@@ -44,19 +45,19 @@ from tracker.eval.ope import score_boxes
 from tracker.eval.runner import track_once
 from tracker.network.pretrained import PRETRAINED, find_weights
 
-#: Sequences kept for validation, in folders of $SIAMFC_DATA; a network trained on one of them must say so.
+#: Sequences kept for validation, in folders of $SIAMFC_DATA. A network that was trained on one of them must say so.
 HELD_OUT = {
     "validation": ("UAV_car10", "UAV_person11", "DTB_Gull2", "DAVIS_dog", "DAVIS_horsejump-high", "VOT15_ball1"),
     "sequences": ("Crossing", "Deer", "Girl", "MountainBike", "Dog", "Skiing", "vot_bag"),
 }
-#: What a result depends on, apart from the code: a row that equals another in these is not measured again.
+#: The columns on which a result depends, apart from the code. A row that equals another in these is not measured again.
 KEY = ("tracker", "weights", "settings", "config", "dtype", "layout", "sequence", "frames")
-#: The part of the key that tells the columns of a table apart.
+#: The part of the key that identifies a column of a table.
 COLUMN = ("tracker", "weights", "settings", "config", "dtype")
 
 
 class OpenCVTracker:
-    """One of OpenCV's trackers as `track_once` uses it. A frame in which it reports a failure keeps the last box."""
+    """One of OpenCV's trackers, with the interface of `track_once`. If it reports a failure, the last box is kept."""
 
     def __init__(self, name: str) -> None:
         self._create = opencv_factory(name)
@@ -75,10 +76,10 @@ class OpenCVTracker:
 
 
 def opencv_factory(name: str) -> Callable[[], Any]:
-    """What makes OpenCV's tracker of this name, such as CSRT.
+    """The function that makes OpenCV's tracker of this name, such as CSRT.
 
     Raises:
-        ValueError: this OpenCV has no such tracker, or it needs files that are missing; the message says which.
+        ValueError: if this OpenCV has no such tracker, or the tracker needs missing files. The message names them.
     """
     for module in (cv2, getattr(cv2, "legacy", None)):
         create = getattr(module, f"Tracker{name}_create", None)
@@ -93,7 +94,7 @@ def opencv_factory(name: str) -> Callable[[], Any]:
 
 @dataclass(frozen=True)
 class Competitor:
-    """A tracker to measure; `weights` is None for one of OpenCV's, whose name is then `name`."""
+    """A tracker to measure. For one of OpenCV's trackers, `weights` is None and `name` is its name."""
 
     name: str
     weights: Path | None
@@ -113,7 +114,7 @@ class Competitor:
         return TrackerConfig.from_dict(parse_settings(self.settings.split()))
 
 
-@lru_cache(maxsize=8)  # a network is fused once for all sequences
+@lru_cache(maxsize=8)  # fuses a network once for all sequences
 def make_tracker(competitor: Competitor) -> Tracker | OpenCVTracker:
     if competitor.weights is None:
         return OpenCVTracker(competitor.name)
@@ -127,7 +128,7 @@ def digest(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A tracker, and the target that it is to follow."""
+    """A tracker and its target."""
 
     competitor: Competitor
     layout: str
@@ -138,7 +139,7 @@ class Job:
         return self.competitor.key() | target
 
     def run(self) -> dict[str, str]:
-        """Track and score; the measured columns of the row."""
+        """Track and score. Return the measured columns of the row."""
         boxes, seconds = track_once(make_tracker(self.competitor), self.target, len(self.target))
         scores = score_boxes(self.layout, self.target, np.array(boxes))
         start = int(np.argmin(self.target.absent))
@@ -161,7 +162,7 @@ def _run(job: Job) -> dict[str, str]:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, threads: int) -> Iterator[tuple[Job, dict[str, str]]]:
-    """The jobs and their measured columns, in the order in which they end."""
+    """Yield the jobs with their measured columns, in the order in which they end."""
     if workers == 1:
         _start_worker(threads)
         yield from ((job, job.run()) for job in jobs)
@@ -179,7 +180,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, threads: int) -> Iterator[tuple[
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of this benchmark in a result file; none where there is no file."""
+    """The rows of this benchmark in a result file, or none if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -187,9 +188,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def print_scores(rows: Sequence[dict[str, str]]) -> None:
-    """A Markdown table of success AUC / precision, sequences down and trackers across, the means last.
+    """A Markdown table of success AUC / precision, with a row per sequence, a column per tracker and a row of means.
 
-    A mean over fewer sequences than the table has says how many. Of rows with one key the last counts.
+    A mean over fewer sequences than the table has is marked with their number. Of rows with equal keys the last counts.
     """
     columns = list(dict.fromkeys(tuple(row[key] for key in COLUMN) for row in rows))
     targets = list(dict.fromkeys((row["sequence"], row["frames"]) for row in rows))
@@ -220,10 +221,10 @@ def _mean(rows: Sequence[dict[str, str]]) -> str:
 
 
 def find_targets(places: Sequence[str], frames: int) -> list[tuple[str, Target]]:
-    """Layouts and targets of places LAYOUT:ROOT or LAYOUT:ROOT=NAME,NAME; by default `HELD_OUT`.
+    """Layouts and targets of places LAYOUT:ROOT or LAYOUT:ROOT=NAME,NAME. The default is `HELD_OUT`.
 
     Raises:
-        ValueError, OSError: as `open_places`.
+        ValueError, OSError: the same as `open_places`.
     """
     if not places:
         places = [f"otb:{DATA / folder}={','.join(names)}" for folder, names in HELD_OUT.items()]
@@ -236,7 +237,7 @@ def find_targets(places: Sequence[str], frames: int) -> list[tuple[str, Target]]
 
 
 def find_competitors(args: argparse.Namespace) -> list[Competitor]:
-    """The trackers that the arguments name; what is not installed is left out with a line."""
+    """The trackers that the arguments name. A tracker that is not installed is skipped, with a line that says so."""
     weights: dict[str, Path] = {}
     if not args.only_given:
         weights = {name: find_weights(name) for name in PRETRAINED}

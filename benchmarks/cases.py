@@ -19,18 +19,18 @@ class Case:
     inputs: Callable[..., tuple[Tensor, ...]]
     eager: Callable[..., Tensor]
     fused: Callable[..., Tensor]
-    stem: str
-    #: Values that must be read and written, in units of the first input; 0 for ops that memory does not limit.
+    family: str
+    #: Values that must be read and written, in units of the first input; 0 for ops that are not memory-bound.
     forward_values: float
     backward_values: float
     channels_last: bool = False
-    #: Positions of the inputs that get a gradient; None for all. An op of none is timed forward only.
+    #: Positions of the inputs that get a gradient; None means all. Without any, only the forward pass is timed.
     differentiable: tuple[int, ...] | None = None
-    #: Further arguments of the Triton kernel; None where it is not timed.
-    twin: tuple | None = ()
+    #: Further arguments of the Triton kernel; None if it is not timed.
+    triton_args: tuple | None = ()
 
 
-# ---- what a user would write without the ops -------------------------------------------------------------------
+# ---- the PyTorch code that the ops replace ---------------------------------------------------------------------
 
 
 def per_channel(t: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def bias_mish_max_pool2d(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def eager_se_attention(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Squeeze-and-excitation as common libraries write it."""
+    """Squeeze-and-excitation, as in common libraries."""
     gate = F.linear(F.relu(F.linear(x.mean((2, 3)), w1, b1)), w2, b2).sigmoid()
     return x * gate[:, :, None, None]
 
@@ -80,7 +80,7 @@ def eager_se_scale(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def eager_xcorr(z: Tensor, x: Tensor) -> Tensor:
-    """Grouped convolution, as PyTorch SiamFC trackers do it; one template needs no groups."""
+    """Grouped convolution, as in PyTorch SiamFC trackers. One template needs no groups."""
     n, c, h, w = z.shape
     if n == 1:
         return F.conv2d(x, z) * 0.001
@@ -137,7 +137,7 @@ def eager_focal_l1_loss(pred: Tensor, target: Tensor, beta: float = 0.8) -> Tens
 
 
 def eager_logistic_loss(responses: Tensor) -> Tensor:
-    """Labels and weights are made once, as in a training loop."""
+    """The loss with labels and weights that are made once, as in a training loop."""
     labels, weights = _logistic_labels(responses.shape[-1], responses.dtype, responses.device)
     losses = F.binary_cross_entropy_with_logits(responses, labels.expand_as(responses), weights, reduction="none")
     return losses.sum((1, 2, 3)).mean()
@@ -146,7 +146,7 @@ def eager_logistic_loss(responses: Tensor) -> Tensor:
 _labels: dict[tuple, tuple[Tensor, Tensor]] = {}
 
 
-@torch.inference_mode(False)  # kept for runs with gradients too
+@torch.inference_mode(False)  # because runs with gradients use it too
 def _logistic_labels(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     if (size, dtype, device) not in _labels:
         axis = torch.arange(size, dtype=torch.float64, device=device) - (size - 1) / 2
@@ -214,14 +214,22 @@ def _activations() -> list[Case]:
         return fastops.batch_norm_mish(x, None, None, weight, bias, training=True)
 
     size, shapes = "3x96x123x123", ((3, 96, 123, 123), (96,), (96,))  # after SiamFC's first convolution
-    pool = ("mish_max_pool2d", (1.25, 2.25), {"twin": ((3, 3), (2, 2), (0, 0))})
-    for op, inputs, eager, fused, stem, values, options in (
+    pool = ("mish_max_pool2d", (1.25, 2.25), {"triton_args": ((3, 3), (2, 2), (0, 0))})
+    for op, inputs, eager, fused, family, values, options in (
         ("affine_mish", shapes, eager_affine_mish, fastops.affine_mish, "affine_mish", (2, 3), {}),
-        ("batch_norm_mish", shapes, eager_batch_norm_mish, batch_norm_mish, "affine_mish", (3, 5), {"twin": None}),
+        (
+            "batch_norm_mish",
+            shapes,
+            eager_batch_norm_mish,
+            batch_norm_mish,
+            "affine_mish",
+            (3, 5),
+            {"triton_args": None},
+        ),
         ("mish_max_pool2d", shapes[:1], eager_mish_max_pool2d, fastops.mish_max_pool2d, *pool),
     ):
         for channels_last in (False, True):
-            case = Case(op, size, randn(*inputs), eager, fused, stem, *values, channels_last, **options)
+            case = Case(op, size, randn(*inputs), eager, fused, family, *values, channels_last, **options)
             cases.append(case)
     return cases + _after_a_convolution(size, *shapes[:2])
 
@@ -240,7 +248,7 @@ def _after_a_convolution(size: str, *shapes: tuple[int, ...]) -> list[Case]:
 
 def _losses() -> list[Case]:
     cases = []
-    of_pred = {"differentiable": (0,), "twin": None}
+    of_pred = {"differentiable": (0,), "triton_args": None}
     for size, n in (("1e3 boxes", 1_000), ("1e5 boxes", 100_000)):
         for op, eager, fused in (
             ("eiou_loss", eager_eiou_loss, fastops.eiou_loss),
@@ -251,9 +259,9 @@ def _losses() -> list[Case]:
     functions = eager_focal_l1_loss, fastops.focal_l1_loss
     cases.append(Case("focal_l1_loss", "1e5x4", inputs, *functions, "box_loss", 2, 3, **of_pred))
     for shape in ((8, 1, 17, 17), (64, 1, 17, 17), (64, 1, 255, 255)):
-        op, size, twin = "balanced_logistic_loss", "x".join(map(str, shape)), (16.0, 8.0, "mean", None)
+        op, size, triton_args = "balanced_logistic_loss", "x".join(map(str, shape)), (16.0, 8.0, "mean", None)
         functions = eager_logistic_loss, fastops.balanced_logistic_loss
-        cases.append(Case(op, size, randn(shape), *functions, "logistic_loss", 1, 2, twin=twin))
+        cases.append(Case(op, size, randn(shape), *functions, "logistic_loss", 1, 2, triton_args=triton_args))
     return cases
 
 
@@ -280,9 +288,9 @@ def _correlations() -> list[Case]:
     for nz, nx in ((1, 1), (1, 3), (8, 8), (8, 24)):
         inputs = randn((nz, 256, 6, 6), (nx, 256, 22, 22))
         case = ("xcorr", f"{nz}:{nx}x256, 6x6 on 22x22", inputs, eager_xcorr, _xcorr, "xcorr", 0, 0)
-        cases.append(Case(*case, twin=(0.001,)))
+        cases.append(Case(*case, triton_args=(0.001,)))
         if nz != 1 or nx == 3:
-            cases.append(Case(*case, channels_last=True, twin=(0.001,)))
+            cases.append(Case(*case, channels_last=True, triton_args=(0.001,)))
     inputs = randn((8, 256, 6, 6), (8, 256, 22, 22))
     depthwise = (eager_xcorr_depthwise, fastops.xcorr_depthwise)
     cases.append(Case("xcorr_depthwise", "8:8x256, 6x6 on 22x22", inputs, *depthwise, "xcorr", 0, 0))
@@ -295,13 +303,13 @@ def _tracking() -> list[Case]:
 
     return [
         Case("box_peak", f"{k}x17x17", box_head_outputs(k), eager_box_peak, box_peak, "box_peak", 0, 0,
-             channels_last=True, differentiable=(), twin=None)
+             channels_last=True, differentiable=(), triton_args=None)
         for k in (1, 64)
     ]  # fmt: skip
 
 
 def _large() -> list[Case]:
-    """Tensors of 256 MB in float32 and 128 MB in 16 bits: twice what the largest cache of a GPU holds, and more."""
+    """Tensors of 256 MB in float32 and 128 MB in 16 bits, at least twice as large as the largest cache of a GPU."""
     cases = [Case("mish", "6.7e7", randn((2**26,)), F.mish, fastops.mish, "mish", 2, 3)]
     for op, eager, fused in (
         ("adaptive_sigmoid", eager_adaptive_sigmoid, fastops.adaptive_sigmoid),
@@ -314,10 +322,10 @@ def _large() -> list[Case]:
     def batch_norm_mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return fastops.batch_norm_mish(x, None, None, weight, bias, training=True)
 
-    pool = ("mish_max_pool2d", (1.25, 2.25), {"twin": ((3, 3), (2, 2), (0, 0))})
+    pool = ("mish_max_pool2d", (1.25, 2.25), {"triton_args": ((3, 3), (2, 2), (0, 0))})
     layers = ((256,), (256,))
     attention = ((16, 256), (16,), (256, 16), (256,))
-    for op, inputs, eager, fused, stem, values, options in (
+    for op, inputs, eager, fused, family, values, options in (
         ("affine_mish", (shape, *layers), eager_affine_mish, fastops.affine_mish, "affine_mish", (2, 3), {}),
         (
             "batch_norm_mish",
@@ -326,7 +334,7 @@ def _large() -> list[Case]:
             batch_norm_mish,
             "affine_mish",
             (3, 5),
-            {"twin": None},
+            {"triton_args": None},
         ),
         ("mish_max_pool2d", (shape,), eager_mish_max_pool2d, fastops.mish_max_pool2d, *pool),
         ("se_scale", (shape, (64, 256)), eager_se_scale, fastops.se_scale, "se", (2, 3), {}),
@@ -337,7 +345,9 @@ def _large() -> list[Case]:
     cases += _after_a_convolution(size, shape, layers[0])
     inputs = randn((192, 256, 6, 6), (192, 256, 22, 22))
     cases.append(
-        Case("xcorr", "192:192x256, 6x6 on 22x22", inputs, eager_xcorr, _xcorr, "xcorr", 0, 0, True, twin=(0.001,))
+        Case(
+            "xcorr", "192:192x256, 6x6 on 22x22", inputs, eager_xcorr, _xcorr, "xcorr", 0, 0, True, triton_args=(0.001,)
+        )
     )
     return cases
 

@@ -1,9 +1,9 @@
-"""What this GPU can do, and how cuDNN runs the tracker's convolutions: python -m benchmarks.device [--csv FILE]
+"""The limits of this GPU, and cuDNN's speed on the tracker's convolutions: python -m benchmarks.device [--csv FILE]
 
-Copies and matrix products first, the ceilings of everything else; then the five convolutions of SiamFC for 3 and 192
-search crops in float16, channels_last: with cuDNN's benchmark mode and without, grouped and dense (the two are equal
-where the dense weights are zero across groups), and the first with its 3 input channels padded to 4, 8 and 16. A row is
-in the file as soon as it was measured.
+First it measures copies and matrix products, which are the upper limits of everything else. Then it measures the five
+convolutions of SiamFC for 3 and 192 search crops in float16, channels_last: with and without cuDNN's benchmark mode,
+grouped and dense (with zeros across groups, so that results are equal), and the first one with its 3 input channels
+padded to 4, 8 and 16. A row is written to the file as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYERS = (
 
 
 def convolutions(batch: int, device: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor, int, int]]:
-    """Name, input, weights, stride and groups of each variant."""
+    """Yield the name, input, weights, stride and groups of each variant."""
     last = torch.channels_last
     for i, (inputs, outputs, kernel, stride, groups, side) in enumerate(LAYERS, 1):
         for padded in (inputs, 4, 8, 16) if i == 1 else (inputs,):

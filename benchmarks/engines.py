@@ -1,17 +1,17 @@
-"""The network of each shipped model by other engines: python -m benchmarks.engines [--weights NAME ...] [--csv FILE]
+"""The networks of the package in other engines: python -m benchmarks.engines [--weights NAME ...] [--csv FILE]
 
-fastops        float32, bfloat16 and, where the weights were measured for it (tracker quantize), int8
-torch.compile  stock PyTorch, batch norm folded, compiled with its weights frozen
-ONNX Runtime   the ONNX graph of the same, in float32 and statically quantized by its own tool
-OpenVINO       the same graph in float32 and quantized by NNCF
+fastops        float32, bfloat16 and, if the weights have settings for it (tracker quantize), int8
+torch.compile  stock PyTorch with folded batch norms, compiled with frozen weights
+ONNX Runtime   the ONNX graph of the same network, in float32 and statically quantized by its own tool
+OpenVINO       the same graph in float32, and quantized by NNCF
 
-What is timed is one frame: the search crops (three scales, of a box head one) and a template in, score maps out. All
-take turns in one process with the same number of threads, and each must give the maps of stock PyTorch before it is
-timed: float32 to 1e-3, the others to 0.2, relative L2. The quantizers get the same 30 crops of real sequences (of a
-synthetic video where there are none); all is timed on such crops. The lower bound is the network's multiplications at
-the rate at which all threads multiply 8-bit integers in registers, measured beside. An engine that is not installed
-(pip install '.[engines]') or fails is left out with a line that says so. Rows are appended to --csv network by
-network.
+It times one frame: from the search crops (three scales; one with a box head) and a template to score maps. The engines
+take turns in one process with the same number of threads. Before an engine is timed, its maps are compared with those
+of stock PyTorch. The relative L2 error must be at most 1e-3 in float32, and 0.2 otherwise. All quantizers get the same
+30 crops of real sequences, or of a synthetic video if there are none, and all engines are timed on such crops. The
+lower bound is the time of the network's multiplications at the rate at which all threads multiply 8-bit integers in
+registers, which is measured too. An engine that fails or is not installed (pip install '.[engines]') is skipped, with a
+line that says so. The rows of a network are appended to --csv when it is done.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from tracker.network.pretrained import PRETRAINED, find_weights
 from tracker.training.quantize import sample_crops
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.2}
-CALIBRATION = 30  # crops for the quantizers
+CALIBRATION = 30  # number of crops for the quantizers
 OPSET = 20
 
 Run = Callable[[], Tensor]
 
 
 class Search(nn.Module):
-    """The search branch in stock PyTorch, batch norm folded: template and searches in, maps out."""
+    """The search branch in stock PyTorch with folded batch norms, from template and searches to maps."""
 
     def __init__(self, model: SiamFC) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Search(nn.Module):
 
 
 class Frame:
-    """What every engine gets.
+    """The input of every engine.
 
     Attributes:
         template: features of an exemplar, float32.
@@ -85,7 +85,7 @@ class Frame:
             self.template = self.branch.network.features(exemplars[:1].float()).contiguous()
         self.searches = searches[:scales]
         self.calibration = [crop[None].float().contiguous() for crop in searches]
-        # Of as many crops as a frame has: the graphs are of fixed size.
+        # The number of crops is that of a frame, because the graphs have a fixed size.
         self.batches = [self.calibration[i : i + scales] for i in range(0, len(self.calibration) - scales + 1, scales)]
         self.batches = [torch.cat(batch) for batch in self.batches]
 
@@ -165,7 +165,7 @@ def openvino(model: SiamFC, frame: Frame, graph: Path) -> Iterator[tuple[str, st
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # else a CPU with AMX runs in bfloat16 what is called float32
+        "INFERENCE_PRECISION_HINT": "f32",  # otherwise a CPU with AMX runs float32 graphs in bfloat16
     }
     inputs = [frame.template.numpy(), frame.searches.float().contiguous().numpy()]
 
@@ -189,7 +189,7 @@ def openvino(model: SiamFC, frame: Frame, graph: Path) -> Iterator[tuple[str, st
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters and quantizers say about themselves."""
+    """Suppress the messages of exporters and quantizers."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -201,7 +201,7 @@ def quiet() -> Iterator[None]:
 
 
 def engines(model: SiamFC, frame: Frame, folder: Path) -> dict[tuple[str, str], Run]:
-    """Those that are installed, work and agree with stock PyTorch."""
+    """The engines that are installed, work and agree with stock PyTorch."""
     makers: dict[str, Callable[[], Iterator[tuple[str, str, Run]]]] = {
         "fastops": lambda: fastops_engines(model, frame),
         "torch.compile": lambda: compiled(model, frame),
@@ -229,7 +229,7 @@ def engines(model: SiamFC, frame: Frame, folder: Path) -> dict[tuple[str, str], 
                         raise SystemExit(f"engines: fastops {dtype} must give the maps of stock PyTorch")
                     continue
                 runs[engine, dtype] = run
-        except Exception as error:  # another project's: the rest can still be measured
+        except Exception as error:  # an error of another project; the other engines can still be measured
             if name == "fastops":
                 raise
             print(f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -240,7 +240,7 @@ def engines(model: SiamFC, frame: Frame, folder: Path) -> dict[tuple[str, str], 
 
 
 def multiplications(model: SiamFC, frame: Frame) -> int:
-    """Of the convolutions of one frame."""
+    """The multiplications in the convolutions of one frame."""
     total = 0
 
     def count(conv: nn.Conv2d, _: object, output: Tensor) -> None:
@@ -255,7 +255,7 @@ def multiplications(model: SiamFC, frame: Frame) -> int:
 
 
 def integer_rate() -> float:
-    """Products of 8-bit integers that all threads make in a second, in registers: the best of five."""
+    """Products of 8-bit integers per second in registers, by all threads; the best of five runs."""
     rates = []
     for _ in range(5):
         start = time.perf_counter()

@@ -22,7 +22,10 @@ Weights: those of the package. With --weights (a ReLU checkpoint) only the first
 takes over the convolutions, and its attention starts at random: a speed test, its boxes mean little. float32 has all
 its bits on a GPU: no TF32.
 
-A run that is cut (SIGTERM, Ctrl-C) keeps and prints what it has measured.
+The weights are those of the package. With --weights (a ReLU checkpoint) the Mish + SE network gets its convolutions,
+and random attention. This is for speed only; its boxes have no meaning. On a GPU, float32 is exact: TF32 is off.
+
+A run that is stopped (SIGTERM, Ctrl-C) keeps and prints its measurements.
 """
 
 from __future__ import annotations
@@ -83,7 +86,7 @@ def find_source(args: argparse.Namespace) -> tuple[object, np.ndarray, str]:
 
 
 def annotated(args: argparse.Namespace) -> Sequence:
-    """The source with its boxes."""
+    """The source as a sequence with boxes."""
     folder = Path(args.source or DATA / "sequences" / "MountainBike")
     if args.source and not folder.is_dir():
         raise SystemExit("fps: --dtype int8 must go with an OTB-style folder, or with the source left out")
@@ -93,7 +96,7 @@ def annotated(args: argparse.Namespace) -> Sequence:
 
 
 def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
-    """The first frames, and the seconds to decode them (to render them for a synthetic video)."""
+    """The first frames, and the seconds to decode (or, for a synthetic video, to render) them."""
     start = time.perf_counter()
     if isinstance(source, SyntheticVideo):
         frames = [source.frame(i)[0] for i in range(count)]
@@ -104,7 +107,7 @@ def read_frames(source: object, count: int) -> tuple[list[np.ndarray], float]:
 
 
 def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: str) -> tuple[dict, dict]:
-    """Seconds of every update and boxes of every tracker. They run in turns; each turn another one starts."""
+    """The seconds of every update and the boxes of every tracker. They take turns, and each turn another one starts."""
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     names = list(trackers)
     for tracker in trackers.values():
@@ -126,7 +129,7 @@ def measure(trackers: dict, frames: list[np.ndarray], box: np.ndarray, device: s
                     taken = time.perf_counter() - start
                     boxes[name].append(np.asarray(result.box))
                     seconds[name].append(taken)
-    done = min(map(len, seconds.values()))  # of a cut run, the frames that all have seen
+    done = min(map(len, seconds.values()))  # the frames that all have processed, fewer in a stopped run
     if done == 0:
         raise SystemExit("fps: cut before every tracker had its turn")
     seconds, boxes = ({n: values[:done] for n, values in kept.items()} for kept in (seconds, boxes))
@@ -197,7 +200,7 @@ def main() -> int:
     height, width = frames[0].shape[:2]
     print(f"{where['device']}, torch {where['torch']}; {name}, {len(frames)} frames of {width}x{height}\n")
 
-    torch._dynamo.config.cache_size_limit = 64  # the networks share their code: each size of each is a graph of its own
+    torch._dynamo.config.cache_size_limit = 64  # the networks share code, and each of their sizes has a graph
     crops = sample_crops([annotated(args)], 24) if "int8" in args.dtype else None
     with full_float32():
         trackers = make_trackers(args, args.weights, crops)
@@ -223,7 +226,7 @@ def main() -> int:
 
 
 def print_results(results: Results) -> None:
-    """The tables of rows as they are in the file."""
+    """Print the tables from rows of the file."""
     table = []
     for row in results.rows("fps"):
         columns = ("tracker_fps", "end_to_end_fps", "p50_ms", "p95_ms", "p99_ms")

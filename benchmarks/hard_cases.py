@@ -55,7 +55,7 @@ def main() -> int:
     names = list(trackers)
     for i in range(args.measured):
         for name in names:
-            for _ in range(2):  # the second one finds its weights in the cache, as in a separate run
+            for _ in range(2):  # in the second frame the weights are in the cache, as in a separate run
                 start = time.perf_counter()
                 last = trackers[name].update(empty if name == "lost" else frames[i % len(frames)])
                 elapsed = time.perf_counter() - start

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler of peak_memory prints when it starts and stops
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # otherwise the profiler of peak_memory prints messages
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -34,12 +34,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in the process, as the allocators of PyTorch's tuning guide do.
+    """Keep freed memory in the process, like the allocators of PyTorch's tuning guide.
 
-    By default glibc returns large blocks to the system, and the next allocation pays for new pages. A forward mish of
-    64 MB then takes 19 ms instead of 5, for all competitors alike.
+    By default glibc returns large blocks to the system, and the next allocation needs new pages. A forward mish of
+    64 MB then takes 19 ms instead of 5, for all competitors.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries do not have it
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         mallopt(trim_threshold, 2**31 - 1)
@@ -62,10 +62,10 @@ def _summary(seconds: Sequence[float]) -> Timing:
 
 
 def compare(competitors: Mapping[str, Callable[[], object]], device: str, budget: float = 1.0) -> dict[str, Timing]:
-    """Time callables in turns for about ``budget`` seconds; short ones are repeated inside a sample.
+    """Time callables in turns for about `budget` seconds. Short calls are repeated within a sample.
 
     On CUDA the device is synchronised before and after a sample, and short calls are queued together. So launch-bound
-    ops are timed at their launch rate, long ones at their duration.
+    ops are timed at their launch rate, and long ops at their duration.
     """
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     inner = {}
@@ -94,10 +94,10 @@ def compare(competitors: Mapping[str, Callable[[], object]], device: str, budget
 
 
 def copy_of(device: str, moved: int) -> Callable[[], object]:
-    """A copy that reads and writes `moved` bytes in total: the lower bound of an op that must move as many.
+    """A copy that reads and writes `moved` bytes in total, the lower bound of an op that must move as many bytes.
 
-    Time it in turns with the op. A copy that runs alone finds its bytes in the cache (8 MB: 45 us alone, 170 us after
-    another competitor's turn).
+    Time it in turns with the op. The data of a copy that runs alone is in the cache: 8 MB take 45 us alone, and 170 us
+    after the turn of another competitor.
     """
     source = torch.ones(max(1, moved // 2), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -105,7 +105,7 @@ def copy_of(device: str, moved: int) -> Callable[[], object]:
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int:
-    """Peak of the bytes held by torch's allocators during a call, minus the bytes held before it."""
+    """The peak of the bytes in torch's allocators during a call, minus the bytes before it."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -114,7 +114,7 @@ def peak_memory(run: Callable[[], object], device: str) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        results = run()  # noqa: F841  # alive to the end
+        results = run()  # noqa: F841  # kept alive to the end
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -124,7 +124,7 @@ def peak_memory(run: Callable[[], object], device: str) -> int:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """L2 norm of the difference over that of ``expected``."""
+    """L2 norm of the difference divided by that of `expected`."""
     actual, expected = actual.detach().double(), expected.detach().double()
     return float((actual - expected).norm() / expected.norm().clamp_min(1e-300))
 
@@ -169,13 +169,12 @@ def _git(*args: str) -> str:
 
 
 class Cut(BaseException):
-    """The run was told to end."""
+    """A signal asked the run to end."""
 
 
 @contextmanager
 def until_cut() -> Iterator[None]:
-    """Ends the block early, and well, when the process is told to end (SIGTERM, as `timeout` sends it, or Ctrl-C), so
-    that what was measured by then can be kept."""
+    """End the block early on a signal (SIGTERM, as from `timeout`, or Ctrl-C), so that its measurements are kept."""
 
     def cut(*_) -> None:
         raise Cut
@@ -190,7 +189,7 @@ def until_cut() -> Iterator[None]:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a benchmark; with --dry-run it tells them and ends."""
+    """Parse the arguments of a benchmark. With --dry-run, print them and exit."""
     parser.add_argument("--dry-run", action="store_true", help="tell what would run, and end")
     args = parser.parse_args()
     if args.dry_run:
@@ -201,10 +200,10 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """float32 products with all of their 24 bits on a GPU too.
+    """Make float32 products use all of their 24 bits on a GPU too.
 
-    By default cuDNN multiplies float32 convolutions in TF32, of 11 bits: errors of 1e-3, which no check of float32
-    results passes, and a speed that ours is not to be compared with.
+    By default cuDNN multiplies float32 convolutions in TF32, with 11 bits. The errors of 1e-3 fail every check of
+    float32 results, and the speed is not comparable with that of our float32.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
@@ -218,7 +217,7 @@ def full_float32() -> Iterator[None]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none where it is missing."""
+    """The rows of a CSV file, or none if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -226,7 +225,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add rows to a CSV file that is never half-written: old and new rows go to a temporary file, then a rename."""
+    """Add rows to a CSV file. All rows go to a temporary file, which is then renamed, so it is always complete."""
     old = read_rows(path)
     columns = list(dict.fromkeys(key for row in (*old, *rows) for key in row))
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
@@ -236,9 +235,9 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 class Results:
-    """The rows of one run, each in its CSV file as soon as it was measured: a run that is cut leaves what it had.
+    """The rows of one run. Each is written to the CSV file as soon as it is measured, so a stopped run keeps its rows.
 
-    Without a path the file is a temporary one. Tables are made of `rows`, so that what is printed is what is kept.
+    Without a path the file is temporary. Tables are made from `rows`, so they show what is in the file.
     """
 
     def __init__(self, path: Path | None, where: Mapping[str, str]) -> None:
@@ -251,7 +250,7 @@ class Results:
         append_rows(self.path, [{**self._where, **row}])
 
     def rows(self, benchmark: str) -> list[dict[str, str]]:
-        """Those of this run, as they are in the file."""
+        """The rows of this run, as they are in the file."""
         return [row for row in read_rows(self.path)[self._before :] if row["benchmark"] == benchmark]
 
 

@@ -1,14 +1,18 @@
 """Each op against eager PyTorch and torch.compile: python -m benchmarks.ops [--device cuda] [--csv FILE]
 
-Per op, size, dtype and direction (forward under inference_mode; forward + backward): median microseconds of eager |
-torch.compile | fastops (| Triton on a GPU), in turns, each checked against float64 first. "copy", in turns with them,
-moves the bytes which the op must read and write (each input and result once per pass): the floor of the memory-bound
-ones. "memory" is the peak of what forward + backward allocate, over eager's. On a GPU "predicted" is what
-benchmarks.predict expects of fastops, from the kernels' instructions and bytes: no measurement. TF32 is off, except in
-the column "eager TF32" of the ops that eager makes of convolutions.
+For each op, size, dtype and direction (forward under inference_mode; forward + backward) it prints median microseconds
+of eager PyTorch, torch.compile, fastops and, on a GPU, Triton. They take turns, and each is checked against float64
+first.
 
-A row is in the file as soon as it was measured. A competitor with a wrong result is named at the end, and its case is
-not timed.
+- "copy" takes turns with them. It moves the bytes that the op must read and write (each input and result once per
+  pass), which is the lower bound of memory-bound ops.
+- "memory" is the peak of the memory that forward + backward allocate, divided by eager's.
+- "predicted", on a GPU, is the time of fastops that benchmarks.predict expects from the kernels' instructions and
+  bytes. It is not a measurement.
+- TF32 is off, except in the column "eager TF32" of the ops that are convolutions in eager PyTorch.
+
+A row is written to the file as soon as it is measured. A case with a wrong result is not timed, and its competitor is
+named at the end.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ from benchmarks.harness import (
 )
 from benchmarks.predict import Predictor
 
-#: What eager makes of convolutions, in which TF32 makes a difference.
+#: The ops that are convolutions in eager PyTorch, where TF32 makes a difference.
 CONVOLUTIONS = ("xcorr", "xcorr_depthwise")
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -64,23 +68,23 @@ def _triton_twin(case: Case) -> Callable[..., Tensor]:
     """The Triton kernel as a function with gradients, for the GPU table."""
     import importlib
 
-    ops = importlib.import_module(f"fastops.triton.{case.stem}").OPS
+    ops = importlib.import_module(f"fastops.triton.{case.family}").OPS
 
-    class Twin(torch.autograd.Function):
+    class TritonOp(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *inputs):
             ctx.save_for_backward(*inputs)
-            return ops[case.op](*inputs, *case.twin)
+            return ops[case.op](*inputs, *case.triton_args)
 
         @staticmethod
         def backward(ctx, grad):
-            return ops[f"{case.op}_backward"](grad, *ctx.saved_tensors, *case.twin)
+            return ops[f"{case.op}_backward"](grad, *ctx.saved_tensors, *case.triton_args)
 
-    return Twin.apply
+    return TritonOp.apply
 
 
 class WrongResult(Exception):
-    """A competitor's result is not float64's."""
+    """The result of a competitor differs from that in float64."""
 
 
 def with_tf32(run: Callable[[], object]) -> Callable[[], object]:
@@ -97,7 +101,7 @@ def with_tf32(run: Callable[[], object]) -> Callable[[], object]:
 def run_case(
     case: Case, device: str, dtype: torch.dtype, direction: str, args: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Seconds of each competitor and of the copy, if there is one; peak bytes of forward + backward."""
+    """The seconds of each competitor and of the copy, if there is one, and the peak bytes of forward + backward."""
     torch.manual_seed(0)
     inputs = case.inputs(device=device, dtype=dtype)
     if case.channels_last:
@@ -115,7 +119,7 @@ def run_case(
         torch._dynamo.reset()
         competitors["compile"] = torch.compile(case.eager)
     competitors["fastops"] = case.fused
-    if device == "cuda" and case.twin is not None and fastops.backends()["mish"]["cuda"] == "cuda":
+    if device == "cuda" and case.triton_args is not None and fastops.backends()["mish"]["cuda"] == "cuda":
         competitors["triton"] = _triton_twin(case)
     runs = {name: _run(function, inputs, direction, grad) for name, function in competitors.items()}
     for name, run in runs.items():
@@ -190,7 +194,7 @@ def measure(args: argparse.Namespace, results: Results, predictor: Predictor | N
 
 
 def print_results(rows: list[dict[str, str]]) -> None:
-    """The table of rows as they are in the file."""
+    """Print the table from rows of the file."""
     competitors = [key.removesuffix("_band") for key in (rows[0] if rows else {}) if key.endswith("_band")]
     competitors = [name for name in competitors if any(row[f"{name}_us"] for row in rows)]
     predicted = ["predicted"] if any(row.get("predicted_us") for row in rows) else []

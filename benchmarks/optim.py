@@ -70,7 +70,7 @@ OPTIMIZERS: dict[str, tuple[type, type, dict]] = {
 
 
 def centralize_loop(params: list[Tensor]) -> None:
-    """Gradient centralization as it is usually written."""
+    """The usual implementation of gradient centralization."""
     with torch.no_grad():
         for p in params:
             if p.dim() > 1:
@@ -78,7 +78,7 @@ def centralize_loop(params: list[Tensor]) -> None:
 
 
 def parameters(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype) -> list[nn.Parameter]:
-    """Parameters with gradients; every call gives the same values, in the given dtype."""
+    """Parameters with gradients. Every call gives the same values, in the given dtype."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter((0.1 * torch.randn(s, generator=generator)).to(device, dtype)) for s in shapes]
     for p in params:
@@ -93,7 +93,7 @@ def decay_gradients(params: list[Tensor], weight_decay: float) -> None:
 
 
 def check(name: str, shapes, device: str, dtype: torch.dtype) -> None:
-    """Two steps of fastops, against the loop and torch in float64: weight decay, centralization, update."""
+    """Check two steps of fastops against the loop and torch in float64: weight decay, centralization, update."""
     ours, theirs, options = OPTIMIZERS[name]
     params = parameters(shapes, device, dtype)
     expected = [nn.Parameter(p.detach().double()) for p in params]
@@ -125,7 +125,7 @@ def check_centralize(shapes, device: str, dtype: torch.dtype) -> None:
 
 
 def competitors(name: str, shapes, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """The competitors; each has its own parameters, gradients and states."""
+    """The competitors. Each has its own parameters, gradients and states."""
     if name == "centralize_gradients_":
         loop, fused = (parameters(shapes, device, dtype) for _ in range(2))
         return {
@@ -192,7 +192,7 @@ def main() -> int:
 
 
 def print_results(rows: list[dict[str, str]]) -> None:
-    """Tables of rows as they are in the file, one for each set of competitors."""
+    """Print tables from rows of the file, one for each set of competitors."""
     tables: dict[tuple[str, ...], list[list[str]]] = {}
     for row in rows:
         times = {key.removesuffix("_us"): float(row[key]) / 1e3 for key in row if key.endswith("_us") and row[key]}

@@ -15,12 +15,12 @@ from benchmarks.harness import RESULTS
 from tracker.installed import install_hint
 from tracker.io.files import replacing
 
-COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # also for the colour-blind
+COLOURS = {"eager": "#0072b2", "compile": "#e69f00", "triton": "#009e73"}  # colour-blind people can distinguish them
 DIRECTIONS = ("forward", "forward+backward")
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of benchmarks.ops for its last commit in the file."""
+    """The rows of benchmarks.ops for the last commit in the file."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["benchmark"] == "ops"]
     if not rows:
@@ -29,7 +29,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """One PNG for rows of one dtype, written under a temporary name first."""
+    """Draw one PNG for rows of one dtype. It is first written under a temporary name."""
     try:
         import matplotlib
     except ImportError:

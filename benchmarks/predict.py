@@ -1,12 +1,13 @@
-"""What a kernel's time should be, from its instructions and its bytes: a model to hold against measurements, not one.
+"""Predicts the time of a kernel from its instructions and bytes. It is a model to compare with measurements.
 
     predicted = the sum over an op's kernels of max(bytes / copy rate, iterations x cycles / (SMs x clock))
 
 The bytes are each input and result once per pass, and the copy rate is measured. The cycles are those of one warp's
-iteration of the kernel's main loop on its busiest pipe, read from the machine code: the innermost loop that loads 16
-bytes at once, of which an SM takes so many instructions a cycle (the CUDA C++ Programming Guide's throughputs of
-compute capability 9.0). Launches, waiting for memory and the last partial wave are left out: where a measurement is
-much above the prediction, look there; where it is below, the model is wrong.
+iteration of the kernel's main loop, on its busiest pipe. The main loop is the innermost loop with 16-byte loads in the
+machine code. The CUDA C++ Programming Guide has the instructions per cycle of an SM, for compute capability 9.0.
+
+The model ignores launches, waiting for memory and the last partial wave. If a measurement is much above the prediction,
+look there. If it is below, the model is wrong.
 
     python -m benchmarks.predict [--write FILE.json]      the main loops of the library's kernels
 """
@@ -25,11 +26,11 @@ from pathlib import Path
 from benchmarks.harness import ROOT, compare, copy_of
 
 LIBRARY = ROOT / "fastops" / "_cuda.so"
-#: Written where cuobjdump is (`benchmarks/gpu.sh prepare`), for machines that lack it.
+#: Written on a machine with cuobjdump (`benchmarks/gpu.sh prepare`), for machines without it.
 LOOPS = ROOT / "build" / "gpu" / "loops.json"
 CLOCK = 1.7e9  # Hz, of a busy H100 or H200
 
-#: Instructions that an SM takes in a cycle, by the pipe that they go to; a warp is one instruction.
+#: Instructions per cycle of an SM, by their pipe. One instruction is for a whole warp.
 PER_CYCLE = {
     "issue": 4.0,
     "fma": 4.0,
@@ -56,14 +57,14 @@ PIPES = {
 class Loop:
     """The main loop of a kernel."""
 
-    bytes: int  # of global memory, per lane and iteration
+    bytes: int  # of global memory per lane and iteration
     instructions: int
     cycles: float  # of an SM, per warp and iteration, on the busiest pipe
     pipe: str
 
 
 def _width(instruction: str) -> int:
-    """Bytes a lane moves."""
+    """The bytes that a lane moves."""
     bits = re.search(r"\.(\d+)\b", instruction)
     if bits and bits[1] in ("64", "128"):
         return int(bits[1]) // 8
@@ -71,7 +72,7 @@ def _width(instruction: str) -> int:
 
 
 def main_loop(sass: str) -> Loop | None:
-    """The innermost loop with a 16-byte load of global memory; None where there is none."""
+    """The innermost loop with a 16-byte load of global memory, or None."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,6})\*/\s+([^;]*);", sass)]
     bodies = []
     for at, text in code:
@@ -119,14 +120,14 @@ def find_cuobjdump() -> Path | None:
 
 @cache
 def library_loops() -> dict[str, Loop]:
-    """From the file that `prepare` wrote, else from the library; none where neither is there."""
+    """The loops in the file that `prepare` wrote, else those of the library, else none."""
     if LOOPS.exists():
         return {name: Loop(**loop) for name, loop in json.loads(LOOPS.read_text()).items()}
     cuobjdump = find_cuobjdump()
     return loops_of(LIBRARY, cuobjdump) if cuobjdump and LIBRARY.exists() else {}
 
 
-# ---- what an op's passes are: pattern of a kernel's name, values moved in units of the first input -----------------
+# ---- the passes of an op: pattern of a kernel's name, values moved in units of the first input ---------------------
 
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 TYPES = {"float32": "float", "float64": "double", "float16": "half", "bfloat16": "bfloat16"}
@@ -134,7 +135,7 @@ ADAPTIVE = {"adaptive_sigmoid": 0, "adaptive_tanh": 1, "adaptive_relu": 2}
 
 
 def passes(op: str, dtype: str, backward: bool, channels_last: bool) -> list[tuple[str, float]]:
-    """(pattern, values) of each pass of an op's forward or backward; a pattern without a match counts its bytes."""
+    """(pattern, values) of each pass of an op's forward or backward. Without a match only the bytes of a pass count."""
     t, wide = TYPES[dtype], "double" if dtype == "float64" else "float"
     how, vector = ("pixels", rf", {16 // SIZES[dtype]}") if channels_last else ("rows", "")
     if op == "mish":
@@ -168,7 +169,7 @@ class Predictor:
     """Predictions for one GPU."""
 
     def __init__(self, loops: dict[str, Loop] | None = None, rate: float | None = None, sms: int | None = None) -> None:
-        """`rate`: bytes per second of a copy, measured by default; `sms`: of the GPU at hand by default."""
+        """`rate`: bytes per second of a copy, by default measured. `sms`: number of SMs, by default this GPU's."""
         self.loops = library_loops() if loops is None else loops
         if rate is None:
             moved = 2**29
@@ -180,7 +181,7 @@ class Predictor:
         self.rate, self.sms = rate, sms
 
     def seconds(self, op: str, values: int, dtype: str, backward: bool, channels_last: bool) -> float | None:
-        """Of an op whose first input has so many values; None for an op that is not in the model."""
+        """The seconds of an op whose first input has `values` values; None if the model does not have the op."""
         total = 0.0
         found = passes(op, dtype, backward, channels_last)
         for pattern, moved in found:
@@ -193,7 +194,7 @@ class Predictor:
         return total if found else None
 
     def text(self, case, dtype: str, direction: str) -> str:
-        """Microseconds of a case of benchmarks.cases; empty where the model has none."""
+        """The microseconds of a case of benchmarks.cases, as text; empty if the model does not have it."""
         values = case.inputs(device="meta")[0].numel()
         parts = [self.seconds(case.op, values, dtype, False, case.channels_last)]
         if direction != "forward":

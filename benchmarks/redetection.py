@@ -1,15 +1,15 @@
 """How often a lost target is found again: python -m benchmarks.redetection [--weights NAME_OR_FILE] [--csv FILE]
 
-Each video is made of one real frame: its target stays for 10 frames, is cut out (the hole is inpainted) for 30, and
-comes back as far away in the frame as it fits, for 60 (`tests.support.vanishing`). Frames are of the sequences that are
-kept for validation, `--frames` of each, evenly spread. A run counts as
+Each video is made from one real frame. Its target stays for 10 frames, is removed and inpainted for 30 frames, and
+then appears for 60 frames at the farthest possible position (`tests.support.vanishing`). The frames come from the
+sequences that are kept for validation, `--frames` of each, evenly spread. A run counts as
 
-    found     the boxes of the last 10 frames overlap the target by more than one half, and it is not lost
-    wrong     it is not lost in the last 10 frames, and they overlap the target by less than a tenth
-    early     some frame without the target, after the first lost one, is not lost
-    noticed   the target is lost in some frame in which it is absent
+    found     in the last 10 frames it is not lost, and the boxes overlap the target by more than one half
+    wrong     in the last 10 frames it is not lost, and the boxes overlap the target by less than a tenth
+    early     after the first lost frame, it is not lost in some frame without the target
+    noticed   it is lost in some frame without the target
 
-The same videos are tracked with and without the search. A row per video and setting is appended to --csv as it comes.
+The same videos are tracked with and without the search. Each video and setting appends a row to --csv at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUTCOMES = ("found", "wrong", "early", "noticed")
 
 
 def videos(count: int) -> Iterator[tuple[str, VanishingVideo]]:
-    """Name and video, for `count` frames of each sequence that leave the target a place to go."""
+    """Yield a name and a video for `count` frames of each sequence that have space for another position."""
     for folder, names in HELD_OUT.items():
         for sequence in open_places([f"otb:{DATA / folder}"], names):
             seen = np.flatnonzero(~sequence.absent)
@@ -52,7 +52,7 @@ def videos(count: int) -> Iterator[tuple[str, VanishingVideo]]:
 
 
 def outcome(tracker: Tracker, video: VanishingVideo) -> dict[str, bool]:
-    """What became of the target."""
+    """The outcome for the target."""
     results = list(tracker.track(iter(video), video.boxes[0]))
     lost = np.array([result.lost for result in results])
     boxes = np.array([result.box for result in results])

@@ -1,4 +1,4 @@
-"""Work for compute-sanitizer: the tests' samples of every op, forward and backward, and tracked frames, on the GPU.
+"""Runs on the GPU, for compute-sanitizer, the tests' samples of every op, forward and backward, and tracks frames.
 
 compute-sanitizer --tool memcheck python -m benchmarks.sanitize [--seconds 60]
 """
@@ -16,7 +16,7 @@ from tracker import BatchTracker, SiamFC
 
 
 def track() -> None:
-    """Track with crops inside, across and outside the frame, and three targets of which two are dropped."""
+    """Track targets inside, across and outside the frame, and then drop two of three targets."""
     torch.manual_seed(0)
     tracker = BatchTracker(SiamFC("mish", "se", width=0.25), device="cuda")
     frames = torch.randint(256, (4, 120, 160, 3), dtype=torch.uint8).numpy()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.stages [--csv FILE] [--plot FILE.png]
 
-On a GPU a step is a replayed graph: it is timed over --frames frames after a warm-up, and its stages are those of the
-kernels in a profiler's trace of replays ("other": the time in which the GPU waits).
+On a GPU a step is a replayed graph. It is timed over --frames frames after a warm-up. The times of its stages come from
+the kernels in a profiler's trace of replays; "other" is the time in which the GPU waits.
 
-The synthetic video is rendered and encoded first; the network's weights are random. The Mish + SE network by default.
+The synthetic video is rendered and encoded first. The network has random weights; the default is Mish + SE.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def write_video(folder: Path, size: tuple[int, int], frames: int) -> tuple[Path,
 
 
 def decode(path: Path) -> tuple[list[np.ndarray], float]:
-    """All frames, and the median seconds that one takes."""
+    """All frames, and the median seconds to decode one."""
     frames, seconds = [], []
     with open_source(path, read_ahead=0) as source:
         start = time.perf_counter()
@@ -60,11 +60,11 @@ def decode(path: Path) -> tuple[list[np.ndarray], float]:
             seconds.append(time.perf_counter() - start)
             frames.append(frame)
             start = time.perf_counter()
-    return frames, float(np.median(seconds[1:]))  # the first is decoded when the file is opened
+    return frames, float(np.median(seconds[1:]))  # opening the file decodes the first one
 
 
 def boxes_around(box: np.ndarray, size: tuple[int, int], count: int) -> list[np.ndarray]:
-    """The box itself, and boxes of its size at other positions in the frame."""
+    """The box, and boxes of the same size at other positions in the frame."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 1, (count - 1, 2)) * (np.array(size) - box[2:])
     return [box, *(np.array([*corner, *box[2:]]) for corner in corners)]
@@ -115,7 +115,7 @@ def run(tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray]
     return float(np.median(seconds[1:] or seconds))
 
 
-#: Parts of the names of kernels and copies; whatever is none of them is the network.
+#: Stage -> parts of the names of its kernels and copies. All others belong to the network.
 STAGE_OF = (
     ("HtoD", "upload"),
     ("crop", "crop"),
@@ -126,13 +126,13 @@ STAGE_OF = (
 
 
 def stage_of(kernel: str) -> str:
-    """The stage that a kernel or copy in a trace belongs to."""
+    """The stage of a kernel or copy in a trace."""
     return next((stage for part, stage in STAGE_OF if part in kernel), "network")
 
 
 def breakdown_of_replays(tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, float]:
     """Seconds per frame and stage on a GPU, from a trace of replayed steps."""
-    step = run(tracker, frames, boxes, "cuda")  # captures; leaves its targets
+    step = run(tracker, frames, boxes, "cuda")  # captures the step and keeps its targets
     traced = frames[:20]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for frame in traced:
@@ -151,7 +151,7 @@ def breakdown_of_replays(tracker: BatchTracker, frames: list[np.ndarray], boxes:
 def breakdown(
     tracker: BatchTracker, frames: list[np.ndarray], boxes: list[np.ndarray], device: str
 ) -> dict[str, float]:
-    """Seconds per frame and stage: those of one run, scaled to the median step of a run without the stopwatch."""
+    """Seconds per frame and stage, from one run and scaled to the median step of a run without the stopwatch."""
     if device == "cuda":
         return breakdown_of_replays(tracker, frames, boxes)
     step = run(tracker, frames, boxes, device)
@@ -175,9 +175,9 @@ def breakdown(
 def singles_per_target(
     model: SiamFC, path: Path, frames: list[np.ndarray], boxes: list[np.ndarray], options: dict
 ) -> float:
-    """Seconds per frame of one of several single trackers; each reads the video itself, decoded ahead."""
+    """Seconds per frame of one of several single trackers. Each reads the video itself, decoded in advance."""
     trackers = [Tracker(model, **options) for _ in boxes]
-    for tracker in trackers:  # weights packed, and on a GPU the step captured
+    for tracker in trackers:  # pack the weights, and on a GPU capture the step
         tracker.init(frames[0], boxes[0])
         for frame in (*frames[1:4], *frames[1:3]):
             tracker.update(frame)
@@ -192,12 +192,12 @@ def batch_end_to_end(tracker: BatchTracker, path: Path, boxes: list[np.ndarray])
     for target in tracker.targets:
         tracker.drop(target)
     ends = [time.perf_counter() for _ in tracker.track(path, boxes)]
-    first = min(3, len(ends) - 2)  # before it: the targets' starts, and on a GPU the capture
+    first = min(3, len(ends) - 2)  # earlier frames contain the targets' starts, and on a GPU the capture
     return (ends[-1] - ends[first]) / (len(ends) - 1 - first)
 
 
 def network_flops(model: SiamFC, crops: int, side: int) -> tuple[float, float]:
-    """Floating-point operations of the convolutions of some crops: direct, and by the algorithm of the CPU path."""
+    """Floating-point operations of the convolutions of some crops: direct, and with the CPU's algorithms."""
     direct = least = 0.0
     x = torch.empty(crops, 3, side, side, device="meta")
     for block in (getattr(model.backbone, f"conv{i}") for i in range(1, 6)):
@@ -216,7 +216,7 @@ def network_flops(model: SiamFC, crops: int, side: int) -> tuple[float, float]:
 
 
 def _winograd_share(layer: nn.Conv2d, shape: tuple[int, ...], out: torch.Size) -> float:
-    """Multiplications of Winograd's algorithm over those of the direct one; 1 where it is not used."""
+    """Multiplications of Winograd's algorithm divided by those of the direct one; 1 if it is not used."""
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     tile = winograd_tile_size(layer.kernel_size, shape, stride, layer.groups)
     if tile == 0:
@@ -237,7 +237,7 @@ def convolution_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Stacked bars, milliseconds per target and frame, written under a temporary name first."""
+    """Draw stacked bars of milliseconds per target and frame. The file is first written under a temporary name."""
     try:
         import matplotlib
     except ImportError:
@@ -266,7 +266,10 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def cases(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
-    """Size, targets, scales and dtype. Each is varied alone, from one VGA target in three scales; also 64 at 1080p."""
+    """Size, targets, scales and dtype of each configuration.
+
+    Each is varied separately, starting from one VGA target in three scales. There are also 64 targets at 1080p.
+    """
     base = ("VGA", 1, 3, args.dtype[0])
     found = [base]
     found += [("VGA", 1, 3, dtype) for dtype in args.dtype[1:]]
@@ -318,7 +321,7 @@ def main() -> int:
             step = sum(seconds for stage, seconds in stages.items() if stage != "decode")
             both = batch_end_to_end(tracker, path, boxes)
             single = singles_per_target(model, path, frames, boxes[: args.singles], options)
-            # On a CPU the products are computed in float32 for every dtype of the values.
+            # On a CPU products are computed in float32 for all dtypes.
             rate = rates["float32" if args.device == "cpu" and "float32" in rates else dtype]
             direct, least = network_flops(model, scales * targets, options["config"].instance_size)
             floor, direct_floor = (least if args.device == "cpu" else direct) / rate, direct / rate
@@ -338,7 +341,7 @@ def main() -> int:
 
 
 def print_results(rows: list[dict[str, str]]) -> None:
-    """The table of rows as they are in the file."""
+    """Print the table from rows of the file."""
     table = []
     for row in rows:
         stages = {stage: float(row[f"{stage}_ms"]) for stage in STAGES}

@@ -1,7 +1,7 @@
-"""One page of what a folder of `benchmarks/gpu.sh` holds: python -m benchmarks.summary FOLDER
+"""One page about a folder of `benchmarks/gpu.sh`: python -m benchmarks.summary FOLDER
 
-The steps with their ends, the failed tests, and of each benchmark the columns that matter. Predicted times carry that
-word; they are no results.
+It has the steps with their exit states, the failed tests, and the most important columns of each benchmark. Predicted
+times are marked as predicted; they are not results.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from tracker.training.loop import make_optimizer, scale_responses, train, traini
 from tracker.training.losses import losses_of
 
 PHASES = ("data", "forward", "backward", "optimizer")
-#: Tolerance of a step's weight changes: reference float32 itself differs by 3e-4 from float64, bfloat16 by 1e-1.
+#: Tolerance of a step's weight changes. The float32 reference differs by 3e-4 from float64, bfloat16 by 1e-1.
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.3, "float16": 0.3}
 
 
@@ -50,7 +50,7 @@ def cross_entropy(responses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def labels_and_weights(device: str) -> tuple[Tensor, Tensor]:
-    """Labels and weights [1, 1, 17, 17] for a target in the centre of the crop; made once, as stock trainers do."""
+    """Labels and weights [1, 1, 17, 17] for a target in the centre of the crop, made once as in stock trainers."""
     places = torch.arange(17.0, device=device) - 8
     labels = (places[:, None].square() + places.square() <= 4).float()[None, None]
     weights = torch.where(labels > 0, 0.5 / labels.sum(), 0.5 / (1 - labels).sum())
@@ -79,7 +79,7 @@ class Step:
         generator = torch.Generator().manual_seed(0)
         with nullcontext() if self.fused else fastops.set_backend("reference", "crop"):
             batch = augment(loaded, generator, replace(AugmentConfig(), shift=0.0), device=self.device)
-        if not self.fused:  # NCHW, as stock loaders give it
+        if not self.fused:  # NCHW, as in stock loaders
             batch = batch._replace(exemplar=batch.exemplar.contiguous(), instance=batch.instance.contiguous())
         # All targets are in the centre, as in the ready-made labels.
         return batch._replace(box=batch.box.new_tensor([[91.5, 91.5, 163.5, 163.5]]).expand(len(batch.box), 4))
@@ -106,7 +106,7 @@ class Step:
         return loss
 
     def run(self, loaded: Pair) -> tuple[float, list[float]]:
-        """The loss, and the seconds of each phase."""
+        """Make a step. Return the loss and the seconds of each phase."""
         sync = torch.cuda.synchronize if self.device == "cuda" else lambda: None
         value: Any = loaded
         sync()
@@ -188,7 +188,7 @@ def measure_data_wait(args: argparse.Namespace, results: Results) -> None:
     model = SiamFC("mish", "se", width=args.width).to(args.device)
     times = Times()
     train(model, config, log=times)
-    records = times.records[len(times.records) // 4 :]  # the first steps find their batches ready
+    records = times.records[len(times.records) // 4 :]  # without the first steps, whose batches are loaded already
     seconds, waited = (sum(record[key] for record in records) for key in ("seconds", "data_wait"))
     rate = args.batch_size * len(records) / seconds
     print(

@@ -181,7 +181,7 @@ DRAWINGS = {
     "pipeline": pipeline,
     "mish-max-pool": mish_max_pool,
     "winograd": winograd,
-    "rooms": op_files,
+    "op-files": op_files,
     "lower-bound": lower_bound,
     "speed": speed,
 }

@@ -1,4 +1,4 @@
-"""Annotation files of data sets: lines of boxes, polygons and flags. Every mistake is reported with file and line."""
+"""Reads the annotation files of data sets: boxes, polygons and flags. Errors name the file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From crops to a training batch, on the device: stretch, shift, blur, grey and colour."""
+"""Makes a training batch of crops, on the device, with random stretch, shift, blur, grey and colour."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tracker.geometry import EXEMPLAR, INSTANCE
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BLUR = (0.5, 1.2)  # standard deviation in pixels
 _TAPS = 5
-_DRAWS = 23  # random numbers per pair; all are always drawn, so that turning a step off does not change the others
+_DRAWS = 23  # random numbers per pair; all are always drawn, so disabling a step does not change the others
 
 
 class Batch(NamedTuple):
-    """What the network trains on: RGB, 0 to 255, channels_last.
+    """The input of the network in training: RGB, 0 to 255, channels_last.
 
     `box` is the target's box in the instance crop, x1, y1, x2, y2 in pixels. Pixel i covers i to i + 1, so the centre
     of the crop is 127.5.
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Settings of `augment`. 0 turns a step off, `AugmentConfig.none()` turns off all of them.
+    """Settings of `augment`. 0 disables a step, and `AugmentConfig.none()` disables all steps.
 
     Args:
         stretch: the instance crop's scale is drawn from 1 - stretch to 1 + stretch.
@@ -45,13 +45,13 @@ class AugmentConfig:
         exemplar_stretch, exemplar_shift: the same for the exemplar crop.
         blur: probability of a Gaussian blur of 0.5 to 1.2 px, independent for each crop.
         grey: probability that both crops of a pair become grey.
-        brightness: gain from 1 - brightness to 1 + brightness, independent for each crop, like the following.
-        contrast: factor on the distance from the crop's mean, likewise.
-        saturation: factor on the distance from grey, likewise.
-        colour: gain of each channel, likewise.
+        brightness: the gain is drawn from 1 - brightness to 1 + brightness, for each crop, like the following.
+        contrast: range of the factor on the distance from the crop's mean.
+        saturation: range of the factor on the distance from grey.
+        colour: range of the gain of each channel.
 
     Raises:
-        ValueError: a value is out of its range; the message names the field.
+        ValueError: if a value is out of range. The message names the field.
     """
 
     stretch: float = 0.05
@@ -95,22 +95,22 @@ def augment(
     part: slice = slice(None),
     of: int | None = None,
 ) -> Batch:
-    """Cut the crops of the network out of collated pairs and vary them, on `device`.
+    """Crop the network's inputs from collated pairs and augment them, on `device`.
 
-    The random numbers are drawn on the CPU: the batch is the same on every device, and nothing waits for a GPU. Regions
-    are whole pixels inside the crops of the pair: nothing is padded, and the box is exact.
+    The random numbers are drawn on the CPU, so the batch is the same on every device and nothing waits for a GPU.
+    Regions are whole pixels inside the crops of the pair, so nothing is padded and the box is exact.
 
     Args:
         pairs: the result of `collate`, on any device; P must be at least 255.
         generator: source of all random numbers, on the CPU.
-        config: defaults to `AugmentConfig()`.
-        device: of the batch.
-        dtype: of the crops; the box is float32.
-        part, of: the pairs are this part of a batch of `of` pairs that several processes divide. Each pair is varied as
-            if one process had all of them.
+        config: settings; the default is `AugmentConfig()`.
+        device: device of the batch.
+        dtype: dtype of the crops; the box is float32.
+        part, of: the pairs are this part of a batch of `of` pairs that several processes divide. The augmentation of a
+            pair does not depend on the division.
 
     Raises:
-        ValueError: the crops are too small for the stretch or the shift, or the generator is not on the CPU.
+        ValueError: if the crops are too small for the stretch or the shift, or the generator is not on the CPU.
 
     Example:
         >>> from tracker.data.pairs import PairDataset
@@ -163,7 +163,7 @@ def _view(
     if plain and not blurred.any():
         return ops.crop_and_resize(images, regions, size, 0.0, dtype=dtype, channels_last=True), moved
 
-    crops = ops.crop_and_resize(images, regions, size, 0.0)  # as planes: what follows is faster on them
+    crops = ops.crop_and_resize(images, regions, size, 0.0)  # as planes, which are faster below
     if blurred.any():
         deviation = _BLUR[0] + (_BLUR[1] - _BLUR[0]) * draws[blurred, 10]
         chosen = blurred.nonzero()[:, 0].to(device)
@@ -174,7 +174,7 @@ def _view(
 
 
 def check_room(config: AugmentConfig, crop: int) -> None:
-    """Refuse settings for which crops of side `crop` are too small, before any is cut.
+    """Raise an error for settings for which crops of side `crop` are too small, before any crop is made.
 
     Raises:
         ValueError: names the stretch or the shift, and its limit.
@@ -195,13 +195,13 @@ def _regions(crop: int, size: int, prefix: str, stretch: float, shift: float, dr
     """Sides [N, 1] and left top corners [N, 2] of squares in crops of side `crop`, whole numbers in float64."""
     _check_room(crop, size, prefix, stretch, shift)
     side = (size * (1 + stretch * (2 * draws[:, :1] - 1))).round()
-    moved = shift * (2 * draws[:, 1:] - 1) * side / size  # the target moves against the region
+    moved = shift * (2 * draws[:, 1:] - 1) * side / size  # the target moves in the opposite direction of the region
     corner = ((crop - side) / 2 - moved).round()
     return side, torch.minimum(corner.clamp(min=0), crop - side)
 
 
 def _colours(config: AugmentConfig, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gains of the channels [N, 3], how far to go to grey [N, 1] and contrasts [N, 1], float32."""
+    """Gains of the channels [N, 3], amounts of grey [N, 1] and contrasts [N, 1], float32."""
 
     def factor(amount: float, columns: slice) -> Tensor:
         return 1 + amount * (2 * draws[:, columns] - 1)
@@ -226,7 +226,7 @@ def _recolour(crops: Tensor, images: Tensor, gains: Tensor, greyness: Tensor, co
 
 
 def _blur(crops: Tensor, deviation: Tensor) -> Tensor:
-    """Gaussian of five by five pixels with the deviation [N] of each crop; the edge is repeated."""
+    """Blur with a Gaussian of five by five pixels, with the deviation [N] of each crop. The edge is repeated."""
     reach = _TAPS // 2
     at = torch.arange(-reach, reach + 1, device=crops.device)
     taps = torch.exp(-0.5 * (at / deviation[:, None]) ** 2)

@@ -13,7 +13,7 @@ from tracker.data.sequence import Sequence
 from tracker.geometry import EXEMPLAR, region_side
 from tracker.io.images import read_reduced
 
-#: Side of a crop. It has the scale of the instance crop, which leaves (287 - 255) / 2 = 16 px to shift it.
+#: Side of a crop. It has the scale of the instance crop, so (287 - 255) / 2 = 16 px are left for shifts.
 CROP_SIZE = 287
 #: Smallest usable side of a target, in pixels of the frame.
 MIN_SIDE = 8.0
@@ -35,10 +35,10 @@ def crop_side(box: np.ndarray, size: int = CROP_SIZE) -> float:
 
 
 def crop_target(image: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the square around a target, filled with the image's mean colour beyond its edges.
+    """Crop the square around a target, filled with the image's mean colour outside the image.
 
     The side and corner of the square are whole pixels of the image. So the target's centre is within half a pixel of
-    the crop's centre; the returned box is exact.
+    the crop's centre. The returned box is exact.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -46,7 +46,7 @@ def crop_target(image: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> tu
         size: side of the crop, S.
 
     Returns:
-        the crop, uint8 [S, S, 3], and the box in its pixels, float32 [4].
+        The crop, uint8 [S, S, 3], and the box in its pixels, float32 [4].
     """
     x, y, w, h = (float(v) for v in box)
     side = max(1, round(crop_side(box, size)))

@@ -1,4 +1,7 @@
-"""Read data sets in the layouts of their authors as sequences."""
+"""Reads data sets as sequences, in the layouts of their authors.
+
+A new data set goes here: a function that finds its sequences, a function that loads one, and an entry in `LAYOUTS`.
+"""
 
 from __future__ import annotations
 
@@ -306,7 +309,7 @@ def _load_folder(folder: Path, problems: Problems) -> list[Sequence]:
 
 
 class Layout(NamedTuple):
-    """How to read a layout: find the locations of sequences under a root, load those at a location; its splits."""
+    """How to read a layout: `find` lists the locations of sequences under a root, `load` loads those at a location."""
 
     find: Callable[[Path, str | None, Problems], Iterator[Path] | list[Path]]
     load: Callable[[Path, Problems], list[Sequence]]

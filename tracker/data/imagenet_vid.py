@@ -57,7 +57,7 @@ def load_video(root: Path, folder: Path, problems: Problems) -> list[Sequence]:
 
 
 def read_objects(path: Path) -> dict[str, list[float]]:
-    """The boxes x, y, w, h of one frame by track id; corners are 0-based as they stand.
+    """The boxes x, y, w, h of one frame by track id. The corners in the file are 0-based already.
 
     Raises:
         ValueError: the file is malformed; the message names file and line.

@@ -12,7 +12,7 @@ from tracker.data.annotations import Problems, parse_region, read_rows
 from tracker.data.sequence import Sequence
 from tracker.io.sources import images_in
 
-# First annotated frame, 1-based, as the OTB toolkit's configuration has it, where that is not the first image.
+# First annotated frame, 1-based, from the OTB toolkit's configuration, if it is not the first image.
 START_FRAMES = {"BlurCar1": 247, "BlurCar3": 3, "BlurCar4": 18, "David": 300}
 
 

@@ -1,9 +1,9 @@
 """The sequences of the three OTB benchmarks, by the names of their folders.
 
-`otb2013` are the 50 folders of Wu et al., "Online Object Tracking: A Benchmark", CVPR 2013; Jogging has two targets, so
-there are 51 sequences. `otb100` are the 98 folders of "Object Tracking Benchmark", PAMI 2015, with two targets in
-Jogging and Skating2: 100 sequences. `otb50`, TB-50 there, are its 49 folders (50 sequences) of the harder ones. Papers
-call either of the smaller ones "OTB50".
+`otb2013` has the 50 folders of Wu et al., "Online Object Tracking: A Benchmark", CVPR 2013. Jogging has two targets, so
+there are 51 sequences. `otb100` has the 98 folders of "Object Tracking Benchmark", PAMI 2015, with two targets in
+Jogging and Skating2: 100 sequences. `otb50`, which that paper calls TB-50, has 49 of these folders (50 sequences), the
+harder ones. Papers use the name "OTB50" for either of the smaller lists.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ MAX_GAP = 100
 
 
 class Pair(NamedTuple):
-    """Two crops centred on one target, RGB, with a margin around what the network sees (`tracker.data.crops`).
+    """Two RGB crops centred on one target. They are larger than the network's inputs; see `tracker.data.crops`.
 
     Boxes are x, y, w, h in pixels of the crop, 0-based: pixel i covers i to i + 1. A collated batch has the same fields
-    as tensors with N in front.
+    as tensors with a first dimension N.
     """
 
     exemplar: np.ndarray | Tensor  # uint8 [P, P, 3]
@@ -47,13 +47,13 @@ class PairSource(Protocol):
 
 
 class PairDataset(Dataset):
-    """Pairs of an epoch; pair `i` is a function of (seed, epoch, i) alone, in whichever process it is made.
+    """The pairs of an epoch. Pair `i` depends on (seed, epoch, i) only, and not on the process.
 
-    Made by `synthetic`, `from_sequences`, `from_archive` and `concat`. `set_epoch` reaches the workers of a
-    `DataLoader`, persistent ones too, where it is called before the loader is iterated over.
+    Make it with `synthetic`, `stills`, `from_sequences`, `from_archive` or `concat`. Call `set_epoch` before iterating
+    over a `DataLoader`; its workers then use the new epoch, persistent workers too.
 
     Raises:
-        ValueError: when the seed is negative.
+        ValueError: if the seed is negative.
 
     Example:
         >>> pairs = PairDataset.synthetic(seed=0, pairs=8)
@@ -72,14 +72,14 @@ class PairDataset(Dataset):
     def synthetic(
         cls, seed: int = 0, pairs: int = 10_000, *, crop_size: int = CROP_SIZE, pictures: Pictures | None = None
     ) -> PairDataset:
-        """`pairs` pairs an epoch, each of a `SyntheticVideo` of its own (of `pictures`); no video ever comes twice."""
+        """`pairs` pairs per epoch, each from a new `SyntheticVideo` (with `pictures`). No video is used twice."""
         return cls(_Synthetic(pairs, crop_size, pictures), seed)
 
     @classmethod
     def stills(
         cls, pictures: Pictures, pairs: int = 10_000, *, seed: int = 0, crop_size: int = CROP_SIZE
     ) -> PairDataset:
-        """`pairs` pairs an epoch, each two random views of a patch or cut-out of one of `pictures`."""
+        """`pairs` pairs per epoch, each with two random views of a patch or cut-out of one of `pictures`."""
         return cls(_Stills(pictures, pairs, crop_size), seed)
 
     @classmethod
@@ -94,20 +94,22 @@ class PairDataset(Dataset):
         crop_size: int = CROP_SIZE,
         skip_bad: bool = False,
     ) -> PairDataset:
-        """`repeat` pairs per sequence and epoch, read from the frames themselves.
+        """`repeat` pairs per sequence and epoch, read from the frames.
 
         Args:
-            sequences: those without a usable frame are left out.
+            sequences: the sequences; those without a usable frame are skipped.
             seed: decides the pairs.
-            repeat: pairs per sequence and epoch; pair i is of sequence i mod len(sequences).
-            max_gap: the two frames are less than this apart. They differ, where the sequence has two such frames.
-            min_side: a frame is used where the target is there and its sides are at least this, in pixels.
-            crop_size: P.
-            skip_bad: replace frames that cannot be read by others, with a warning for each.
+            repeat: pairs per sequence and epoch. Pair i is from sequence i mod len(sequences).
+            max_gap: the distance of the two frames is below this, in frames. They differ if the sequence has two such
+                frames.
+            min_side: a frame is usable if the target is present and its sides are at least this, in pixels.
+            crop_size: P, the side of the crops in pixels.
+            skip_bad: replace frames that cannot be read by other frames, with a warning for each.
 
         Raises:
-            ValueError: when an argument is out of its range or no sequence has a usable frame.
-            ImageError: later, naming the image that cannot be read; with `skip_bad` where a sequence has no other.
+            ValueError: if an argument is out of range or no sequence has a usable frame.
+            ImageError: later, if an image cannot be read; with `skip_bad`, only if the sequence has no other image. The
+                message names the image.
         """
         return cls(_FromSequences(sequences, repeat, max_gap, min_side, crop_size, skip_bad), seed)
 
@@ -124,19 +126,20 @@ class PairDataset(Dataset):
         """`repeat` pairs per sequence and epoch, read from an archive that `tracker prepare` wrote.
 
         Args:
-            path: of the archive, which decides P and the frames there are.
+            path: the archive. It decides P and which frames are usable.
             seed, repeat, max_gap: as in `from_sequences`.
-            leave_out: names of sequences that give no pairs.
+            leave_out: names of sequences to skip.
 
         Raises:
-            ValueError: when an argument is out of its range, a name is not there or no sequence is left.
-            ArchiveError: when the file is no archive, not whole or damaged; later, naming a crop that is damaged.
+            ValueError: if an argument is out of range, a name does not exist or no sequence is left.
+            ArchiveError: if the file is not an archive, incomplete or damaged. Later, if a crop is damaged; the message
+                names it.
         """
         return cls(_FromArchive(CropArchive(path), repeat, max_gap, leave_out), seed)
 
     @classmethod
     def concat(cls, parts: Items[PairDataset], *, seed: int | None = None) -> PairDataset:
-        """The pairs of all parts, one after the other; `seed` (None: the first part's) replaces those of the parts."""
+        """The pairs of all parts, part by part. `seed` replaces their seeds; None means the first part's seed."""
         if not parts:
             raise ValueError("parts must be at least one, got none")
         return cls(_Concatenated([part.source for part in parts]), parts[0].seed if seed is None else seed)
@@ -147,7 +150,7 @@ class PairDataset(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch: other pairs of the same sequences."""
+        """Choose the epoch. Each epoch has different pairs of the same sequences."""
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         self._epoch.fill_(epoch)
@@ -161,7 +164,7 @@ class PairDataset(Dataset):
         return self.pair(self.epoch, index)
 
     def pair(self, epoch: int, index: int) -> Pair:
-        """Pair `index` of an epoch, whichever epoch is chosen: a loader may read the next one while this one ends."""
+        """Pair `index` of any epoch, so that a loader can read the next epoch before the current one ends."""
         _one_opencv_thread_per_worker()
         return self.source.pair(index, np.random.default_rng((self.seed, epoch, index)))
 
@@ -188,7 +191,7 @@ class _Synthetic:
         )
         first, second = rng.integers(0, len(video), size=2)
         if video.visible[first] < video.visible[second]:
-            first, second = second, first  # the exemplar is the frame that shows more of the target
+            first, second = second, first  # the exemplar is the frame in which more of the target is visible
         return _as_pair(*(crop_target(*video.frame(frame), self._crop_size) for frame in (first, second)))
 
 
@@ -283,7 +286,7 @@ class _Concatenated:
 
 
 def choose_frames(frames: np.ndarray, max_gap: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Two of `frames`, ascending, less than `max_gap` apart: any first, then any other near it if there is one."""
+    """Two of `frames`, which are ascending: a random one, then another one less than `max_gap` away if there is one."""
     first = int(rng.integers(len(frames)))
     low = int(np.searchsorted(frames, frames[first] - max_gap, side="right"))
     high = int(np.searchsorted(frames, frames[first] + max_gap, side="left"))
@@ -307,7 +310,7 @@ _set_in: int | None = None
 
 
 def _one_opencv_thread_per_worker() -> None:
-    """Workers are the parallelism; besides, OpenCV's threads of a parent do not live on in a forked child."""
+    """Disable OpenCV's threads in a worker: the workers run in parallel already, and a fork loses the threads."""
     global _set_in
     if _set_in != os.getpid() and get_worker_info() is not None:
         cv2.setNumThreads(0)

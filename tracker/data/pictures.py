@@ -13,26 +13,26 @@ import numpy as np
 from tracker.io.images import to_uint8
 from tracker.io.sources import IMAGE_SUFFIXES, natural_key
 
-SCENE_SIDE, CUTOUT_SIDE = 1024, 256  # longer sides, in pixels, that pictures are reduced to when they are read
-SMALLEST = 16  # a picture with a shorter side shows nothing
+SCENE_SIDE, CUTOUT_SIDE = 1024, 256  # longer sides in pixels, to which pictures are reduced when they are read
+SMALLEST = 16  # shortest usable side, in pixels
 _OPAQUE = 128
 
 
 class Pictures:
-    """Pictures kept in memory, in two kinds.
+    """Two kinds of pictures, kept in memory.
 
-    A picture with an alpha channel that leaves a tenth of it or more open is a cut-out, trimmed to what is opaque;
-    every other one is a scene.
+    A picture is a cut-out if its alpha channel makes at least a tenth of it transparent. It is cropped to its opaque
+    part. Every other picture is a scene.
 
     Args:
-        places: image files, folders, which are searched with their subfolders, and patterns ("videos/*/img/*1.jpg").
+        places: image files, folders (searched with their subfolders), and patterns ("videos/*/img/*1.jpg").
 
     Attributes:
         scenes: RGB uint8 [H, W, 3].
         cutouts: RGBA uint8 [H, W, 4].
 
     Raises:
-        ValueError: one of the places holds no picture, or one cannot be decoded; the message names it.
+        ValueError: if a place has no picture, or a picture cannot be decoded. The message names it.
 
     Example:
         >>> pictures = Pictures(["photos/", "/usr/share/tuxpaint/stamps"])  # doctest: +SKIP
@@ -52,7 +52,7 @@ class Pictures:
             raise ValueError(f"places must hold pictures of {SMALLEST} px or more, got none")
 
     def scene(self, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-        """A part of any scene, mirrored or not, as RGB uint8 of `size` (width, height)."""
+        """A random part of a random scene, mirrored or not, as RGB uint8 of `size` (width, height)."""
         picture = self.scenes[int(rng.integers(len(self.scenes)))]
         height, width = picture.shape[:2]
         largest = min(width / size[0], height / size[1])  # pixels of the picture per pixel of the part
@@ -63,15 +63,15 @@ class Pictures:
         return np.ascontiguousarray(part[:, ::-1]) if rng.random() < 0.5 else part
 
     def cutout(self, rng: np.random.Generator, area: float) -> np.ndarray:
-        """Any cut-out, mirrored or not, as RGBA uint8 whose width times height is about `area`.
+        """A random cut-out, mirrored or not, as RGBA uint8. Its width times height is about `area`.
 
-        It has a transparent margin of 2 px and its sides are odd, so that its centre is a pixel.
+        It has a transparent margin of 2 px. Its sides are odd, so its centre is a pixel.
         """
         picture = self.cutouts[int(rng.integers(len(self.cutouts)))]
         scale = float(np.sqrt(area / (picture.shape[0] * picture.shape[1])))
         size = tuple(max(3, 2 * round(side * scale / 2 - 0.5) + 1) for side in picture.shape[1::-1])
         part = cv2.resize(picture, size, interpolation=_interpolation(1 / scale))
-        if (highest := int(part[:, :, 3].max())) < 255:  # thin lines fade when they are reduced
+        if (highest := int(part[:, :, 3].max())) < 255:  # thin lines become transparent when they are reduced
             part[:, :, 3] = (part[:, :, 3].astype(np.uint16) * 255 // max(highest, 1)).astype(np.uint8)
         part = part[:, ::-1] if rng.random() < 0.5 else part
         return np.pad(part, ((2, 2), (2, 2), (0, 0)))
@@ -94,8 +94,8 @@ def _files(place: str | PathLike[str]) -> list[Path]:
 
 
 def _read(path: Path) -> np.ndarray:
-    """RGB, or RGBA of a cut-out, uint8, reduced and trimmed."""
-    # Photographs are large: JPEG decodes to a half in a third of the time.
+    """The picture as uint8, reduced: RGB, or RGBA for a cut-out, which is cropped to its opaque part."""
+    # Photographs are large. JPEG decodes at half size in a third of the time.
     flags = cv2.IMREAD_REDUCED_COLOR_2 if path.stat().st_size > 2**20 and _is_jpeg(path) else cv2.IMREAD_UNCHANGED
     picture = cv2.imread(str(path), flags)
     if picture is not None and picture.dtype == np.uint16:

@@ -1,4 +1,4 @@
-"""From sequences to an archive of crops."""
+"""Makes an archive of crops from sequences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T, R = TypeVar("T"), TypeVar("R")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare_archive` made: how many crops, and a line for each frame that was left out."""
+    """The result of `prepare_archive`: the number of crops, and a line for each frame that was skipped."""
 
     crops: int
     skipped: list[str]
@@ -47,24 +47,24 @@ def prepare_archive(
 ) -> Prepared:
     """Write the crops of all usable frames to an archive that `PairDataset.from_archive` reads.
 
-    Killed at any time and called again with the same arguments it goes on behind the last whole crop. An archive that
-    is there already is compared with its checksums, and left alone.
+    It may be killed at any time. A new call with the same arguments continues after the last complete crop. If the
+    archive exists already, its checksums are verified and it stays as it is.
 
     Args:
-        sequences: a crop is made of each frame that shows the target with sides of at least `min_side` pixels.
-        path: the archive; `path`.part is the unfinished one.
-        crop_size: P, sides of the crops.
-        quality: of the JPEGs, 1 to 100.
-        every: take each `every`-th usable frame of a sequence only.
-        min_side: see above.
-        workers: threads that read, cut and encode.
-        skip_bad: leave out frames that cannot be read; a run that stopped at one can go on so.
+        sequences: the sequences. Each frame with a target whose sides are at least `min_side` gives a crop.
+        path: the archive; `path`.part is the unfinished archive.
+        crop_size: P, the side of the crops in pixels.
+        quality: quality of the JPEGs, 1 to 100.
+        every: use only each `every`-th usable frame of a sequence.
+        min_side: shortest usable side of a target, in pixels.
+        workers: number of threads that read, crop and encode.
+        skip_bad: skip frames that cannot be read. A run that stopped at such a frame can continue with this.
         progress: called with the numbers of frames done and to do, at the start and after each frame.
 
     Raises:
-        ValueError: when an argument is out of its range or there is no usable frame.
-        ArchiveError: when `path` is another archive, another file or damaged, or its part is of another run.
-        ImageError: names an image that cannot be read.
+        ValueError: if an argument is out of range or there is no usable frame.
+        ArchiveError: if `path` is another archive, another file or damaged, or its part is from another run.
+        ImageError: if an image cannot be read. The message names it.
     """
     for name, value, ok, rule in (
         ("crop_size", crop_size, crop_size >= 1, "at least 1"),
@@ -134,7 +134,7 @@ def _refuse_skipped(archive: ArchiveWriter | CropArchive, skip_bad: bool) -> Non
 
 
 def _fingerprint(sequences: Items[Sequence], chosen: list[np.ndarray]) -> str:
-    """A digest of which frames and boxes there are, whatever folder they lie in."""
+    """A digest of the frames and boxes. It does not depend on their folder."""
     digest = hashlib.sha256()
     for sequence, frames in zip(sequences, chosen, strict=True):
         digest.update(frames.astype("<i8").tobytes() + sequence.boxes[frames].astype("<f8").tobytes())
@@ -144,9 +144,9 @@ def _fingerprint(sequences: Items[Sequence], chosen: list[np.ndarray]) -> str:
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[tuple[T, R]]:
-    """(item, function(item)) in the order of the items, a few of which are ahead in threads.
+    """Yield (item, function(item)) in the order of the items. Threads compute a few items in advance.
 
-    Threads suffice: OpenCV decodes and encodes, and the op crops, without the interpreter's lock.
+    Threads are enough, because OpenCV's coding and the op's cropping release the interpreter's lock.
     """
     waiting: deque[tuple[T, Future[R]]] = deque()
     executor = ThreadPoolExecutor(workers, "prepare", lambda: torch.set_num_threads(1))

@@ -17,16 +17,16 @@ class Sequence:
     """One target in one video.
 
     Args:
-        name: unique in the data set.
+        name: the name, unique in the data set.
         frames: the image files from the first annotated frame on, or a function from the frame's number, 0-based, to an
             RGB uint8 image [H, W, 3]. Frames after the last box are not annotated.
-        boxes: [N, 4], x, y, w, h in pixels, 0-based: (x, y) is the left top corner, so a box covers x to x + w, where
-            pixel i covers i to i + 1. Becomes float64.
-        absent: bool [N], frames in which the target cannot be seen or its box must not be used. Frames whose box is not
-            finite or has no area are always absent; None adds no others.
+        boxes: [N, 4], x, y, w, h in pixels, 0-based: (x, y) is the top left corner, so a box covers x to x + w, where
+            pixel i covers i to i + 1. They become float64.
+        absent: bool [N], frames in which the target is not visible or its box must not be used. A box that is not
+            finite or has no area always marks its frame as absent. None adds no other frames.
 
     Raises:
-        ValueError: the shapes differ, or there are more boxes than frames.
+        ValueError: if the shapes differ, or there are more boxes than frames.
 
     Example:
         >>> video = Sequence("a", [Path("1.jpg"), Path("2.jpg")], np.array([[4, 4, 9, 9], [0, 0, 0, 0]]))

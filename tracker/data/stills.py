@@ -1,4 +1,4 @@
-"""Training pairs of single pictures: one patch or cut-out seen twice, by two random views."""
+"""Training pairs from single pictures: two random views of one patch or cut-out."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ SAME_BACKGROUND = 0.5  # probability that a cut-out's two views show one backgro
 def still_pair(
     pictures: Pictures, rng: np.random.Generator, size: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Two views of one target: a patch of a scene, or a cut-out before scenes, each at even odds where there are both.
+    """Make two views of one target, which is a patch of a scene, or a cut-out in front of scenes.
+
+    If there are both scenes and cut-outs, each kind has a probability of one half.
 
     Args:
-        pictures: what to show.
-        rng: decides everything.
-        size: side of the crops, P.
+        pictures: the pictures.
+        rng: source of all random numbers.
+        size: side of the crops, P, in pixels.
 
     Returns:
-        two crops RGB uint8 [P, P, 3] with the target at the centre, each with its box x, y, w, h, float32 [4].
+        Two crops, RGB uint8 [P, P, 3] with the target at the centre, each with its box x, y, w, h, float32 [4].
 
     Raises:
-        ValueError: when the pictures hold no scene.
+        ValueError: if the pictures have no scene.
     """
     if not pictures.scenes:
         raise ValueError("pictures must hold a scene, got cut-outs only")
@@ -70,7 +72,7 @@ def _cutout_pair(pictures: Pictures, rng: np.random.Generator, size: int):
 
 
 def _deformation(rng: np.random.Generator, first: bool) -> np.ndarray:
-    """A rotation and a stretch of each axis, [2, 2]; the exemplar's is none."""
+    """A random rotation and stretch of each axis, as a matrix [2, 2]; the identity for the exemplar."""
     if first:
         return np.eye(2)
     angle = math.radians(rng.uniform(-ROTATION, ROTATION))

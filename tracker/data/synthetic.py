@@ -1,4 +1,4 @@
-"""Synthetic videos with exactly known boxes: a textured target on a smooth path, now and then behind a pillar."""
+"""Synthetic videos with exact boxes: a textured target moves on a smooth path, sometimes behind a pillar."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import numpy as np
 
 from tracker.data.pictures import Pictures
 
-NOISE_MEAN = 128.0  # the noise is kept as uint8 around this level, so one saturating addWeighted adds it
-CUTOUTS, SCENES = 0.6, 0.8  # how many of the objects are cut-outs, and of the surfaces are of scenes, given pictures
+NOISE_MEAN = 128.0  # noise is stored as uint8 around this level, so one saturating addWeighted adds it
+CUTOUTS, SCENES = 0.6, 0.8  # with pictures: fractions of objects that are cut-outs, and of surfaces that are scenes
 
 
 class SyntheticVideo:
     """A deterministic video of a moving, scaling, slightly rotating, sometimes hidden target.
 
-    The target and everything around it are drawn from one family of random textures, so nothing but its own look
-    distinguishes the target from the rest; given `pictures`, most of them are cut from those. `frame(i)` depends on the
-    arguments and `i` alone: any order, any subset.
+    The target and everything around it have the same kind of random textures, so only its own appearance distinguishes
+    the target. With `pictures`, most textures are parts of them. `frame(i)` depends only on the arguments and `i`, so
+    frames can be drawn in any order.
 
     Args:
         seed: the same seed gives the same video.
         frames: number of frames.
         size: (width, height) of a frame in pixels.
-        target: side of the target at scale 1, in pixels; by default a sixth of the frame's mean side.
+        target: side of the target at scale 1, in pixels; the default is a sixth of the frame's mean side.
         speed: largest speed of the target's centre along each axis, in target sides per frame.
-        occlusions: how many times a pillar passes in front of the target.
-        distractors: how many other objects of the same kind move about behind the target.
+        occlusions: number of times that a pillar passes in front of the target.
+        distractors: number of other objects of the same kind that move behind the target.
         noise: standard deviation of the sensor noise, in grey levels.
-        pictures: of real things, for what is seen in the video: parts of scenes and cut-outs.
+        pictures: pictures for the objects and surfaces of the video: cut-outs and parts of scenes.
 
     Attributes:
-        boxes: float64 [N, 4], x, y, w, h (0-based pixels) of the whole target, the hidden part included.
+        boxes: float64 [N, 4], x, y, w, h (0-based pixels) of the whole target, with its hidden part.
         visible: float64 [N], fraction of each box that no pillar hides.
 
     Raises:
-        ValueError: `frames` below 1 or `size` below 32x32.
+        ValueError: if `frames` is below 1 or `size` below 32x32.
 
     Example:
         >>> video = SyntheticVideo(seed=0, frames=10, size=(320, 240))
@@ -91,7 +91,7 @@ class SyntheticVideo:
         return (self.frame(i) for i in range(len(self)))
 
     def images(self) -> Iterator[np.ndarray]:
-        """The images without the boxes: what `open_source` and `Tracker.track` take."""
+        """The images without the boxes, as a source for `open_source` and `Tracker.track`."""
         return (self.image(i) for i in range(len(self)))
 
     def image(self, index: int) -> np.ndarray:
@@ -113,7 +113,7 @@ class SyntheticVideo:
 
 
 class _Object:
-    """A textured ellipse or rectangle, or a cut-out, on a smooth path; `boxes` bounds its rotated outline exactly."""
+    """A textured ellipse or rectangle, or a cut-out, on a smooth path. `boxes` are exact bounds of its outline."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Object:
 
 
 class _Pillar:
-    """A textured pillar, as high as the frame, that crosses the target at frame `middle` against its motion."""
+    """A textured pillar, as high as the frame. It meets the target at frame `middle` and moves against it."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class _Pillar:
         self._strip = _surface(rng, (self._width, size[1]), self._width, pictures)
         start = box[0] + (box[2] - self._width) / 2
         drift = boxes[min(middle + 1, len(boxes) - 1), 0] - boxes[max(middle - 1, 0), 0]
-        # Fast enough to be off the target in frame 0: a tracker must start on the whole of it.
+        # Fast enough not to cover the target in frame 0, because a tracker must start on the whole target.
         slowest = (abs(start - boxes[0, 0]) + max(box[2], boxes[0, 2])) / max(middle, 1)
         velocity = -np.copysign(max(box[2] * rng.uniform(0.06, 0.1), slowest), drift)
         self._left = np.round(start + velocity * (np.arange(len(boxes)) - middle)).astype(int)
@@ -217,7 +217,7 @@ class _Pillar:
 
 
 def _smooth_path(rng: np.random.Generator, frames: int, dims: int, speed: float | np.ndarray) -> np.ndarray:
-    """[frames, dims] in [-1, 1]: sums of three sines that change by at most `speed` per frame."""
+    """Smooth paths [frames, dims] in [-1, 1]: sums of three sines that change by at most `speed` per frame."""
     amplitude = rng.uniform(0.5, 1, size=(3, dims))
     amplitude /= amplitude.sum(axis=0)
     frequency = np.array([1.0, 1.9, 3.1])[:, None] * rng.uniform(0.8, 1.2, size=(3, dims))
@@ -228,14 +228,14 @@ def _smooth_path(rng: np.random.Generator, frames: int, dims: int, speed: float 
 
 
 def _corners(alpha: np.ndarray) -> np.ndarray:
-    """Corners [N, 2] of the pixels on the convex hull of what is opaque: pixel i covers i - 1/2 to i + 1/2."""
+    """Corners [N, 2] of the pixels on the convex hull of the opaque part. Pixel i covers i - 1/2 to i + 1/2."""
     rows, columns = np.nonzero(alpha >= 128)
     hull = cv2.convexHull(np.stack([columns, rows], axis=1).astype(np.int32))[:, 0]
     return np.concatenate([hull + (dx, dy) for dx in (-0.5, 0.5) for dy in (-0.5, 0.5)])
 
 
 def _surface(rng: np.random.Generator, size: tuple[int, int], cell: float, pictures: Pictures | None) -> np.ndarray:
-    """RGB uint8 of `size`: a part of a picture's scene, if there are some, or now and then a texture."""
+    """RGB uint8 of `size`: usually a part of a scene, if there are pictures, otherwise a texture."""
     if pictures is not None and pictures.scenes and rng.random() < SCENES:
         return pictures.scene(rng, size)
     return _texture(rng, size, cell)
@@ -264,6 +264,6 @@ def _texture(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np
 
 @lru_cache(maxsize=8)
 def _noise_tile(width: int, height: int, deviation: float) -> np.ndarray:
-    """Gaussian noise around NOISE_MEAN; the same tile for every video of one size, read at a random offset."""
+    """Gaussian noise around NOISE_MEAN. All videos of one size share this tile and read it at random offsets."""
     noise = np.random.default_rng(0).standard_normal((height, width, 3), dtype=np.float32)
     return np.clip(np.rint(NOISE_MEAN + deviation * noise), 0, 255).astype(np.uint8)

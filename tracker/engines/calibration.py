@@ -1,8 +1,8 @@
-"""A box head corrected by the first frame, whose box is known.
+"""Corrects a box head by the first frame, whose box is known.
 
-What a target is differs from one user to the next: a head or a whole animal, a rider with or without the horse. The box
-head learned what the boxes of its training data bound. Its answer for the first frame tells how the user's box differs
-from that. All later answers are corrected by the same ratios.
+Users draw boxes differently: around a head or a whole animal, around a rider with or without the horse. The box head
+has learned the boxes of its training data. Its box for the first frame shows how the user's box differs from those. All
+later boxes are corrected by the same ratios.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from torch import Tensor
 from tracker.geometry import STRIDE
 from tracker.network.box_head import boxes_of
 
-RADIUS = 1.5 * STRIDE  # of the Gaussian around the middle, by which the cells' answers are averaged, in pixels
-LARGEST = 2.5  # ratio of sides, and its inverse: beyond it the head's answer says nothing
-FARTHEST = 0.25  # distance of the centres, in sides
+RADIUS = 1.5 * STRIDE  # of the Gaussian around the middle that weighs the cells' boxes, in pixels
+LARGEST = 2.5  # largest ratio of sides, and its inverse; beyond it the head's box is not used
+FARTHEST = 0.25  # largest distance of the centres, in sides
 
 
 def calibration(ltrb: Tensor, width: float, height: float) -> Tensor:
-    r"""The linear map of distances that makes the head's answer for the first frame the known box.
+    r"""Compute the linear map of distances that turns the head's box for the first frame into the known box.
 
-    With the sides W and H that the head answers, the centre's distance from the middle (X, Y), and the known sides w
-    and h, later sides are multiplied by w / W and h / H, and later centres are moved by -X and -Y times the ratio of
-    the later side to W and H.
+    Let W and H be the sides of the head's box, (X, Y) its centre relative to the middle, and w and h the known sides.
+    Later sides are multiplied by w / W and h / H. Later centres are moved by -X and -Y, times the ratio of the later
+    side to W and H.
 
     Args:
-        ltrb: distances [1, 4, h, w] of the first frame, in pixels of the search crop, whose middle is the target's.
+        ltrb: distances [1, 4, h, w] for the first frame, in pixels of the search crop. The target is in its middle.
         width, height: known sides of the target in the same pixels.
 
     Returns:
-        float32 [4, 4]: multiplied by l, t, r, b it gives the corrected ones.
+        float32 [4, 4], the matrix that maps l, t, r, b to corrected distances.
 
     Example:
         >>> ltrb = torch.full((1, 4, 17, 17), 40.0)  # near the middle a box of 80 x 80
@@ -54,5 +54,5 @@ def calibration(ltrb: Tensor, width: float, height: float) -> Tensor:
 
 
 def calibrated(ltrb: Tensor, matrices: Tensor) -> Tensor:
-    """Distances [K, 4, h, w], corrected by the matrices [K, 4, 4] of their targets."""
+    """The distances [K, 4, h, w], corrected by the matrices [K, 4, 4] of their targets."""
     return torch.matmul(matrices.to(ltrb.dtype), ltrb.flatten(2)).view_as(ltrb)

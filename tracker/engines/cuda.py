@@ -1,4 +1,4 @@
-"""The fused engine on a GPU: steps captured as CUDA graphs, frames uploaded through pinned memory."""
+"""The fused engine on a GPU: captures steps as CUDA graphs, and uploads frames through pinned memory."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class Graphs:
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def clear(self) -> None:
-        """Forget all graphs: the memory that they work on is void. Those to come have a pool of their own: results of
-        the old ones may still be held, and a pool that lost its graphs must not be captured into then."""
+        """Drop all graphs, because their memory is no longer valid. New graphs get a new pool.
+
+        A caller may still hold results of the old graphs. Then the old pool must not be used for a capture.
+        """
         self._captured.clear()
         if self._pool is not None:
             self._pool = torch.cuda.graph_pool_handle()

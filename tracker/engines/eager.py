@@ -1,4 +1,4 @@
-"""Tracking on the host: crops by OpenCV, the network op by op, box update by NumPy."""
+"""Tracking on the host: OpenCV makes the crops, the network runs op by op, NumPy updates the box."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tracker.engines.target import Start, TrackResult
 from tracker.geometry import region_side
 
 SEARCH_SIZE, OWN_CONTRAST = 4, 5  # columns of fastops.ops.response.State, which needs the compiled library
-SAMPLED_SIDE = 2048  # a partly hidden region above this side is sampled: copying it to pad it would cost more
+SAMPLED_SIDE = 2048  # larger regions that leave the image are sampled, because a padded copy costs more
 
 
 class Network(Protocol):
@@ -33,9 +33,9 @@ class Network(Protocol):
 
 
 def crop_region(image: np.ndarray, center: np.ndarray, size: float, color: np.ndarray, out: np.ndarray) -> None:
-    """Cut a square out of an image and resize it bilinearly into `out`; pixels outside the image have `color`.
+    """Crop a square of an image and resize it bilinearly into `out`. Pixels outside the image have `color`.
 
-    The result equals, bit for bit, a cut from a copy of the whole image padded with `color`. But this function copies
+    The result equals, bit for bit, a crop from a copy of the whole image padded with `color`. But this function copies
     at most the region itself, and a large region that leaves the image takes the same time at any size.
 
     Args:
@@ -65,10 +65,10 @@ def crop_region(image: np.ndarray, center: np.ndarray, size: float, color: np.nd
 
 
 def _sample_region(image: np.ndarray, top: int, left: int, side: int, color: np.ndarray, out: np.ndarray) -> None:
-    """Resize a padded region like `cv2.resize`, but read only the four pixels under each pixel of the result.
+    """Resize a padded region like `cv2.resize`, but read only the four pixels for each pixel of the result.
 
-    It follows OpenCV's fixed-point arithmetic exactly: weights have 11 bits; 4 bits are dropped before the vertical
-    pass, 18 after it.
+    It follows OpenCV's fixed-point arithmetic exactly. Weights have 11 bits. 4 bits are dropped before the vertical
+    pass, and 18 after it.
     """
     n = len(out)
     position = ((np.arange(n) + 0.5) * (side / n) - 0.5).astype(np.float32)
@@ -90,7 +90,7 @@ def _sample_region(image: np.ndarray, top: int, left: int, side: int, color: np.
 
 
 class EagerEngine:
-    """Follows one target on the host, with its state in NumPy: the algorithm of `tracker.engines.fused.FusedEngine`.
+    """Follows one target on the host with the algorithm of `tracker.engines.fused.FusedEngine`. Its state is in NumPy.
 
     Args:
         network: embeds and correlates the crops.
@@ -160,13 +160,13 @@ class EagerEngine:
         offset = (np.array([row, column]) - (side - 1) / 2) * cfg.total_stride / cfg.response_up
         self._center += offset * self._search_size * self._scales[best] / cfg.instance_size
         growth = (1 - cfg.scale_lr) * 1.0 + cfg.scale_lr * self._scales[best]
-        # The limits change nothing for a target in view and of a plausible size.
+        # The limits do not affect a target in the image with a plausible size.
         np.clip(self._center, 0, np.array(image.shape[:2]) - 1, out=self._center)
         growth = min(max(growth, self._min_side / self._size.min()), (self._max_size / self._size).min())
         self._size *= growth
         self._search_size *= growth
 
-        # Without contrast in the first frame, the response says nothing about the target: every score is 0.
+        # Without contrast in the first frame, responses contain no information about the target, so every score is 0.
         score = min(max(_contrast(maps[best]) / max(self._own_contrast, 1e-12), 0.0), 1.0)
         self._misses = self._misses + 1 if score < cfg.lost_score else 0
         return TrackResult(self._box(), score, self._misses >= cfg.lost_frames)
@@ -193,11 +193,12 @@ class EagerEngine:
 
 
 class EagerBoxEngine:
-    """One target followed by a network with a box head: crops by OpenCV, the network op by op, then
-    `fastops.reference.box_peak`.
+    """Follows one target on the host with a box head.
+
+    OpenCV makes the crops, the network runs op by op, and `fastops.reference.box_peak` updates the box.
 
     Args:
-        network: embeds and correlates the crops; its maps are [1, 5, 17, 17]: score, l, t, r and b.
+        network: embeds and correlates the crops. Its maps are [1, 5, 17, 17]: score, l, t, r and b.
         config: settings.
     """
 
@@ -217,7 +218,7 @@ class EagerBoxEngine:
         if cfg.box_calibrate:
             h, w = (start.size * (cfg.instance_size / start.search_size)).tolist()
             self._calibration = calibration(self._maps(image)[:, 1:], w, h)
-        first = self._step(image)  # its own contrast
+        first = self._step(image)  # for its own contrast
         self._memory = Redetection(replace(cfg, scale_num=1), first.box)
 
     def step(self, image: np.ndarray) -> TrackResult:
@@ -243,7 +244,7 @@ class EagerBoxEngine:
         return None
 
     def _maps(self, image: np.ndarray) -> Tensor:
-        """What the network says of the region around the target: [1, 5, h, w]."""
+        """The network's maps [1, 5, h, w] for the region around the target."""
         cfg = self.config
         x, y, size = self._state[0, [0, 1, 4]].numpy()
         crop_region(image, np.array([y, x]), size, self._color, self._crop)
@@ -267,7 +268,7 @@ class EagerBoxEngine:
 def _look(
     network: Network, image: np.ndarray, color: np.ndarray, size: int, centers: np.ndarray, side: float
 ) -> np.ndarray:
-    """Score maps [R, h, w] of the regions around `centers`, [R, 2], x and y."""
+    """The score maps [R, h, w] of the regions around `centers`, [R, 2], x and y."""
     crops = np.empty((len(centers), size, size, 3), np.uint8)
     for (x, y), crop in zip(centers, crops, strict=True):
         crop_region(image, np.array([y, x]), side, color, crop)

@@ -1,4 +1,4 @@
-"""Tracking on the device: crops, network, correlation and box update of all targets; their state never leaves it."""
+"""Tracking on the device: crops, network, correlation and box update of all targets, whose state stays there."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tracker.network.box_head import SIDE, distances
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
-#: Number of targets that pass through the network together. On a CPU more targets would not fit into the cache (27 ms
-#: for each 3 crops in batches of 12, 15 ms in batches of 3). One by one, each target also gets the same bits as alone.
-#: On a GPU many targets are needed to fill it.
+#: Number of targets per batch of the network. On a CPU more targets would not fit into the cache: 3 crops take 27 ms in
+#: batches of 12, and 15 ms in batches of 3. With one target per batch, its results also have the same bits as without
+#: the others. A GPU needs many targets to be busy.
 CHUNK = {"cpu": 1, "cuda": 64}
 
 
 class FusedEngine:
-    """Follows a table of targets together; each target is a row.
+    """Follows a table of targets together. Each target is a row of the table.
 
     The data of a target is in tensors on the network's device: its template, its padding colour and its row of
     `fastops.ops.response.State`. A step crops all scales of the targets, embeds and correlates the crops and updates
@@ -60,16 +60,17 @@ class FusedEngine:
         self.state = torch.empty((0, len(State)), dtype=torch.float32, device=self._device)
         self._colors = torch.empty((0, cfg.scale_num, 3), dtype=torch.uint8, device=self._device)
         self._templates: Tensor | None = None
-        # Of a network with a box head: see `tracker.engines.calibration`.
+        # For a network with a box head; see `tracker.engines.calibration`.
         self._calibrations = torch.empty((0, 4, 4), dtype=torch.float32, device=self._device)
         self._update = update_of(network.head, cfg)
-        self._memory: dict[int, Redetection] = {}  # by row
+        self._memory: dict[int, Redetection] = {}  # row -> search for a lost target
         self._reserve(1)
 
     def upload(self, image: Tensor, slot: int = 0) -> Tensor:
         """Return the image on the device.
 
-        On a GPU the image is in the buffer of its size and `slot`: frames of one `step` call must use different slots.
+        On a GPU the image is in the buffer of its size and `slot`. The frames of one `step` call must use different
+        slots.
         """
         if self._uploads is None:
             return image.to(self._device)
@@ -107,7 +108,7 @@ class FusedEngine:
         rows = slice(row, row + 1)
         outputs = self._maps([image], [1], self.state[rows], self._colors[rows], self._templates[rows])
         if len(outputs) > 1 and cfg.box_calibrate:
-            pixels = cfg.instance_size / float(start.search_size)  # of the search crop per pixel of the image
+            pixels = cfg.instance_size / float(start.search_size)  # pixels of the search crop per pixel of the image
             self._calibrations[row] = calibration(distances(outputs[1]), w * pixels, h * pixels).to(self._device)
         result = self._update(outputs, self.state[rows], self._calibrations[rows])  # its own contrast
         if not bool(result.isfinite().all()):
@@ -130,7 +131,7 @@ class FusedEngine:
             groups: images, uint8 [H, W, 3] on the device, and the rows of the targets to find in each.
 
         Returns:
-            for each target of all groups, in their order, the columns of `fastops.ops.response.Result`.
+            The columns of `fastops.ops.response.Result` for each target, in the order of the groups.
         """
         values = self.step(groups)
         if not self.config.redetect:
@@ -145,7 +146,7 @@ class FusedEngine:
 
     @torch.inference_mode()
     def _search(self, image: Tensor, row: int) -> list[float] | None:
-        """Search more of the image for a lost target; its results where it was found again."""
+        """Search more of the image for a lost target. Return its results if it is found again, else None."""
         rows, state = slice(row, row + 1), self.state[row]
 
         def look(centers: np.ndarray, side: float) -> np.ndarray:
@@ -318,9 +319,9 @@ class FusedEngine:
 
 
 def update_of(head: str, config: TrackerConfig) -> Callable[[tuple[Tensor, ...], Tensor, Tensor], Tensor]:
-    """What follows a network with this head: its outputs, the state and the calibrations in, results out.
+    """The update step after a network with this head.
 
-    The state is changed in place.
+    It takes the network's outputs, the state and the calibrations, changes the state in place and returns the results.
     """
     if head == "box":
         settings = box_settings(config)
@@ -351,7 +352,7 @@ def make_engine(
 
 
 def is_finite(values: Sequence[float]) -> bool:
-    """Whether the network's response was finite, by a row of results."""
+    """Whether the network's response was finite, according to a row of results."""
     return values[Result.SCORE] == values[Result.SCORE]
 
 
@@ -359,7 +360,7 @@ def to_result(values: Sequence[float]) -> TrackResult:
     """Convert a row of results.
 
     Raises:
-        FloatingPointError: where the network's response was not finite.
+        FloatingPointError: if the network's response was not finite.
     """
     if not is_finite(values):
         raise FloatingPointError("the network's response must be finite, got NaN or infinity")
@@ -368,7 +369,7 @@ def to_result(values: Sequence[float]) -> TrackResult:
 
 
 class SingleEngine:
-    """`FusedEngine` with one target, for `Tracker`."""
+    """A `FusedEngine` with one target, for `Tracker`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Finding a lost target again: a search over the whole frame, a few regions at a time."""
+"""Finds a lost target again by a search over the whole frame, a few regions at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ Found = TypeVar("Found")
 
 
 class Redetection:
-    """What the host keeps of one target to find it again.
+    """The search for one lost target, and the data that the host keeps for it.
 
-    While a target is lost, every frame is searched in `regions_per_frame` regions more, at the size that the target had
-    when it was last seen. The regions form a grid over the frame. The nearest to the last sure position come first, and
-    after the last one the search begins anew. A peak whose contrast is at least `TrackerConfig.redetect_score` of the
-    first frame's is tried: the tracker takes a normal step there, and stays if that step's score is as high. Else the
-    target's state is as if nothing had been tried.
+    While a target is lost, each frame is searched in `regions_per_frame` additional regions. Their size is that of the
+    search region when the target was last seen. The regions form a grid over the frame. Those nearest to the last
+    position with a score that is not a miss come first. After the last region the search starts again.
+
+    A peak is tried if its contrast is at least `TrackerConfig.redetect_score` times that of the first frame. The
+    tracker makes a normal step there. If the score of the step is as high, the target stays there. Otherwise its state
+    is restored.
 
     Args:
         config: settings.
@@ -36,11 +38,14 @@ class Redetection:
 
     @property
     def regions_per_frame(self) -> int:
-        """Fewer than the scales of a normal step where there are several: a frame never takes twice as long."""
+        """The regions per frame, fewer than the scales of a normal step, so that no frame takes twice as long.
+
+        A step with a single scale allows one region.
+        """
         return max(1, self._config.scale_num - 1)
 
     def note(self, box: Sequence[float], score: float) -> None:
-        """Remember where the target is after a frame with a score that is not a miss."""
+        """Store the target's position after a frame with a score that is not a miss."""
         if score >= self._config.lost_score:
             self._sure = tuple(float(v) for v in box)
             self._grid_of = None
@@ -52,27 +57,27 @@ class Redetection:
         look: Callable[[np.ndarray, float], np.ndarray],
         attempt: Callable[[float, float, float, float], Found | None],
     ) -> Found | None:
-        """Look at the next regions of the frame.
+        """Search the next regions of the frame.
 
         Args:
-            image_size: height and width of the frame.
+            image_size: height and width of the frame in pixels.
             own_contrast: contrast of the first frame's own score map.
-            look: centres [R, 2], x and y, and the side of the regions in; their score maps [R, h, w] out.
-            attempt: centre x, y and size w, h in; what a step of the tracker finds there, or None where that is not
-                sure enough and the state was put back.
+            look: function from centres [R, 2], x and y, and the side of the regions to their score maps [R, h, w].
+            attempt: function from centre x, y and size w, h to the result of a tracker's step there. It returns None
+                and restores the state if the score is too low.
 
         Returns:
-            what `attempt` returns for the best region, or None where no peak is high enough.
+            The result of `attempt` for the best region, or None if no peak is high enough.
         """
         cfg = self._config
         _, _, w, h = self._sure
         side = float(region_side(w, h, cfg.context)) * cfg.instance_size / cfg.exemplar_size
         centers = self._take(image_size, side)
         maps = look(centers, side)
-        with np.errstate(invalid="ignore"):  # of a map that is not finite
+        with np.errstate(invalid="ignore"):  # for maps that are not finite
             contrast = maps.max(axis=(1, 2)) - maps.mean(axis=(1, 2))
         best = int(np.argmax(contrast))
-        if not contrast[best] >= cfg.redetect_score * max(own_contrast, 1e-12):  # NaN is not
+        if not contrast[best] >= cfg.redetect_score * max(own_contrast, 1e-12):  # NaN is never higher
             return None
         rows, columns = maps.shape[1:]
         row, column = divmod(int(maps[best].argmax()), columns)
@@ -87,7 +92,7 @@ class Redetection:
         if key != self._grid_of:
             self._grid_of, self._next = key, 0
             x, y, w, h = self._sure
-            # A score map tells of the middle half of its region.
+            # A score map covers the middle half of its region.
             middles = [_middles(length, side / 2) for length in reversed(image_size)]
             grid = np.stack(np.meshgrid(*middles), -1).reshape(-1, 2)
             distance = np.hypot(*(grid - (x + (w - 1) / 2, y + (h - 1) / 2)).T)
@@ -99,6 +104,6 @@ class Redetection:
 
 
 def _middles(length: int, spacing: float) -> np.ndarray:
-    """Middles of the fewest equal parts of `length`, none longer than `spacing`."""
+    """The middles of equal parts of `length`: as few parts as possible, none longer than `spacing`."""
     count = max(1, int(np.ceil(length / spacing)))
     return (np.arange(count) + 0.5) * length / count - 0.5

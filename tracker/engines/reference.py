@@ -1,4 +1,4 @@
-"""The baseline of the benchmarks: SiamFC tracking as the usual PyTorch implementation does it."""
+"""The baseline of the benchmarks: SiamFC tracking like the usual PyTorch implementation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker.network.model import SiamFC
 def crop_padded_image(
     image: np.ndarray, center: np.ndarray, size: float, out_size: int, color: np.ndarray
 ) -> np.ndarray:
-    """Pad a copy of the whole image with `color`, and cut the square of side `size` at `center` (y, x) out of it."""
+    """Pad a copy of the whole image with `color`, and crop the square of side `size` at `center` (y, x)."""
     side = round(float(size))
     top_left = np.round(center - (side - 1) / 2)
     corners = np.concatenate((top_left, top_left + side)).astype(int)
@@ -28,18 +28,18 @@ def crop_padded_image(
 
 
 class ReferenceTracker:
-    """SiamFC tracker in stock PyTorch, OpenCV and NumPy: nothing is fused, cached or limited.
+    """SiamFC tracker in stock PyTorch, OpenCV and NumPy, where nothing is fused, cached or limited.
 
-    For each frame it pads the whole image, cuts and resizes one crop per scale, stacks them and casts them to float.
-    Then it runs the eager backbone with its batch norm layers, correlates by a grouped convolution, upsamples each map
-    and updates the box in NumPy. `Tracker` must give the same boxes. Speed-ups are measured against this class.
+    For each frame it pads the whole image, crops and resizes one region per scale, stacks the crops and casts them to
+    float. Then it runs the eager backbone with its batch norm layers, correlates by a grouped convolution, upsamples
+    each map and updates the box in NumPy. `Tracker` must give the same boxes. Speed-ups are relative to this class.
 
     Args:
-        model: a `SiamFC(ops="reference")` with the score-map head, moved to `device` and put into eval mode; or
-            `weights`, the path of a checkpoint.
-        config: settings; the limits and the lost signal of `TrackerConfig` do not apply here.
-        device: where the network runs; None keeps the model's own.
-        compile: wrap the network, correlation included, in `torch.compile`; of a name, in that mode.
+        model: a `SiamFC(ops="reference")` with the score-map head, which is moved to `device` and put into eval mode.
+            Or give `weights`, the path of a checkpoint.
+        config: settings. The limits and the lost signal of `TrackerConfig` do not apply here.
+        device: where the network runs; None keeps the model's device.
+        compile: wrap the network, with the correlation, in `torch.compile`; a string is the mode.
 
     Example:
         >>> tracker = ReferenceTracker(SiamFC(width=0.25, ops="reference"))
@@ -74,7 +74,7 @@ class ReferenceTracker:
         self.model = model.to(self.device).eval()
         self._features, self._score = self.model.features, self.model.score
         if compile:
-            # One graph per input size: template and searches differ, and a graph for any size is slower on each.
+            # One graph per input size: templates and searches differ in size, and a graph for any size is slower.
             options = {"dynamic": False, "mode": compile if isinstance(compile, str) else None}
             self._features = torch.compile(self._features, **options)
             self._score = torch.compile(self._score, **options)
@@ -99,11 +99,11 @@ class ReferenceTracker:
         self._color = np.mean(image, axis=(0, 1))
         z = crop_padded_image(image, self._center, self._z_size, cfg.exemplar_size, self._color)
         z = torch.from_numpy(z).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
-        self._template = self._features(z).clone()  # a captured graph writes its next result over its last
+        self._template = self._features(z).clone()  # the next replay of a captured graph overwrites its result
 
     @torch.no_grad()
     def update(self, image: np.ndarray) -> TrackResult:
-        """Find the target in the next image; the score is the raw peak response and `lost` is never set."""
+        """Find the target in the next image. The score is the raw peak response, and `lost` is never set."""
         cfg = self.config
         x = np.stack(
             [

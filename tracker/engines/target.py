@@ -1,4 +1,4 @@
-"""One target: its start and its results, and the checks of images and boxes."""
+"""One target: its start, its results, and the checks of images and boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tracker.config import TrackerConfig
 from tracker.geometry import region_side
 from tracker.io.images import from_pil, is_pil
 
-MAX_BOX_SIDE = 1e6  # float32 still places a region this large to a fraction of a pixel
+MAX_BOX_SIDE = 1e6  # float32 gives the position of such a region to a fraction of a pixel
 Image = np.ndarray | Tensor
 
 
@@ -43,11 +43,11 @@ class Start:
 
     center: np.ndarray
     size: np.ndarray
-    exemplar_size: float  # sides of the two squares, in image pixels
+    exemplar_size: float  # sides of the two square regions, in image pixels
     search_size: float
     min_side: float  # limits of the target's sides
     max_size: np.ndarray
-    color: np.ndarray  # uint8 [3], for what lies outside the image
+    color: np.ndarray  # uint8 [3], the colour outside the image
     image_size: tuple[int, int]
 
     @classmethod
@@ -89,10 +89,10 @@ def _mean_color(image: Image) -> np.ndarray:
 
 
 def as_rgb(image: Image) -> Image:
-    """The image as uint8 [H, W, 3]: the array or tensor itself, a view of a grey one, or a copy of PIL's.
+    """The image as uint8 [H, W, 3]: the array or tensor itself, a view of a grey image, or a copy of a PIL image.
 
     Raises:
-        ValueError: when it is not a uint8 image.
+        ValueError: if it is not a uint8 image.
     """
     if is_pil(image):
         return from_pil(image)
@@ -116,12 +116,12 @@ def to_array(image: Image) -> np.ndarray:
 
 
 def to_tensor(image: Image) -> Tensor:
-    """Return an RGB image as a tensor, without a copy where torch can use the memory of the array."""
+    """Return an RGB image as a tensor, without a copy if torch can use the array's memory."""
     if isinstance(image, Tensor):
         return image.detach()
     if image.strides[2] == -1 and image[..., ::-1].flags.c_contiguous:  # OpenCV's BGR, reversed
         image = cv2.cvtColor(image[..., ::-1], cv2.COLOR_BGR2RGB)
-    elif min(image.strides) < 0 or not image.flags.writeable:  # torch rejects the first, and warns about the second
+    elif min(image.strides) < 0 or not image.flags.writeable:  # torch rejects these or warns
         image = np.array(image[..., 0])[..., None].repeat(3, 2) if image.strides[2] == 0 else image.copy()
     return torch.from_numpy(image)
 
@@ -130,7 +130,7 @@ def as_box(box: Sequence[float] | np.ndarray, image_shape: Sequence[int]) -> tup
     """Return the box as four numbers.
 
     Raises:
-        ValueError: when it is not a box, or does not overlap the image.
+        ValueError: if it is not a box, or does not overlap the image.
     """
     try:
         values = np.asarray(box, np.float64)

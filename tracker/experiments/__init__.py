@@ -1,4 +1,4 @@
-"""Experiments of three papers. Each is one command that appends a row per run, and ends in tables and plots.
+"""Experiments of three papers. Each is one command, which appends a row per run and then makes tables and plots.
 
 - `activations`, `classifiers`, `images`: activation functions on small images.
 - `box_loss`: box regression losses in the tracker's box head.
@@ -6,5 +6,5 @@
 - `simulation`: boxes that descend each loss, as in the EIoU paper.
 - `tracking`: what Mish, channel attention and gradient centralization each add to the tracker.
 - `videos`: synthetic videos whose targets change their aspect ratio.
-- `runs`, `report`: rows that survive a killed run; tables and plots.
+- `runs`: a file of rows that survives a killed run. `report`: tables and plots.
 """

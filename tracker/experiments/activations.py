@@ -1,4 +1,4 @@
-"""Hu et al.: activations with and without learnable shape, under several optimizers, in several networks."""
+"""Hu et al.: activations with and without learnable parameters, with several optimizers, in several networks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from tracker.experiments.runs import Experiment, Where
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Optimizer, its options, and its rate where the plan has none. The rate is the same for all activations: of three, a
-#: factor of three apart, the one that gave ReLU the least loss area on the digits in 6 epochs, in small networks.
+#: Name -> optimizer, its options, and its learning rate if the plan has none. All activations have the same rate. Of
+#: three rates with a factor of three between them, it gave ReLU the smallest loss area on the digits in 6 epochs, in
+#: small networks.
 OPTIMIZERS = {
     "SGD": (torch.optim.SGD, {}, 0.03),
     "Momentum": (torch.optim.SGD, {"momentum": 0.9}, 0.03),
@@ -32,7 +33,7 @@ OPTIMIZERS = {
     "AdaDelta": (torch.optim.Adadelta, {}, 1.0),
     "Adam": (torch.optim.Adam, {}, 3e-3),
 }
-#: Tables 1 and 2 of the paper, test accuracy on CIFAR-10 with SGD; NaN where it says that training does not converge.
+#: Tables 1 and 2 of the paper: test accuracy on CIFAR-10 with SGD. NaN means that training does not converge.
 PAPER_NETWORKS = ("AlexNet", "VGG", "GoogLeNet", "ResNet", "DenseNet")
 PAPER_ACCURACY = {
     "Sigmoid": (0.8141, 0.8680, 0.8027, 0.8079, 0.7611),
@@ -47,7 +48,7 @@ PAPER_ACCURACY = {
     "FReLU": (math.nan, 0.8558, 0.8694, 0.8726, 0.8214),
     "AReLU": (0.8331, 0.8328, 0.8773, 0.9230, 0.9538),
 }
-#: Table 3 and 4: the same on CIFAR-100; its VGG-v is not described.
+#: Tables 3 and 4: the same on CIFAR-100. The paper does not describe its VGG-v.
 PAPER_ACCURACY_100 = {
     "Sigmoid": (0.4662, 0.5545, 0.2561), "ASigmoid": (0.5312, 0.6578, 0.6103), "Tanh": (0.5058, 0.6007, 0.5960),
     "ATanh": (0.5236, 0.6166, 0.6734), "ReLU": (0.5701, 0.6972, 0.5616), "LReLU": (0.5500, 0.6991, 0.6914),
@@ -67,25 +68,25 @@ PAPER_OPTIMIZERS = {
     ("ResNet", "Swish"): (0.6446, 0.6099, 0.4032, 0.3112, 0.8909),
     ("ResNet", "AReLU"): (0.9230, 0.7862, 0.7341, 0.7155, 0.8805),
 }
-LAYERS = (1, 5, 9)  # of the convolutions, whose weights figure 4 follows
+LAYERS = (1, 5, 9)  # numbers of the convolutions whose weights figure 4 shows
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: the combinations of tables 1, 2 and 5 from every seed.
+    """The runs: the combinations of tables 1, 2 and 5, for every seed.
 
-    Every activation runs in every network with SGD; with the other optimizers those of table 5 do.
+    With SGD, every activation runs in every network. With the other optimizers, the combinations of table 5 run.
 
     Args:
         networks, activations, optimizers: names of `NETWORKS`, `ACTIVATIONS` and `OPTIMIZERS`.
-        seeds: each decides the start of the network and the order of the images.
-        epochs, batch_size: of the training.
-        lr: learning rate at the start; 0 for that of `OPTIMIZERS`.
+        seeds: each seed decides the initial weights and the order of the images.
+        epochs, batch_size: number of epochs, and images per batch.
+        lr: initial learning rate; 0 means the rate of `OPTIMIZERS`.
         drops: how often the rate is divided by 10, after equal parts of the training.
         width, depth: factors on the paper's channels and numbers of blocks.
-        init: how AReLU starts, "relu" or "paper".
-        images: number of images to train on; 0 for all.
-        data: folder of images; "" for scikit-learn's digits.
+        init: initial values of AReLU, "relu" or "paper".
+        images: number of training images; 0 means all.
+        data: folder of images; "" means scikit-learn's digits.
     """
 
     networks: tuple[str, ...] = tuple(NETWORKS)
@@ -118,8 +119,8 @@ QUICK = Plan(
     networks=("AlexNet", "GoogLeNet"), optimizers=("SGD", "Adam"), seeds=(0,), epochs=2, batch_size=32, width=0.05,
     images=320,
 )  # fmt: skip
-#: Section 5.2: at least 80 epochs of batches of 64, the rate from .001 to .0001 and .00001. Section 5.3, of CIFAR-100,
-#: has 150 epochs of batches of 250: --set epochs=150 --set batch_size=250.
+#: Section 5.2: at least 80 epochs with batches of 64, and rates of .001, .0001 and .00001. Section 5.3, on CIFAR-100,
+#: has 150 epochs with batches of 250: --set epochs=150 --set batch_size=250.
 FULL = Plan(epochs=80, lr=1e-3, drops=2, width=1.0, depth=1.0)
 
 
@@ -136,7 +137,7 @@ def open_images(plan: Plan) -> ImageSet:
 
 
 def runs_of(plan: Plan) -> Iterator[Row]:
-    """All runs of one seed before those of the next."""
+    """The runs. All runs of one seed come before those of the next seed."""
     for seed in plan.seeds:
         for network in plan.networks:
             for activation in plan.activations:
@@ -151,7 +152,7 @@ def run_one(run: Row, plan: Plan, images: ImageSet, where: Where) -> Row:
 
 
 def report(console: Console, folder: Path, runs: list[Row], plan: Plan) -> list[Row]:
-    """Tables 1, 2 (3, 4 for CIFAR-100) and 5 beside the paper's, and its figures 3, 4 and 6 to 8."""
+    """Tables 1, 2 (3, 4 for CIFAR-100) and 5, with the paper's values, and figures 3, 4 and 6 to 8."""
     by, values = ("network", "activation", "optimizer"), ("accuracy", "loss_area", "diverged", "seconds")
     hundred = runs[0]["data"] == "CIFAR-100"
     names = ("Tables 3 and 4", "AlexNet VGG DenseNet".split(), PAPER_ACCURACY_100)
@@ -178,7 +179,7 @@ def report(console: Console, folder: Path, runs: list[Row], plan: Plan) -> list[
 
 
 def _beside(table: Sequence[Row], across: str, columns: Sequence[str], paper: dict[tuple[str, str], Sequence[float]]):
-    """A grid of activations and one of the other columns, with a line of the paper's above each of ours."""
+    """A grid of activations against another column. Above each line of our values is a line of the paper's."""
     down = "optimizer" if across == "network" else "network"
     lines = []
     for key in dict.fromkeys((row[down], row["activation"]) for row in table):
@@ -196,14 +197,14 @@ def _beside(table: Sequence[Row], across: str, columns: Sequence[str], paper: di
 
 
 def _mean(rows: Sequence[Row], of) -> list[float]:
-    """The mean over runs, epoch by epoch; runs that diverged are as long as they got."""
+    """The mean over runs, epoch by epoch. A run that diverged ends early."""
     series = [of(row) for row in rows]
     length = min(len(one) for one in series)
     return [sum(one[k] for one in series) / len(series) for k in range(length)]
 
 
 def _draw_curves(figure: Figure, runs: Sequence[Row]) -> None:
-    """Figure 6: training loss against the epoch, with SGD, a panel for each network."""
+    """Figure 6: training loss per epoch with SGD, with a panel for each network."""
     networks = list(dict.fromkeys(run["network"] for run in runs))
     panels = figure.subplots(1, len(networks), squeeze=False, sharey=True)[0]
     for axes, network in zip(panels, networks, strict=True):
@@ -219,7 +220,7 @@ def _draw_curves(figure: Figure, runs: Sequence[Row]) -> None:
 
 
 def _draw_optimizers(figure: Figure, runs: Sequence[Row]) -> None:
-    """Figures 7 and 8: training loss with each optimizer; the last panel of a row has AReLU with all of them."""
+    """Figures 7 and 8: training loss with each optimizer. The last panel of a row has AReLU with all optimizers."""
     networks = [n for n in NETWORKS if any(r["network"] == n and r["optimizer"] != "SGD" for r in runs)]
     optimizers = [o for o in OPTIMIZERS if any(run["optimizer"] == o for run in runs)]
     panels = figure.subplots(len(networks), len(optimizers) + 1, squeeze=False, sharex=True)
@@ -240,7 +241,7 @@ def _draw_optimizers(figure: Figure, runs: Sequence[Row]) -> None:
 
 
 def _draw_shapes(figure: Figure, runs: Sequence[Row]) -> None:
-    """Figure 3: what ASigmoid, ATanh and AReLU became in the first run of each, a line for each layer."""
+    """Figure 3: the learned ASigmoid, ATanh and AReLU of the first run of each, with a line for each layer."""
     x = torch.linspace(-4, 4, 161)
     kinds = {"ASigmoid": torch.sigmoid, "ATanh": torch.tanh, "AReLU": None}
     panels = figure.subplots(1, len(kinds))
@@ -255,7 +256,7 @@ def _draw_shapes(figure: Figure, runs: Sequence[Row]) -> None:
 
 
 def _draw_increments(figure: Figure, runs: Sequence[Row]) -> None:
-    """Figure 4: change of the weights from epoch to epoch, ReLU and AReLU with SGD, of some convolutions."""
+    """Figure 4: change of the weights per epoch in some convolutions, for ReLU and AReLU with SGD."""
     networks = list(dict.fromkeys(run["network"] for run in runs))
     panels = figure.subplots(len(networks), len(LAYERS), squeeze=False)
     for row, network in zip(panels, networks, strict=True):
@@ -276,10 +277,12 @@ def train_one(
     """Train one classifier.
 
     Returns:
-        accuracy on the test images at the end; loss_area, the mean training loss over all steps, which is the area
-        under the convergence curve: the smaller, the faster; diverged, 1 where the loss became NaN or infinite and the
-        training stopped there; losses, the mean training loss of each epoch; increments, the root mean square change of
-        the weights of some convolutions in each epoch; shapes, a, b, c, d of each adaptive activation at the end.
+        - accuracy: accuracy on the test images at the end.
+        - loss_area: mean training loss over all steps, the area under the convergence curve. Smaller is faster.
+        - diverged: 1 if the loss became NaN or infinite, which stops the training.
+        - losses: mean training loss of each epoch.
+        - increments: root mean square change of the weights of some convolutions in each epoch.
+        - shapes: a, b, c, d of each adaptive activation at the end.
     """
     torch.manual_seed(seed)
     pixels, labels = (part[: plan.images or None].to(device) for part in images.train)
@@ -328,7 +331,7 @@ def train_one(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
-    """Part of the images that get their own label, the model in eval mode."""
+    """The fraction of images that the model, in eval mode, classifies correctly."""
     model.eval()
     found = torch.cat([model(batch).argmax(1) for batch in pixels.split(1000)])
     return float((found == labels).float().mean())

@@ -1,4 +1,4 @@
-"""Zhang et al. (EIoU): the losses of box regression in the tracker's box head, all else equal."""
+"""Zhang et al. (EIoU): a comparison of box regression losses in the tracker's box head, all else equal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tracker.training.loop import train
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Name -> `box_loss` of `tracker train`. The first six are the fused ops of the package, the rest baselines.
+#: Name -> `box_loss` of `tracker train`. The first six are fused ops of the package, the others are baselines.
 LOSSES = {
     "IoU": "iou",
     "GIoU": "giou",
@@ -67,26 +67,26 @@ SWEEPS = {
     "beta": (("FocalL1", "Focal-EIoU v1"), (0.4, 0.6, 0.8, 1.0)),
     "gamma": (("Focal-EIoU", "Focal-EIoU*"), (0.25, 0.5, 1.0, 1.5, 2.0)),
 }
-STRETCH = 1.6  # of the videos: aspect ratios change by up to 1.6^4 = 6.6
-CROP = 383  # room to shift and stretch the instance crop of 255
-#: A box head must see targets off the middle and of other sizes than the tracker's last guess.
+STRETCH = 1.6  # stretch of the videos; aspect ratios change by up to 1.6^4 = 6.6
+CROP = 383  # large enough to shift and stretch the instance crop of 255
+#: A box head must see targets away from the middle, and at sizes that differ from the tracker's last estimate.
 AUGMENT = {"stretch": 0.25, "shift": 48.0}
-HELD_OUT = 2_000_000  # seeds of the test videos, from here on; training draws from all of [0, 2^63)
+HELD_OUT = 2_000_000  # first seed of the test videos; training draws from [0, 2^63)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: every loss from every seed, then the sweeps.
+    """The runs: every loss with every seed, then the sweeps.
 
     Args:
         losses: names of `LOSSES`.
-        seeds: each decides the start of the network and the pairs.
-        sweeps: names of `SWEEPS`; each repeats some losses with several values of one setting.
-        weight: of a loss of the IoU against the score's; the paper's is 2.5.
-        l1_weight: the same of a loss of offsets; the paper's is 1.
-        beta: of FocalL1 and Focal-EIoU v1.
-        gamma: of Focal-EIoU and Focal-EIoU*.
-        steps, batch_size, width, workers: of the training.
+        seeds: each seed decides the initial weights and the pairs.
+        sweeps: names of `SWEEPS`. Each repeats some losses with several values of one setting.
+        weight: weight of an IoU loss relative to the score loss; 2.5 in the paper.
+        l1_weight: the same for a loss of offsets; 1 in the paper.
+        beta: beta of FocalL1 and Focal-EIoU v1.
+        gamma: gamma of Focal-EIoU and Focal-EIoU*.
+        steps, batch_size, width, workers: settings of the training.
         pairs: number of held-out pairs.
         videos, frames: number and length of the held-out videos.
     """
@@ -116,7 +116,7 @@ QUICK = Plan(seeds=(0, 1), steps=24, batch_size=4, width=0.125, pairs=16, videos
 
 
 class StretchedPairs:
-    """The source of a `PairDataset`: two frames of a `StretchedVideo`, another one for every pair."""
+    """A source for `PairDataset`: each pair is two frames of a new `StretchedVideo`."""
 
     def __init__(self, pairs: int) -> None:
         self._pairs = pairs
@@ -143,12 +143,12 @@ class StretchedPairs:
 
 
 def with_data(plan: Plan, data: list[str], evaluate: list[str]) -> Plan:
-    """Refuse data: the videos are synthetic."""
+    """Raise an error for given data, because the videos are synthetic."""
     raise ValueError("--data and --eval must be left out: box-loss makes its own videos")
 
 
 def runs_of(plan: Plan) -> Iterator[Row]:
-    """All losses from one seed, then the sweeps from it, before the next seed. No run comes twice."""
+    """The runs: for each seed, all losses and then the sweeps. No run is listed twice."""
     for seed in plan.seeds:
         done = []
         swept = [
@@ -171,18 +171,18 @@ def _settings(loss: str, plan: Plan) -> Row:
 
 
 def _is_plain(row: Row, plan: Plan, but: str = "") -> bool:
-    """Whether a row has the settings of the plan, one of them left out."""
+    """Whether a row has the settings of the plan, except for one."""
     return all(row[key] == value for key, value in _settings(row["loss"], plan).items() if key != but)
 
 
 def run_one(run: Row, plan: Plan, opened: None, where: Where) -> Row:
-    """Train with one loss from one seed, and score the network."""
+    """Train with one loss and one seed, and score the network."""
     settings = {"box_weight": run["weight"], "beta": run["beta"], "gamma": run["gamma"]}
     return evaluate(train_one(run["loss"], run["seed"], plan, where, **settings), plan)
 
 
 def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[Row]:
-    """The table of all losses beside the paper's AP, their overlaps as a plot, and figure 9 where there are sweeps."""
+    """The table of all losses with the paper's AP, a plot of their overlaps, and figure 9 if there are sweeps."""
     plain = [row for row in rows if _is_plain(row, plan)]
     values = ("pair_iou", "video_iou", "aspect_error")
 
@@ -205,7 +205,7 @@ def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[
 
 
 def _draw_sweep(figure: Figure, rows: Sequence[Row], sweep: str, plan: Plan) -> None:
-    """The overlap on held-out pairs against one setting, the others as they are in the plan."""
+    """The overlap on held-out pairs against one setting. The other settings are those of the plan."""
     axes = figure.add_subplot()
     for loss in SWEEPS[sweep][0]:
         chosen = [row for row in rows if row["loss"] == loss and _is_plain(row, plan, but=sweep)]
@@ -220,7 +220,7 @@ def _draw_sweep(figure: Figure, rows: Sequence[Row], sweep: str, plan: Plan) -> 
 
 
 def train_one(name: str, seed: int, plan: Plan, where: Where, **settings: float) -> SiamFC:
-    """The same network, trained on the same pairs in the same order whatever the loss; `settings` of `TrainConfig`."""
+    """Train the same network on the same pairs in the same order for every loss, with `settings` of `TrainConfig`."""
     torch.manual_seed(seed)
     model = SiamFC("mish", "se", "box", plan.width).to(where.device)
     config = TrainConfig(
@@ -235,8 +235,9 @@ def evaluate(model: SiamFC, plan: Plan) -> Row:
     """Score a trained network.
 
     Returns:
-        pair_iou, the overlap of the best cell's box with the truth, mean over held-out pairs; video_iou, the same of
-        the tracker over held-out videos; aspect_error, the mean of abs(log(w / h) - log(w' / h')) there.
+        - pair_iou: overlap of the best cell's box with the true box, averaged over held-out pairs.
+        - video_iou: overlap of the tracker's box with the true box, averaged over held-out videos.
+        - aspect_error: mean of abs(log(w / h) - log(w' / h')) on these videos.
     """
     overlaps, errors = [], []
     for i in range(plan.videos):

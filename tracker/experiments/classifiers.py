@@ -1,9 +1,9 @@
-"""The activations and the networks that Hu et al. compare, at the size of small images.
+"""The activations and the networks that Hu et al. compare, for small images.
 
-The networks follow figure 5 of the paper. It leaves open the strides, the paddings and the place of the activations: a
-convolution is followed by its normalisation, where the figure has one, and the activation; convolutions keep the size
-of the image, and pools halve it. Its dropouts of .8 and .9 are what is kept. `width` scales all channels and `depth`
-the numbers of blocks; 1 is the paper's.
+The networks follow figure 5 of the paper, which does not show strides, paddings and positions of the activations. Here
+a convolution is followed by its normalisation, if the figure has one, and then by the activation. Convolutions keep the
+size of the image, and pools halve it. The paper's dropouts of .8 and .9 are probabilities of keeping a value. `width`
+scales all channels and `depth` the numbers of blocks; 1 gives the paper's networks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Activation = Callable[[], nn.Module]
 
 
 class Swish(nn.Module):
-    """x sigmoid(b x), b learnable from 1 (Ramachandran et al., 2017)."""
+    """x sigmoid(b x). b is learnable and starts at 1 (Ramachandran et al., 2017)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,14 +32,17 @@ class Swish(nn.Module):
 
 
 class PReLU(nn.PReLU):
-    """nn.PReLU with slope 0 at the start, as in the code of Hu et al.; torch's starts at .25."""
+    """nn.PReLU with an initial slope of 0, as in the code of Hu et al. torch's initial slope is .25."""
 
     def __init__(self) -> None:
         super().__init__(init=0.0)
 
 
 class PELU(nn.Module):
-    """(a / b) x for x >= 0, a (e^(x / b) - 1) below; a, b learnable from 1, at least 0.1 (Trottier et al., 2017)."""
+    """(a / b) x for x >= 0, else a (e^(x / b) - 1). a and b are learnable, start at 1 and stay at least 0.1.
+
+    Source: Trottier et al., 2017.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +54,7 @@ class PELU(nn.Module):
 
 
 class FReLU(nn.Module):
-    """max(x, 0) + b, b learnable from 0 (Qiu et al., 2018)."""
+    """max(x, 0) + b. b is learnable and starts at 0 (Qiu et al., 2018)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +65,10 @@ class FReLU(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """He's normal weights: with torch's own, AlexNet, which has no normalisation, still guessed after two epochs."""
+    """Initialise with He's normal weights.
+
+    AlexNet has no normalisation. With torch's weights it had not learned anything after two epochs.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -70,8 +76,8 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-#: One set of parameters per layer, as the paper has it. LReLU's slope and PReLU's start are those of its authors' code;
-#: PELU starts from 1 and FReLU from 0, as Trottier et al. and Qiu et al. do.
+#: One set of parameters per layer, as in the paper. LReLU's slope and PReLU's initial slope are those of its authors'
+#: code. PELU starts at 1 and FReLU at 0, as in Trottier et al. and Qiu et al.
 ACTIVATIONS: dict[str, Activation] = {
     "Sigmoid": nn.Sigmoid,
     "ASigmoid": fastops.nn.ASigmoid,
@@ -88,7 +94,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class _Builder:
-    """Layers of one network: channels scaled by `width`, and an activation of its own behind each convolution."""
+    """Makes the layers of one network. Channels are scaled by `width`, and each convolution has its own activation."""
 
     def __init__(self, activation: Activation, width: float) -> None:
         self.activation, self._width = activation, width
@@ -97,7 +103,7 @@ class _Builder:
         return max(4, round(channels * self._width))
 
     def conv(self, inputs: int, outputs: int, kernel: int, norm: bool = False, act: bool = True) -> list[nn.Module]:
-        """Inputs and outputs are channels as they are, not yet to be scaled."""
+        """A convolution, whose numbers of channels are not scaled."""
         layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)]
         return layers + [nn.BatchNorm2d(outputs)] * norm + ([self.activation()] if act else [])
 
@@ -119,7 +125,7 @@ def alexnet(channels: int, classes: int, activation: Activation, width: float, d
 
 
 def vgg(channels: int, classes: int, activation: Activation, width: float, depth: float) -> nn.Sequential:
-    """Five stages of 3x3 convolutions, normalised once a stage, pools behind the last three, two hidden layers."""
+    """Five stages of 3x3 convolutions with one normalisation each, pools after the last three, two hidden layers."""
     make = _Builder(activation, width)
     layers, inputs = [], channels
     for outputs, count, pool in ((64, 2, False), (128, 2, False), (256, 3, True), (512, 3, True), (512, 3, True)):
@@ -135,7 +141,7 @@ def vgg(channels: int, classes: int, activation: Activation, width: float, depth
     )  # fmt: skip
 
 
-#: Channels of the branches of each inception block (Szegedy et al.): 1x1; 3x3 and 5x5, each behind a 1x1; pool and 1x1.
+#: Channels of the branches of each inception block (Szegedy et al.): 1x1; 1x1 then 3x3; 1x1 then 5x5; pool then 1x1.
 _INCEPTION = {
     "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64), "4a": (192, 96, 208, 16, 48, 64),
     "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64), "4d": (112, 144, 288, 32, 64, 64),
@@ -176,7 +182,7 @@ def googlenet(channels: int, classes: int, activation: Activation, width: float,
 
 
 class _Residual(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a short cut."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, stride: int, make: _Builder) -> None:
         super().__init__()
@@ -208,7 +214,7 @@ def resnet(channels: int, classes: int, activation: Activation, width: float, de
 
 
 class _Dense(nn.Module):
-    """Normalisation, 1x1 and 3x3 convolutions; what comes in stays beside what comes out."""
+    """Normalisation, 1x1 and 3x3 convolutions. The input is concatenated with the output."""
 
     def __init__(self, inputs: int, growth: int, make: _Builder) -> None:
         super().__init__()

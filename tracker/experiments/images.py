@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tracker.installed import install_hint
 
-SIDE = 32  # of every image but the digits'
+SIDE = 32  # side of every image except the digits
 CIFAR10 = ([f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"], 1)
 CIFAR100 = (["train.bin"], ["test.bin"], 2)  # two labels per image, the coarse one first
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images float32 [N, C, H, W] of mean 0 and deviation 1 over the training set, labels int64 [N]."""
+    """Images, float32 [N, C, H, W], with mean 0 and deviation 1 over the training set, and labels, int64 [N]."""
 
     name: str
     classes: int
@@ -32,12 +32,12 @@ def load_images(folder: Path | None = None) -> ImageSet:
 
     Args:
         folder: CIFAR-10 or CIFAR-100, binary version; or `train` and `test` with a folder of images per class in each,
-            resized to 32 x 32. None: the digits that scikit-learn brings along, 8 x 8, every fourth one to test.
+            resized to 32 x 32. None means the digits of scikit-learn, 8 x 8, with every fourth one for the test.
 
     Raises:
-        FileNotFoundError: when the folder is none of these.
-        ValueError: when a file in it is damaged.
-        ImportError: when scikit-learn is needed and missing.
+        FileNotFoundError: if the folder is none of these.
+        ValueError: if a file in it is damaged.
+        ImportError: if scikit-learn is needed and missing.
     """
     if folder is None:
         return _digits()
@@ -68,7 +68,7 @@ def _digits() -> ImageSet:
         ) from error
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8).astype(np.float32)
-    # The writers follow one another: with every fourth image all of them are in both parts.
+    # The images are ordered by writer. With every fourth image, all writers are in both parts.
     test = np.arange(len(labels)) % 4 == 3
     return _normalised("digits", 10, (images[~test], labels[~test]), (images[test], labels[test]))
 

@@ -1,4 +1,4 @@
-"""Results of an experiment: tables of means over the seeds on the screen, as CSV and as Markdown, and plots."""
+"""Reports an experiment: tables of means over the seeds, printed and as CSV and Markdown files, and plots."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def summarise(runs: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
-    """A row for each combination of the columns `by`, in the order they first come: the number of runs and, of each of
-    `values`, the mean and the standard deviation over the runs (n - 1 below the sum of squares; NaN for one run).
+    """Make a row for each combination of the columns `by`, in the order of their first appearance.
+
+    A row has the number of runs and, for each of `values`, the mean and the standard deviation over the runs (with
+    n - 1 degrees of freedom; NaN for one run).
 
     Example:
         >>> runs = [{"net": "a", "score": 1.0}, {"net": "a", "score": 3.0}, {"net": "b", "score": 5.0}]
@@ -43,7 +45,7 @@ def summarise(runs: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> 
 
 
 def print_table(console: Console, title: str, rows: Sequence[Row], digits: int = 3) -> None:
-    """Print rows of `summarise`, each value as mean ± standard deviation."""
+    """Print rows of `summarise`. Each value is shown as mean ± standard deviation."""
     table = RichTable(title=title)
     columns = [column for column in rows[0] if not column.endswith("_std")]
     for column in columns:
@@ -61,7 +63,7 @@ def _cell(row: Row, column: str, digits: int = 3) -> str:
         return str(value)
     if math.isnan(value):
         return "-"
-    if abs(value) >= 10:  # frames per second, seconds: three digits in all are enough
+    if abs(value) >= 10:  # for frames per second and seconds, three digits are enough
         digits = min(digits, 1 if abs(value) < 100 else 0)
     if deviation is None or math.isnan(deviation):
         return f"{value:.{digits}f}"
@@ -69,7 +71,7 @@ def _cell(row: Row, column: str, digits: int = 3) -> str:
 
 
 def markdown_table(rows: Sequence[Row], digits: int = 3) -> str:
-    """Rows of `summarise` as a Markdown table, each value as mean ± standard deviation.
+    """Format rows of `summarise` as a Markdown table. Each value is shown as mean ± standard deviation.
 
     Example:
         >>> print(markdown_table([{"net": "a", "score": 2.0, "score_std": 0.5}]))
@@ -106,17 +108,17 @@ def write_report(
     """Print the tables of an experiment, and write `<name>.csv`, `<name>.md` and the plots to `folder`.
 
     Args:
-        runs: a row per run.
-        by: the columns that tell variants apart.
+        runs: one row per run.
+        by: the columns that identify a variant.
         values: the columns that are averaged over the seeds.
         draw: draws the rows of the main table on the figure of `<name>.png`.
-        size: of that figure, in inches.
-        extra: further tables, by title, made from the rows of the main one.
+        size: size of that figure in inches.
+        extra: further tables by title, made from the rows of the main table.
         plots: further plots, `<name>_<key>.png`.
         show: print the main table.
 
     Returns:
-        the rows of the main table.
+        The rows of the main table.
     """
     rows = summarise(runs, by, values)
     tables = {name: rows} | {title: make(rows) for title, make in (extra or {}).items()}
@@ -141,7 +143,7 @@ def write_report(
 
 
 def draw_bars(figure: Figure, rows: Sequence[Row], label: str, value: str, title: str) -> None:
-    """A bar per row with its standard deviation as the whisker."""
+    """Draw a bar per row, with the standard deviation as its whisker."""
     axes = figure.add_subplot()
     deviations = [0.0 if math.isnan(row[f"{value}_std"]) else row[f"{value}_std"] for row in rows]
     axes.bar([row[label] for row in rows], [row[value] for row in rows], yerr=deviations, capsize=4, color="tab:green")

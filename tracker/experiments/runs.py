@@ -1,4 +1,4 @@
-"""What all experiments share: a row per run, appended as it comes, so that a killed experiment goes on."""
+"""Shared by all experiments: each run appends its row to a file, so a killed experiment can continue."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tracker.io.report import Row
 
 
 class RunLog:
-    """Rows of an experiment in a file of JSON lines: settings first, then a row per run.
+    """The rows of an experiment in a file of JSON lines: first the settings, then a row per run.
 
-    A row is on the disk when `append` returns. A line that a killed process left unfinished is cut off when the file is
-    opened again. One process may write at a time.
+    A row is on the disk when `append` returns. A line that a killed process left incomplete is removed when the file is
+    opened again. Only one process may write at a time.
 
     Args:
-        path: of the file; made where it is missing.
-        settings: all that the rows depend on, JSON values. Those in the file must be equal.
-        key: the columns that tell runs apart.
+        path: the file, which is created if it does not exist.
+        settings: all settings that the rows depend on, as JSON values. The settings in the file must be equal.
+        key: the columns that identify a run.
 
     Attributes:
         rows: all rows, in the order of the file.
 
     Raises:
-        ValueError: when the file holds rows of other settings, or a line that is no JSON; the message names it.
+        ValueError: if the file has rows of other settings, or a line that is not JSON. The message names it.
 
     Example:
         >>> import tempfile
@@ -45,7 +45,7 @@ class RunLog:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], key: Sequence[str]) -> None:
         self.path, self.key, self.rows = path, tuple(key), []
-        settings = json.loads(json.dumps(settings))  # as it is read back: tuples become lists
+        settings = json.loads(json.dumps(settings))  # as they are when read back: tuples become lists
         data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
@@ -65,7 +65,7 @@ class RunLog:
         return any([row[column] for column in self.key] == wanted for row in self.rows)
 
     def append(self, row: Row) -> None:
-        """Add a row, which is on the disk afterwards."""
+        """Add a row and write it to the disk."""
         self._write(row)
         self.rows.append(row)
 
@@ -86,7 +86,7 @@ class RunLog:
 
 
 def machine() -> dict[str, Any]:
-    """What the times of a run depend on: processor or GPU, threads, version of torch."""
+    """The machine, on which the times of a run depend: processor or GPU, threads, version of torch."""
     name = platform.processor() or platform.machine()
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
@@ -107,7 +107,7 @@ def _difference(theirs: Any, ours: Any, name: str = "") -> str:
 
 @dataclass(frozen=True)
 class Where:
-    """Where a run works: the device, and a folder for what it leaves to go on from, removed when its row is written."""
+    """The device of a run, and a folder for files to continue from, which is removed when the run's row is written."""
 
     device: torch.device
     scratch: Path | None = None
@@ -115,21 +115,21 @@ class Where:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment, as `tracker experiment` runs it.
+    """An experiment of `tracker experiment`.
 
     Args:
-        name: of the command's argument and of the files.
+        name: name in the command and in file names.
         paper: authors and title.
         about: what is compared and measured, in one line.
-        plans: settings by name: "quick" for a test, "default", and "paper" for the paper's own; dataclasses.
-        times: about how long each plan takes, and on what.
-        key: the columns that tell runs apart.
-        choices: the fields of the plan that only choose which runs there are; rows of other choices stay valid.
-        with_data: a plan with what --data and --eval name; raises ValueError, OSError.
-        open: reads and checks what the plan needs, before the first run; raises ValueError, OSError, ImportError.
-        runs: the runs of a plan in their order: a dict of the columns `key` each.
-        run: does one run and returns its values.
-        report: prints the tables and writes the files; returns the rows of the main table.
+        plans: settings by name, as dataclasses: "quick" for a test, "default", and "paper" for the paper's settings.
+        times: approximate time of each plan, and on which machine.
+        key: the columns that identify a run.
+        choices: the fields of the plan that only choose the runs. Rows with other choices stay valid.
+        with_data: returns a plan with the data of --data and --eval. Raises ValueError, OSError.
+        open: reads and checks the data of the plan before the first run. Raises ValueError, OSError, ImportError.
+        runs: returns the runs of a plan in their order, each a dict of the columns `key`.
+        run: executes one run and returns its values.
+        report: prints the tables, writes the files and returns the rows of the main table.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Experiment:
 
 
 def run_experiment(experiment: Experiment, plan: Any, folder: Path, console: Console, opened: Any) -> list[Row]:
-    """Do the runs of `plan` that `folder` has no row of, then report all of them; return the rows of the main table."""
+    """Execute the runs of `plan` that have no row in `folder`, and report all. Return the rows of the main table."""
     log = open_log(experiment, plan, folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runs = list(experiment.runs(plan))
@@ -166,13 +166,13 @@ def run_experiment(experiment: Experiment, plan: Any, folder: Path, console: Con
 
 
 def open_log(experiment: Experiment, plan: Any, folder: Path) -> RunLog:
-    """The rows that `folder` has of an experiment with these settings."""
+    """The rows in `folder` of an experiment with these settings."""
     settings = {name: value for name, value in as_dict(plan).items() if name not in experiment.choices}
     return RunLog(folder / f"{experiment.name}_runs.jsonl", settings, experiment.key)
 
 
 def report_runs(experiment: Experiment, plan: Any, folder: Path, console: Console, log: RunLog) -> list[Row]:
-    """Report the rows of the plan's runs that there are, in the order of the plan."""
+    """Report the existing rows of the plan's runs, in the order of the plan."""
     found = {tuple(row[column] for column in experiment.key): row for row in log.rows}
     keys = [tuple(run[column] for column in experiment.key) for run in experiment.runs(plan)]
     rows = [found[key] for key in keys if key in found]

@@ -1,26 +1,26 @@
 """Zhang et al. (EIoU): boxes regressed by each IoU loss, without a network.
 
-The simulation of section 5.3, algorithm 1: every anchor box descends the gradient of a loss towards every target box.
-The pairs of a loss advance together, as one [N, 4] tensor: one fused pass gives the loss and its gradients, one scales
-them to the step, one takes it.
+This is the simulation of section 5.3, algorithm 1. Each anchor box moves to each target box by gradient descent on a
+loss. All pairs of a loss move together, as one [N, 4] tensor. One fused pass computes the loss and its gradients, one
+scales them to the step, and one applies the step.
 
-The paper leaves some things open or contradicts itself. This is what runs here, and why:
+The paper does not define some details and contradicts itself in others. This module uses the following:
 
-- The unit of length. The text has targets of area 100 and centres in a 20 x 20 box. Gradients of a loss of the IoU
-  shrink with the size of the boxes, and at this size 200 steps of 0.1 bring few boxes to their targets. Section 3.1.3
-  gives an example of a 1 x 1 target that moves much farther. So both run: unit 10, as in the text, and unit 1, in which
-  a square target has side 1 and everything else shrinks with it.
-- Set-up 1 has the aspect ratios 1:4, 1:3, 1:2, 1:1, 2:1, 3:1 and 4:1 (width:height) for anchors too; the text prints
-  six and counts seven. A scale is an area.
-- The gradient is that of (x, y, w, h), centre and sides, as in equation 6. Line 10 prints it with a plus; it is
-  descended. The factor (2 - IoU) of the original simulation (Zheng et al. 2020) is not in the paper and not here.
+- The unit of length. The text has targets of area 100 and centres in a 20 x 20 box. Gradients of an IoU loss are
+  smaller for larger boxes, and at this size few boxes reach their targets in 200 steps of 0.1. In the example of
+  section 3.1.3, a box moves much farther to a 1 x 1 target. So both units run: unit 10, as in the text, and unit 1, in
+  which a square target has side 1 and all other lengths are scaled with it.
+- Set-up 1 has the aspect ratios 1:4, 1:3, 1:2, 1:1, 2:1, 3:1 and 4:1 (width:height), also for anchors. The text lists
+  six but says seven. A scale is an area.
+- The gradient is by (x, y, w, h), centre and sides, as in equation 6. Line 10 adds it; here it is subtracted. The
+  factor (2 - IoU) of the original simulation (Zheng et al. 2020) is neither in the paper nor here.
 - The error is |x - xt| + |y - yt| + |w - wt| + |h - ht|, summed over all pairs (line 12) and divided by their number.
-- A pair moves by the gradient of its own loss (line 10). Focal-EIoU is equation 11, a weighted mean in place of the
-  mean; its batch is all pairs. "Focal-EIoU, eq. 10" is the loss without that normalisation: its weights are at most 1,
-  so it takes EIoU's way with shorter steps and cannot have the better boxes that the paper reports.
-- The paper names no threshold of high quality. The number of such boxes is here the share of the pairs with an IoU
-  above 0.9, their quality the upper quartile of the IoU.
-- Norms of the differences are left out, as in the paper's figures.
+- A pair moves by the gradient of its own loss (line 10). Focal-EIoU is equation 11, a weighted mean over all pairs.
+  "Focal-EIoU, eq. 10" is the loss without that normalisation. Its weights are at most 1. So it follows the path of EIoU
+  with shorter steps, and cannot have the better boxes that the paper reports.
+- The paper gives no threshold for high quality. Here the number of such boxes is the fraction of pairs with an IoU
+  above 0.9, and their quality is the upper quartile of the IoU.
+- Norms of the differences are omitted, as in the paper's figures.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 FORMAT = "cxcywh"
 CENTER, AREA = 10.0, 100.0  # of the targets
 ITERATIONS, RATE = 200, 0.1
-UNIT = 10.0  # of the text: side of a square target
+UNIT = 10.0  # side of a square target in the text
 EXAMPLE_ITERATIONS = 50
-#: Label -> function of fastops and its options. All take the mean, weighted or not, of the pairs' losses.
+#: Label -> function of fastops and its options. All compute the mean, weighted or not, of the pairs' losses.
 LOSSES = {
     "IoU": ("iou_loss", {}),
     "GIoU": ("giou_loss", {}),
@@ -59,7 +59,7 @@ LOSSES = {
     "Focal-EIoU": ("focal_eiou_loss", {"reduction": "weighted"}),
     "Focal-EIoU, eq. 10": ("focal_eiou_loss", {}),
 }
-#: Okabe and Ito's colours, which the colour-blind tell apart; a line style each, for print in grey.
+#: Okabe and Ito's colours, which colour-blind people can distinguish. Each has a line style for printing in grey.
 STYLES = {
     "IoU": ("#000000", ":"),
     "GIoU": ("#E69F00", "--"),
@@ -70,18 +70,18 @@ STYLES = {
     "Focal-EIoU, eq. 10": ("#CC79A7", (0, (5, 1))),
 }
 THRESHOLDS = (0.5, 0.75, 0.9)  # IoU of high-quality boxes
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the IoU: whiskers, box and middle line of the box plots
-REACHED = (0.95, 0.9, 0.8, 0.5)  # shares of the first error, for the iterations that it takes to get there
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles of the IoU: whiskers, box and middle line of the box plots
+REACHED = (0.95, 0.9, 0.8, 0.5)  # fractions of the first error, for the iterations until it is reached
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Anchors of each area and aspect ratio about random points, each paired with each target."""
+    """Anchors of each area and aspect ratio around random points, each paired with each target."""
 
     number: int
     figure: int
     points: int
-    side: float  # of the square about the targets' centre in which the points lie
+    side: float  # side of the square around the targets' centre with the points
     areas: tuple[float, ...]
     ratios: tuple[float, ...]  # width / height, of anchors and targets
 
@@ -113,21 +113,21 @@ SETUPS = (
 
 @dataclass(frozen=True)
 class Curves:
-    """What a loss made of the boxes: after 0, 1, ... iterations, and quantiles of the IoU after some of them."""
+    """The results of a loss: curves over the iterations 0, 1, ..., and quantiles of the IoU after some of them."""
 
-    error: np.ndarray  # [T + 1] L1 distance of a pair, on average
+    error: np.ndarray  # [T + 1] mean L1 distance of a pair
     iou: np.ndarray  # [T + 1] mean
-    above: np.ndarray  # [T + 1, thresholds] share of the pairs
+    above: np.ndarray  # [T + 1, thresholds] fraction of the pairs
     quantiles: dict[int, np.ndarray]  # iteration -> [quantiles]
 
     def reached(self, share: float) -> int | None:
-        """The first iteration with an error of at most that share of the first one."""
+        """The first iteration whose error is at most `share` times the first error."""
         there = np.flatnonzero(self.error <= share * self.error[0])
         return int(there[0]) if len(there) else None
 
 
 def learning_rate(iteration: int, iterations: int) -> float:
-    """Of iteration 1, 2, ...: 0.1, after 80 % of them 0.01, after 90 % 0.001."""
+    """The rate of iterations 1, 2, ...: 0.1, then 0.01 after 80 % of them and 0.001 after 90 %."""
     return RATE * (1 if 10 * iteration <= 8 * iterations else 0.1 if 10 * iteration <= 9 * iterations else 0.01)
 
 
@@ -137,11 +137,11 @@ def simulate(loss: str, anchors: Tensor, targets: Tensor, iterations: int, ops: 
     mean_loss = partial(getattr(ops, function), fmt=FORMAT, **options)
     boxes, pairs = anchors.clone().requires_grad_(), len(anchors)
     quantile_levels = anchors.new_tensor(QUANTILES)
-    scores = anchors.new_empty(iterations + 1, 2 + len(THRESHOLDS))  # on the device: nothing waits for it
+    scores = anchors.new_empty(iterations + 1, 2 + len(THRESHOLDS))  # on the device, so the host does not wait
     quantiles = {}
     for iteration in range(iterations + 1):
         if iteration > 0:
-            # The backward of the fused losses scales gradients that are there already: let it scale them to the step.
+            # The backward pass of the fused losses scales existing gradients, so it can scale them to the step.
             scale = anchors.new_full((), -pairs * learning_rate(iteration, iterations))
             (step,) = torch.autograd.grad(mean_loss(boxes, targets), boxes, scale)
             with torch.no_grad():
@@ -167,8 +167,8 @@ def snapshots(iterations: int) -> list[int]:
 # ---- the worked example of section 3.1.3 ---------------------------------------------------------------------
 
 
-#: Offsets of the anchor's centre from the target's, in units. The paper does not give it. The second, apart from the
-#: target, is the one of a grid up to 5 x 5 units, .1 apart, that brings CIoU closest to the paper's figures.
+#: Offsets of the anchor's centre from the target's centre, in units. The paper does not give it. The second one does
+#: not overlap the target. On a grid up to 5 x 5 units with steps of .1, it brings CIoU closest to the paper's values.
 EXAMPLE_OFFSETS = ((0.0, 0.0), (3.8, 0.7))
 
 
@@ -193,15 +193,15 @@ def worked_example(unit: float, iterations: int = EXAMPLE_ITERATIONS) -> list[Ro
     return rows
 
 
-# ---- what section 5.3 says -----------------------------------------------------------------------------------
+# ---- the statements of section 5.3 ---------------------------------------------------------------------------
 
 
 def statements(unit: float, curves: dict[int, dict[str, Curves]]) -> list[Row]:
-    """Each statement of section 5.3, with the figures that decide it: holds, or not.
+    """The statements of section 5.3: whether each one holds, and the numbers that decide it.
 
     Args:
-        unit: of the curves.
-        curves: by the number of the set-up and the name of the loss; all of the paper's losses.
+        unit: the unit of the curves.
+        curves: the curves by the number of the set-up and the name of the loss, for all of the paper's losses.
     """
     others, rows = ("IoU", "GIoU", "CIoU"), []
 
@@ -255,13 +255,13 @@ def statements(unit: float, curves: dict[int, dict[str, Curves]]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: every loss in both set-ups, in each unit, from every seed.
+    """The runs: every loss in both set-ups, in each unit, with every seed.
 
     Args:
         units: sides of a square target.
-        seeds: each decides the anchor points.
+        seeds: each seed decides the anchor points.
         iterations: T of algorithm 1.
-        points: anchor points of each set-up; 0 for the paper's, 1000 and 100.
+        points: number of anchor points of each set-up; 0 means the paper's numbers, 1000 and 100.
     """
 
     units: tuple[float, ...] = (10.0, 1.0)
@@ -280,7 +280,7 @@ QUICK = Plan(seeds=(0,), iterations=20, points=5)
 
 
 def with_data(plan: Plan, data: list[str], evaluate: list[str]) -> Plan:
-    """Refuse data: the boxes are drawn."""
+    """Raise an error for given data, because the boxes are random."""
     raise ValueError("--data and --eval must be left out: simulation draws its own boxes")
 
 
@@ -315,7 +315,7 @@ def _mean_curves(rows: Sequence[Row]) -> Curves:
 
 
 def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[Row]:
-    """Where each loss arrived, the statements of section 5.3, its worked example, figures 7 and 8 in each unit."""
+    """The final result of each loss, the statements of section 5.3, the worked example, and figures 7 and 8."""
     values = ["error", "mean_iou", *(f"above_{t}" for t in THRESHOLDS), *(f"quantile_{level}" for level in QUANTILES)]
     curves: dict[float, dict[int, dict[str, Curves]]] = {}
     for row in rows:

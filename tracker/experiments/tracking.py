@@ -1,4 +1,4 @@
-"""Zhang and Wang: what Mish, channel attention and gradient centralization each add to SiamFC, all else equal."""
+"""Zhang and Wang: the effect of Mish, channel attention and gradient centralization on SiamFC, all else equal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tracker.training.validation import validation_sequences
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Activation, attention and optimizer.
+#: Variant -> activation, attention and optimizer.
 VARIANTS = {
     "ReLU": ("relu", "none", "sgd"),
     "+ Mish": ("mish", "none", "sgd"),
@@ -38,7 +38,7 @@ VARIANTS = {
     "+ GC": ("relu", "none", "sgd_gcc"),
     "all": ("mish", "se", "sgd_gcc"),
 }
-#: The columns of each protocol, the one to compare first.
+#: The columns of each protocol. The first one is the main measure.
 MEASURES = {
     "otb": ("success", "precision", "success_rate", "fps"),
     "lasot": ("success", "precision", "success_rate", "fps"),
@@ -46,7 +46,7 @@ MEASURES = {
     "got10k": ("ao", "sr_50", "sr_75", "fps"),
     "vot": ("accuracy", "robustness", "eao", "fps"),
 }
-#: Tables 1 and 2 of the paper: our column, theirs and their figures. SiamFC is our "ReLU", theirs our "all".
+#: Tables 1 and 2 of the paper: our column, their column, their values. SiamFC is our "ReLU", their tracker our "all".
 PAPER = {
     "otb": {
         "success": ("success_score", 0.581, 0.602),
@@ -64,14 +64,14 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: every variant from every seed.
+    """The runs: every variant with every seed.
 
     Args:
         variants: names of `VARIANTS`.
-        seeds: each decides the start of the networks, the pairs and their order.
-        videos, frames: number and length of the synthetic videos to track; 0 videos for none.
-        evaluate: data sets to track, LAYOUT:ROOT or LAYOUT:ROOT:SPLIT, each scored by its own protocol.
-        only: names of the sequences of `evaluate` to track; all when empty.
+        seeds: each seed decides the initial weights, the pairs and their order.
+        videos, frames: number and length of the synthetic videos to track; 0 videos means none.
+        evaluate: data sets to track, LAYOUT:ROOT or LAYOUT:ROOT:SPLIT. Each is scored by its own protocol.
+        only: names of the sequences of `evaluate` to track; empty means all.
         train: settings of `tracker train`, except those that the variant and the seed decide.
     """
 
@@ -109,15 +109,15 @@ QUICK = Plan(
         data=DataConfig(synthetic=96, workers=0),
     ),
 )  # fmt: skip
-#: Section 4.1: 50 epochs of batches of 8 at full width, the rate from 1e-2 to 1e-4; equations 3 and 8. Weight decay and
-#: momentum are those of `TrainConfig`: the paper does not give them.
+#: Section 4.1: 50 epochs with batches of 8 at full width, and a rate from 1e-2 to 1e-4; equations 3 and 8. The paper
+#: does not give weight decay and momentum, so they are those of `TrainConfig`.
 FULL = Plan(
     train=TrainConfig(epochs=50, score_loss="mean", model=ModelConfig(se_bias=False), data=DataConfig(synthetic=9335))
 )
 
 
 def with_data(plan: Plan, data: list[str], evaluate: list[str]) -> Plan:
-    """A plan that trains on `data`, archives of crops and LAYOUT:ROOT, and tracks `evaluate`, LAYOUT:ROOT."""
+    """A plan that trains on `data` (archives of crops, or LAYOUT:ROOT) and tracks `evaluate` (LAYOUT:ROOT)."""
     if data:
         archives = tuple(place for place in data if Path(place).is_file())
         sequences = tuple(place for place in data if place not in archives)
@@ -128,12 +128,12 @@ def with_data(plan: Plan, data: list[str], evaluate: list[str]) -> Plan:
     return replace(plan, evaluate=tuple(evaluate), videos=0) if evaluate else plan
 
 
-#: Sequences to track and their layout, by the prefix of their columns.
+#: Prefix of the columns -> the sequences to track and their layout.
 Opened = dict[str, tuple[str, list[Video]]]
 
 
 def open_videos(plan: Plan) -> Opened:
-    """The sequences that the plan tracks; those of the training data are refused."""
+    """The sequences that the plan tracks. A sequence of the training data raises an error."""
     opened: Opened = {}
     if plan.videos:
         config = ValidationConfig(synthetic=plan.videos, frames=plan.frames)
@@ -159,12 +159,12 @@ def open_videos(plan: Plan) -> Opened:
 
 
 def runs_of(plan: Plan) -> Iterator[Row]:
-    """All variants of one seed before the next seed."""
+    """The runs. All variants of one seed come before the next seed."""
     return ({"variant": variant, "seed": seed} for seed in plan.seeds for variant in plan.variants)
 
 
 def run_one(run: Row, plan: Plan, opened: Opened, where: Where) -> Row:
-    """Train one variant from one seed and track all sequences with it."""
+    """Train one variant with one seed and track all sequences with it."""
     model = train_one(run["variant"], run["seed"], plan, where)
     return evaluate(model, opened)
 
@@ -179,9 +179,9 @@ def train_one(variant: str, seed: int, plan: Plan, where: Where) -> SiamFC:
 
 
 def start(variant: str, seed: int, config: TrainConfig, pairs: PairDataset) -> SiamFC:
-    """A fresh network. From one seed all variants have the same backbone, and those with attention the same attention.
+    """A new network. One seed gives all variants the same backbone, and the same attention if they have one.
 
-    The last convolution is scaled once, by what the ReLU network's responses need (`scale_responses`), for all alike.
+    The last convolution of all variants is scaled by the same factor, which the ReLU network needs (`scale_responses`).
     """
     activation, attention, _ = VARIANTS[variant]
     size = {"width": config.model.width, "se_reduction": config.model.se_reduction}
@@ -201,7 +201,7 @@ def evaluate(model: SiamFC, opened: Opened) -> Row:
     """Track all sequences and score them by the protocol of their data set.
 
     Returns:
-        "<data set>_<measure>" for the measures of `MEASURES`, and under "sequences" the first of them of each sequence.
+        "<data set>_<measure>" for the measures in `MEASURES`, and "sequences" with the first measure of each sequence.
     """
     tracker, row, each = Tracker(model), {}, {}
     for name, (layout, videos) in opened.items():
@@ -217,7 +217,7 @@ def evaluate(model: SiamFC, opened: Opened) -> Row:
 
 
 def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[Row]:
-    """Tables of all variants, and Tables 1 and 2 of the paper where its data sets were tracked."""
+    """Tables of all variants, and tables 1 and 2 of the paper if its data sets were tracked."""
     values = [column for column in rows[0] if isinstance(rows[0][column], float) and column != "seed"]
     main = [column for column in values if column.endswith(tuple(names[0] for names in MEASURES.values()))][-1]
 
@@ -233,7 +233,7 @@ def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[
 
 
 def paper_table(layout: str):
-    """A function from the rows of the main table to those of the paper's table, theirs and ours."""
+    """A function from the rows of the main table to the rows of a table with the paper's values and ours."""
 
     def rows_of(table: list[Row]) -> list[Row]:
         columns = PAPER[layout]

@@ -1,4 +1,4 @@
-"""Synthetic videos whose targets change their aspect ratio, which those of `tracker.data.synthetic` hardly do."""
+"""Synthetic videos whose targets change their aspect ratio. Those of `tracker.data.synthetic` hardly do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tracker.data.synthetic import SyntheticVideo
 
 
 class StretchedVideo:
-    """A `SyntheticVideo` stretched along x by a factor that swings over time, and along y by its inverse.
+    """A `SyntheticVideo` stretched along x by a factor that oscillates over time, and along y by its inverse.
 
-    Target, background and distractors change together, so nothing but its own outline tells the target's box.
+    Target, background and distractors change together, so only the target's outline shows its box.
 
     Args:
-        seed, frames, size, options: as `SyntheticVideo`.
+        seed, frames, size, options: as in `SyntheticVideo`.
         stretch: the factor goes from 1 / stretch to stretch.
-        period: frames of a whole swing.
+        period: frames of one oscillation.
 
     Example:
         >>> video = StretchedVideo(seed=0, frames=61, size=(320, 240), stretch=1.5, period=120)
@@ -35,7 +35,7 @@ class StretchedVideo:
         phase = np.random.default_rng(seed).uniform(0, 2 * np.pi)
         factor = stretch ** np.sin(2 * np.pi * np.arange(frames) / period + phase)
         self._factors = np.stack([factor, 1 / factor], 1)
-        # About the target itself: it stays where it was.
+        # The stretch is around the target, so the target does not move.
         boxes = self._video.boxes
         self._fixed = boxes[:, :2] + boxes[:, 2:] / 2
         self.boxes = np.hstack(

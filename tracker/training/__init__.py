@@ -2,11 +2,11 @@
 
 - `config`: all settings, and the learning rate at every step.
 - `loop`: the training loop.
-- `batches`: pairs to batches.
-- `losses`, `box_losses`: the losses of both heads; box losses that other papers compare.
+- `batches`: makes batches of pairs.
+- `losses`: the losses of both heads. `box_losses`: more box losses, for comparisons.
 - `teacher`: learning from a trained network.
-- `validation`: the tracker's score while it learns.
-- `quantize`: crops to measure a network for 8-bit integers.
+- `validation`: the tracker's score during training.
+- `quantize`: crops that show how to quantize a network to 8-bit integers.
 - `state`, `log`: checkpoints and metrics.
 - `sync_batch_norm`: batch norm over several processes.
 """

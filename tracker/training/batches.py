@@ -1,4 +1,4 @@
-"""Batches in the order of training: which pairs a step takes, and workers that read them ahead, across epochs."""
+"""Batches in the order of training: the pairs of each step, and workers that load them in advance, across epochs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracker.training.config import TrainConfig
 
 
 class Loaded(NamedTuple):
-    """The collated pairs of one step, and which they are."""
+    """The collated pairs of one step, with their epoch and indices."""
 
     epoch: int
     indices: list[int]
@@ -26,7 +26,7 @@ class Loaded(NamedTuple):
 
 
 def check_batch(pairs: int, batch_size: int, world: World) -> None:
-    """Refuse a batch that an epoch of `pairs` does not fill, or that the processes cannot share equally."""
+    """Raise an error if an epoch of `pairs` does not fill a batch, or if the processes cannot share it equally."""
     if pairs < batch_size:
         raise ValueError(
             f"pairs must fill a batch of {batch_size}, got {pairs} per epoch: set a smaller batch_size, or "
@@ -37,20 +37,20 @@ def check_batch(pairs: int, batch_size: int, world: World) -> None:
 
 
 class BatchOrder:
-    """Which pairs each step takes: a function of the seed and the step alone, so any step can come first.
+    """The pairs of each step. They depend only on the seed and the step, so a run can start at any step.
 
-    Every epoch goes through all pairs in an order of its own; those that fill no batch at its end are left out of it.
+    Each epoch goes through all pairs in a new order. Pairs at its end that do not fill a batch are skipped.
 
     Args:
         pairs: number of pairs per epoch.
         batch_size: pairs per step, of all processes together.
         seed: decides the orders.
-        steps: the steps to yield, from 0.
-        world: this process takes its part of each batch, the first one the first part.
+        steps: the steps to yield, counted from 0.
+        world: the processes. Each one takes its part of every batch, in the order of their ranks.
         repeat_first: yield the first batch at every step.
 
     Raises:
-        ValueError: when the pairs do not fill a batch, or a batch cannot be shared evenly.
+        ValueError: if the pairs do not fill a batch, or a batch cannot be shared evenly.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BatchOrder:
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed of 63 bits for a generator, another one for every other sequence of numbers."""
+    """A seed of 63 bits for a generator. Different sequences of numbers give different seeds."""
     mixed = 0
     for number in numbers:  # splitmix64
         mixed = (mixed + number + 0x9E3779B97F4A7C15) % 2**64
@@ -97,7 +97,7 @@ def seed_of(*numbers: int) -> int:
 
 
 class _OfAnyEpoch(Dataset):
-    """A pair by epoch and index, so that workers read the next epoch while this one is still on its way."""
+    """A pair by epoch and index, so that workers can load the next epoch before the current one ends."""
 
     def __init__(self, pairs: PairDataset) -> None:
         self._pairs = pairs
@@ -112,7 +112,7 @@ def _collate(items: list[tuple[tuple[int, int], Pair]]) -> Loaded:
 
 
 def make_loader(pairs: PairDataset, order: BatchOrder, workers: int, device: torch.device) -> DataLoader:
-    """Load the batches of `order` ahead, in pinned memory where they go to a GPU."""
+    """Load the batches of `order` in advance, into pinned memory if they go to a GPU."""
     options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
     return DataLoader(
         _OfAnyEpoch(pairs),
@@ -124,19 +124,19 @@ def make_loader(pairs: PairDataset, order: BatchOrder, workers: int, device: tor
     )
 
 
-# ---- what the configuration asks for -------------------------------------------------------------------------
+# ---- the pairs of a configuration ----------------------------------------------------------------------------
 
 
 def open_pairs(config: TrainConfig, held: Iterable[str] = ()) -> PairDataset:
     """All pairs that the configuration names.
 
     Args:
-        config: of the run.
-        held: names of the sequences of the validation, which must not be trained on.
+        config: settings of the run.
+        held: names of the validation sequences, which must not be in the training data.
 
     Raises:
-        ValueError, OSError: for places that are not what they should be, when there are no pairs at all, when a name
-            to leave out is nowhere, or one of `held` is trained on.
+        ValueError, OSError: if a source cannot be read or has another layout, if there are no pairs, if a name in
+            `data.leave_out` does not exist, or if one of `held` is in the training data.
     """
     data, parts, names = config.data, [], set()
     for path in data.archives:

@@ -1,4 +1,4 @@
-"""Losses that Zhang et al. compare EIoU and Focal-EIoU with, in plain PyTorch; the fused ones are `fastops`'s.
+"""The losses with which Zhang et al. compare EIoU and Focal-EIoU, in plain PyTorch. `fastops` has the fused losses.
 
 Source: Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression", 2022, sections 4.2 and 5.4.
 """
@@ -13,16 +13,21 @@ from torch import Tensor
 
 import fastops
 
-TINY = 1e-6  # the least IoU that a logarithm is taken of, and the least side in pixels
+TINY = 1e-6  # lower bound of the IoU in a logarithm, and of sides in pixels
 
 
 def offsets(pred: Tensor, target: Tensor) -> Tensor:
-    r"""What the $\ell_n$ losses compare: centres in sides of the target, and logarithms of the ratios of the sides.
+    r"""The four offsets that the $\ell_n$ losses compare.
 
     $$\left(\frac{x - x_t}{w_t}, \frac{y - y_t}{h_t}, \ln \frac{w}{w_t}, \ln \frac{h}{h_t}\right)$$
 
+    Here (x, y) is the centre of a box, w and h are its sides, and the index t marks the target.
+
     Args:
         pred, target: boxes [..., 4], x1, y1, x2, y2.
+
+    Returns:
+        The offsets [..., 4].
 
     Example:
         >>> offsets(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([0.0, 0.0, 2.0, 1.0])).tolist()
@@ -34,13 +39,17 @@ def offsets(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def smooth_l1(pred: Tensor, target: Tensor) -> Tensor:
-    r"""SmoothL1 of the four `offsets`, summed: $x^2 / 2$ below 1, $|x| - 1/2$ above (Girshick, "Fast R-CNN").
+    r"""SmoothL1 of the four `offsets`, summed.
+
+    $$L(x) = \begin{cases} x^2 / 2 & |x| < 1 \\ |x| - 1/2 & |x| \ge 1 \end{cases}$$
 
     Args:
         pred, target: boxes [..., 4], x1, y1, x2, y2.
 
     Returns:
-        the losses [...].
+        The losses [...].
+
+    Source: Girshick, "Fast R-CNN", 2015, equation 3.
     """
     x = offsets(pred, target)
     return F.smooth_l1_loss(x, torch.zeros_like(x), reduction="none").sum(-1)
@@ -77,12 +86,12 @@ def focal_eiou_v1(pred: Tensor, target: Tensor, beta: float = 0.8) -> Tensor:
 def focal_eiou_star(pred: Tensor, target: Tensor, gamma: float = 0.5) -> Tensor:
     r"""$-(1 - \mathrm{IoU})^\gamma \ln(\mathrm{IoU}) \, L_{EIoU}$, "Focal-EIOU*" of the paper's section 5.4.4.
 
-    The factor before the EIoU loss is a constant of the gradient, as it is in Focal-EIoU.
+    The gradient treats the factor before the EIoU loss as a constant, as in Focal-EIoU.
     """
     iou = (1 - _ops().iou_loss(pred.detach(), target, reduction="none")).clamp(min=TINY)
     return -(1 - iou).clamp(min=0).pow(gamma) * iou.log() * _ops().eiou_loss(pred, target, reduction="none")
 
 
 def _ops():
-    """The fused ops, or the same in plain PyTorch where the compiled library is missing."""
+    """The fused ops, or the reference implementations if the compiled library is missing."""
     return fastops if fastops.load_error is None else fastops.reference

@@ -1,4 +1,4 @@
-"""Settings of training: typed, checked, read from TOML and from `key=value`, and written beside the run."""
+"""Settings of training. They are typed and checked, read from TOML and `key=value`, and saved with the run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ else:
 OPTIMIZERS = ("sgd_gc", "sgd_gcc", "adamw_gc", "adamw_gcc", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine")
 PRECISIONS = ("float32", "bfloat16", "float16")
-#: What `load_config` takes for head "box" where nothing else is said: a box head must see targets off the middle, and
-#: of other sizes than the tracker's last guess. Crops of 383 px have the room for it.
+#: Defaults of `load_config` for head "box". A box head must see targets away from the middle, and at sizes that differ
+#: from the tracker's last estimate. Crops of 383 px are large enough for both.
 BOX_HEAD = {"data": {"crop_size": 383}, "augment": {"stretch": 0.25, "shift": 48.0}}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network and where it starts.
+    """The network and its initial weights.
 
     Args:
-        activation, attention, head, width, se_reduction: as for `tracker.SiamFC`.
-        se_bias: whether the attention's two linear layers learn a bias. Without it their biases are and stay 0, as in
-            equation 8 of Zhang and Wang.
-        weights: checkpoint to start from; "" is a fresh network.
-        response_deviation: standard deviation of the responses that a fresh network starts with; see
-            `tracker.training.loop.scale_responses`. 0 leaves the network as it is initialised.
+        activation, attention, head, width, se_reduction: as in `tracker.SiamFC`.
+        se_bias: whether the attention's two linear layers learn a bias. Otherwise their biases stay 0, as in equation 8
+            of Zhang and Wang.
+        weights: checkpoint to start from; "" means a new network.
+        response_deviation: initial standard deviation of a new network's responses; see
+            `tracker.training.loop.scale_responses`. 0 keeps the network as it is initialised.
     """
 
     activation: str = "mish"
@@ -62,21 +62,21 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pairs come from.
+    """The sources of the training pairs.
 
     Args:
-        synthetic: pairs of synthetic videos per epoch; 0 for none.
-        pictures: folders or patterns of pictures that those videos show; see `tracker.data.pictures`.
+        synthetic: number of pairs from synthetic videos per epoch; 0 for none.
+        pictures: folders or patterns of pictures for these videos; see `tracker.data.pictures`.
         archives: files that `tracker prepare` wrote.
         sequences: "layout:root" or "layout:root:split", read frame by frame; see `tracker.data.datasets.open_place`.
-        leave_out: names of sequences of these places that are not trained on; those of `validation` must be.
-        stills: pairs per epoch of two random views of one of `pictures`; see `tracker.data.stills`.
+        leave_out: names of sequences that are not used for training. They must include those of `validation`.
+        stills: number of pairs per epoch of two random views of one of `pictures`; see `tracker.data.stills`.
         repeat: pairs per sequence and epoch.
-        max_gap: the two frames of a pair are less than this apart.
-        crop_size: side of the crops that are cut of the frames, in pixels; what `augment` shifts and stretches must fit
-            into them. Archives have theirs, which must be the same.
-        skip_bad: leave out annotations and frames that cannot be read, with a warning, in place of stopping.
-        workers: processes that read and cut pairs; 0 does it in the training process.
+        max_gap: the distance of the two frames of a pair is below this, in frames.
+        crop_size: side of the crops from the frames, in pixels. The shifts and stretches of `augment` must fit into it.
+            The crops of archives must have the same size.
+        skip_bad: skip annotations and frames that cannot be read, with a warning, instead of stopping.
+        workers: processes that load pairs; with 0 the training process does it.
     """
 
     synthetic: int = 4096
@@ -106,14 +106,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """What the tracker is scored on while it learns: the mean success AUC of sequences that are not trained on.
+    """The validation during training: the mean success AUC on sequences that are not in the training data.
 
     Args:
-        every: steps between validations, which come at the end too; 0 for none at all.
-        synthetic: number of synthetic videos, of seeds that training never uses.
-        frames: length of those videos, and the most frames taken of each of `sequences`.
+        every: steps between validations. The last step has a validation too. 0 means no validation.
+        synthetic: number of synthetic videos, with seeds that training never uses.
+        frames: length of these videos, and the largest number of frames from each of `sequences`.
         sequences: as in `DataConfig`.
-        only: names of those of `sequences` to take; all when empty.
+        only: names of the `sequences` to use; empty means all.
     """
 
     every: int = 1000
@@ -131,44 +131,44 @@ class TrainConfig:
     """Settings of `tracker.training.loop.train` and `tracker train`.
 
     Args:
-        seed: decides the start of the network, the pairs, their order and their augmentation.
-        epochs: how often all pairs are gone through.
-        steps: number of batches, in place of `epochs`; 0 leaves it to them.
+        seed: decides the initial weights, the pairs, their order and their augmentation.
+        epochs: number of passes over all pairs.
+        steps: number of batches, which overrides `epochs`; 0 means that `epochs` decides.
         batch_size: pairs per step, of all processes together.
         optimizer: "sgd_gc" or "adamw_gc", with gradient centralization in one kernel; "sgd_gcc" or "adamw_gcc", which
-            centralize the gradients of convolutions alone; "sgd" or "adamw" of torch.
-        lr, final_lr: learning rate after the warm-up and of the last step.
-        schedule: how it falls from one to the other, "exponential" or "cosine".
-        warmup: number of steps in which it rises to `lr`, in equal parts.
-        backbone_lr: factor on the learning rate of backbone and attention. With 0 they stay as they start, batch norms
-            included, for a head that is added to a trained network; a step then takes about a third of the time.
-        teacher: checkpoint of a network to learn from, or a name of the package's; "" for none. See
+            centralize only the gradients of convolutions; torch's "sgd" or "adamw".
+        lr, final_lr: learning rate after the warm-up, and at the last step.
+        schedule: how the learning rate falls from `lr` to `final_lr`, "exponential" or "cosine".
+        warmup: number of steps in which the learning rate rises linearly to `lr`.
+        backbone_lr: factor on the learning rate of backbone and attention. With 0 they are frozen, with their batch
+            norms, to train a head for a trained network. A step then takes about a third of the time.
+        teacher: checkpoint of a network to learn from, or the name of one in the package; "" for none. See
             `tracker.training.teacher`.
-        teacher_weight: weight of the error of the features against the teacher's.
-        teacher_map_weight: weight of the error of the score map, and of the boxes, against the teacher's.
-        label_weight: weight of the losses against the true boxes.
-        momentum: of SGD.
-        weight_decay: of the optimizer.
-        clip: largest norm of all gradients together, above which they are scaled down; 0 for none.
+        teacher_weight: weight of the error of the features relative to the teacher's.
+        teacher_map_weight: weight of the error of the score map, and of the boxes, relative to the teacher's.
+        label_weight: weight of the losses for the true boxes.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of the optimizer.
+        clip: largest norm of all gradients together, above which they are scaled down; 0 means no limit.
         precision: "float32", or "bfloat16" or "float16" for torch.autocast (the latter with a GradScaler).
-        score_loss: "balanced", in which the positive and the negative cells of a score map weigh one half each; or
-            "mean", the plain mean over the cells, equation 3 of Zhang and Wang.
-        box_loss: of head "box"; see `tracker.training.losses.box_head_loss`.
-        box_weight: weight of the box loss against the score's.
+        score_loss: "balanced" or "mean". With "balanced", the positive and the negative cells of a score map each have
+            half of the weight. "mean" is the mean over the cells, equation 3 of Zhang and Wang.
+        box_loss: loss of head "box"; see `tracker.training.losses.box_head_loss`.
+        box_weight: weight of the box loss relative to the score loss.
         gamma: exponent of "focal_eiou" and "focal_eiou_star".
-        beta: of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
-        sync_batch_norm: statistics of batch norms over the batches of all processes, not of each one's own.
-        winograd: on a CPU in float32, compute the large convolutions by Winograd's minimal filtering, which rounds less
-            exactly (1e-5); see `fastops.nn.WinogradConv2d`.
-        compile: run the network through torch.compile.
-        overfit: train on the first batch again and again, at a constant learning rate: a test of the whole loop.
+        beta: beta of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
+        sync_batch_norm: compute the statistics of batch norms over the batches of all processes.
+        winograd: on a CPU in float32, compute the large convolutions by Winograd's minimal filtering, which is less
+            exact (1e-5); see `fastops.nn.WinogradConv2d`.
+        compile: compile the network with torch.compile.
+        overfit: repeat the first batch at a constant learning rate, as a test of the whole loop.
         checkpoint_every: steps between checkpoints.
-        checkpoint_minutes: minutes after which there is a checkpoint between those too; 0 for none.
-        keep: number of checkpoints kept; the weights of the best validation are kept beside them.
-        model, data, augment, validation: settings of these parts; tables of the TOML file.
+        checkpoint_minutes: write a checkpoint after this many minutes too; 0 means never.
+        keep: number of checkpoints to keep. The weights of the best validation are kept too.
+        model, data, augment, validation: settings of these parts, which are tables in the TOML file.
 
     Raises:
-        ValueError: when a value is of another type or out of its range; the message names it.
+        ValueError: if a value has another type or is out of range. The message names the setting.
 
     Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function",
     section 4.1: SGD, learning rate 1e-2 to 1e-4, weight decay 5e-4, momentum .9, batches of 8, 50 epochs.
@@ -230,11 +230,11 @@ class TrainConfig:
         )
 
     def total_steps(self, pairs: int) -> int:
-        """Number of steps with `pairs` pairs per epoch, of which those that fill no batch are left out."""
+        """The number of steps with `pairs` pairs per epoch. Pairs that do not fill a batch are skipped."""
         return self.steps or self.epochs * (pairs // self.batch_size)
 
     def weight_of(self, loss: str) -> float:
-        """Weight of one of the losses in the sum that training minimises, by the loss's name."""
+        """The weight of the loss `name` in the sum that training minimises."""
         if loss == "features":
             return self.teacher_weight
         if loss in ("map", "teacher_box"):
@@ -242,7 +242,7 @@ class TrainConfig:
         return self.label_weight * (self.box_weight if loss == "box" else 1.0)
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of step `step` of `steps`, from 1."""
+        """The learning rate at step `step` of `steps`, counted from 1."""
         if self.overfit or steps <= 1:
             return self.lr
         if step <= self.warmup:
@@ -257,14 +257,14 @@ class TrainConfig:
 
 
 def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> TrainConfig:
-    """Read the settings of a TOML file and put those of `settings`, "key=value" each, in their place.
+    """Read the settings of a TOML file and override them by those in `settings`, each "key=value".
 
-    Keys of tables are written with a dot: "model.width=0.5". A value is read as TOML, or as a string where it is none:
-    "model.activation=relu" needs no quotes. With model.head = "box" the defaults of `BOX_HEAD` hold.
+    Keys of tables are written with a dot: "model.width=0.5". A value is read as TOML, or as a string if it is not valid
+    TOML: "model.activation=relu" needs no quotes. With model.head = "box", `BOX_HEAD` has the defaults.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: for an unknown key, with the nearest known one, and for a value of another type or out of its range.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for an unknown key, with the most similar known one, and for a value of another type or range.
 
     Example:
         >>> load_config(settings=["lr=0.05", "model.activation=relu"]).model.activation
@@ -285,10 +285,10 @@ def load_config(path: Path | None = None, settings: Iterable[str] = ()) -> Train
 
 
 def apply_settings(values: dict[str, Any], settings: Iterable[str]) -> None:
-    """Put `settings`, "key=value" each, into `values`, as `load_config` does.
+    """Write `settings`, each "key=value", into `values`, in the way of `load_config`.
 
     Raises:
-        ValueError: for a setting of another form.
+        ValueError: for a setting in another form.
 
     Example:
         >>> values = {"lr": 1.0}
@@ -317,10 +317,10 @@ def _parse(text: str) -> Any:
 
 
 def from_dict(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Build the dataclass `kind`, and those in it, from `values`; `prefix` is the table they are in, for messages.
+    """Build the dataclass `kind`, and the dataclasses in it, from `values`. `prefix` is their table, for messages.
 
     Raises:
-        ValueError: as `load_config`.
+        ValueError: the same as `load_config`.
     """
     types_of = typing.get_type_hints(kind)
     known = [f.name for f in fields(kind)]
@@ -332,7 +332,7 @@ def from_dict(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def _typed(kind: Any, value: Any, key: str) -> Any:
-    """`value` as `kind`: a whole number may stand for a float, and a list for a tuple; nothing else is converted."""
+    """`value` as `kind`. An integer becomes a float and a list a tuple if `kind` is one. Nothing else is converted."""
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"{key} must be a table, got {value!r}")
@@ -367,7 +367,7 @@ def to_toml(config: TrainConfig) -> str:
 
 
 def _values(config: Any) -> list[tuple[str, Any]]:
-    """Names and values; None has no TOML, and stands for itself by being left out."""
+    """Names and values. TOML has no None, so settings that are None are omitted."""
     pairs = ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
     return [(name, value) for name, value in pairs if value is not None]
 
@@ -376,5 +376,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, (bool, str)):
-        return json.dumps(value)  # TOML's basic strings are JSON's
+        return json.dumps(value)  # basic strings of TOML are strings of JSON
     return repr(value)

@@ -1,4 +1,4 @@
-"""What a training run tells: a progress line, a JSON line per step, and TensorBoard where it is installed."""
+"""The output of a training run: a progress line, a JSON line per step, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tracker.io.files import write_whole
 
-RECENT = 50  # steps that the rates shown are means of
+RECENT = 50  # the displayed rates are means over this many steps
 
 
 class TrainLog:
-    """The log of a run: `metrics.jsonl`, TensorBoard's events beside it, and a progress bar on a terminal.
+    """The log of a run: `metrics.jsonl`, TensorBoard's events in the same folder, and a progress bar on a terminal.
 
-    Lines of steps after `done`, which a killed run wrote after its last checkpoint, are removed: the steps come again.
-    Where there is no checkpoint all of them come again; the lines of the run before are then kept as
-    `metrics-1.jsonl`, `metrics-2.jsonl` and so on.
+    A killed run may have written lines after its last checkpoint, for steps after `done`. They are removed, because
+    these steps run again. Without a checkpoint all steps run again. The old lines are then kept as `metrics-1.jsonl`,
+    `metrics-2.jsonl` and so on.
 
     Args:
-        folder: of the run, which exists.
+        folder: folder of the run, which must exist.
         steps: number of steps of the whole run.
-        done: number of steps done before.
-        quiet: show nothing.
+        done: number of steps that are done already.
+        quiet: print nothing.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ class TrainLog:
         elif self.path.exists():
             kept = [record for record in read_metrics(self.path) if record["step"] <= done]
             write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self._file = self.path.open("a", buffering=1, encoding="utf-8")  # a line is written as soon as it is whole
+        self._file = self.path.open("a", buffering=1, encoding="utf-8")  # writes each line at once
         self._board = _summary_writer(folder, done)
         self._recent: deque[tuple[int, float, float, float]] = deque(maxlen=RECENT)
         self._auc = ""
@@ -74,7 +74,7 @@ class TrainLog:
             self._board.close()
 
     def train(self, record: dict[str, Any]) -> None:
-        """Note a step: its number, loss, and what it took (pairs, seconds, of which data_wait and teacher)."""
+        """Log a step: its number, loss, pairs and seconds, and the seconds for data_wait and teacher."""
         self._write("train", record)
         self._recent.append((record["pairs"], record["seconds"], record["data_wait"], record.get("teacher", 0.0)))
         pairs, seconds, waited, taught = map(sum, zip(*self._recent, strict=True))
@@ -85,14 +85,14 @@ class TrainLog:
         if taught:
             rates += f"  teacher {100 * taught / seconds:.0f} %"
         self._progress.update(self._task, completed=record["step"], rates=rates)
-        # Without a terminal, as in a log file of a cluster, a line every half minute and the last one.
+        # Without a terminal, such as in a log file of a cluster: one line every half minute, and the last one.
         last = record["step"] == self._steps
         if self._progress.disable and (last or time.monotonic() - self._said > 30):
             self._said = time.monotonic()
             self.say(f"step {record['step']} of {self._steps}  {rates}")
 
     def validation(self, record: dict[str, Any]) -> None:
-        """Note the validation after a step: its number, the mean AUC and that of each sequence."""
+        """Log the validation after a step: the step's number, the mean AUC and the AUC of each sequence."""
         self._write("validation", record)
         self._auc = f"  AUC {record['auc']:.3f}"
         self.say(f"step {record['step']}: validation AUC {record['auc']:.3f}")
@@ -110,20 +110,20 @@ class TrainLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a last line that a killed process left half-written is not one."""
+    """The records of a `metrics.jsonl`, without a last line that a killed process left incomplete."""
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines]
 
 
 def _keep(path: Path) -> None:
-    """Give a file with something in it the next free number."""
+    """Rename a file that is not empty to the next free number."""
     if path.stat().st_size:
         numbers = itertools.count(1)
         path.rename(next(free for n in numbers if not (free := path.with_stem(f"{path.stem}-{n}")).exists()))
 
 
 def _summary_writer(folder: Path, done: int) -> Any:
-    """TensorBoard's writer, which hides what it has of later steps, or None where it is not installed."""
+    """TensorBoard's writer, which hides its records of later steps, or None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""The training loop of SiamFC: pairs in, their loss, its gradient, a step of the optimizer."""
+"""The training loop of SiamFC: load pairs, compute their loss and its gradient, make a step of the optimizer."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ def train(
     progress: Callable[[int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> list[float]:
-    """Train `model` in place, on the device it is on, and leave it in eval mode.
+    """Train `model` in place, on its device, and leave it in eval mode.
 
     Args:
-        model: takes RGB 0-255 crops; normalising them is the work of its first BatchNorm.
-        config: defaults to `TrainConfig()`.
-        pairs: what to learn from; synthetic videos by default.
-        validation: sequences to score the tracker on every `config.validation.every` steps.
-        teacher: a network to imitate, with the weights that the configuration gives its losses.
+        model: the network. It takes RGB crops from 0 to 255, which its first BatchNorm normalises.
+        config: settings; the default is `TrainConfig()`.
+        pairs: training pairs; the default is synthetic videos.
+        validation: sequences on which the tracker is scored every `config.validation.every` steps.
+        teacher: a network to imitate. The configuration has the weights of its losses.
         world: the processes that train together.
-        folder: of the run, for its checkpoints and best weights; the run goes on from the newest checkpoint there.
-        log: told of every step and validation.
+        folder: folder of the run, for its checkpoints and best weights. The run continues from its newest checkpoint.
+        log: gets every step and validation.
         progress: called after each step with the number of steps done and the loss.
-        stop: asked after each step whether to end the run there, with a checkpoint.
+        stop: called after each step; True ends the run with a checkpoint.
 
     Returns:
-        the loss of every step taken here, the mean over the processes.
+        The loss of every step of this call, the mean over the processes.
 
     Raises:
-        FloatingPointError: when a loss or a gradient is not finite; the message names the step, the epoch and the
-            pairs. The step is not applied.
-        ValueError: when pairs, batch and processes do not fit each other, or a checkpoint does not fit the run.
+        FloatingPointError: if a loss or a gradient is not finite. The message names the step, the epoch and the pairs.
+            The step is not applied.
+        ValueError: if pairs, batch and processes do not fit each other, or a checkpoint does not fit the run.
 
     Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", section 4.1
     (SGD, exponential learning rate), eq. 2-5 and 10-11.
@@ -128,7 +128,7 @@ def train(
             grad_norm, stopping, mean_loss, *mean_parts = found.tolist()
             if not math.isfinite(mean_loss) or (not math.isfinite(grad_norm) and not _may_overflow(scaler)):
                 raise FloatingPointError(_blame(loss, grad_norm, step, loaded, world))
-            scaler.step(optimizer)  # leaves the weights alone where a scaled float16 gradient overflowed
+            scaler.step(optimizer)  # does nothing if a scaled float16 gradient overflowed
             scaler.update()
             state.step = step
 
@@ -170,10 +170,10 @@ def _start_or_resume(state: TrainState, checkpoints: Checkpoints | None, pairs: 
 def training_form(
     model: nn.Module, config: TrainConfig, world: World, learner: nn.Module | None = None
 ) -> Iterator[nn.Module]:
-    """The network as it is trained: fused modules, compiled, a replica per process, whatever applies.
+    """The network in its form for training: with fused modules, compiled, or with a replica per process, as configured.
 
-    The parameters stay those of `model`, which has its own modules back, in eval mode, when the block ends.
-    `learner` is what is run in its place, such as a `Student` that holds it.
+    The parameters stay those of `model`. At the end of the block it has its own modules again and is in eval mode.
+    `learner` is the module that runs in its place, such as a `Student` that contains it.
     """
     with ExitStack() as undo:
         undo.callback(model.eval)
@@ -196,7 +196,7 @@ def training_form(
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Keep modules as they are while a network trains: no gradients, and batch norms use their running statistics."""
+    """Freeze modules while a network trains: they have no gradients, and batch norms use their running statistics."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     for module in modules:
         module.eval()
@@ -210,7 +210,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that the configuration names, of all parameters, each at its share of the learning rate."""
+    """The optimizer that the configuration names, for all parameters, each with its factor on the learning rate."""
     family, _, suffix = config.optimizer.partition("_")
     kind = {
         "sgd": fastops.optim.SGDGC if suffix else torch.optim.SGD,
@@ -229,12 +229,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def _may_overflow(scaler: torch.amp.GradScaler) -> bool:
-    """Whether a gradient that is not finite may be the scale's fault."""
+    """Whether the gradient scale may be the cause of a gradient that is not finite."""
     return scaler.is_enabled() and scaler.get_scale() > 1
 
 
 def _blame(loss: Tensor, grad_norm: float, step: int, loaded: Loaded, world: World) -> str:
-    """Which step and which pairs gave a loss or a gradient that is not finite."""
+    """The message about a loss or a gradient that is not finite, with its step and pairs."""
     each = world.collect({world.rank: (loss.item(), loaded.indices)})
     bad = {rank: value for rank, value in each.items() if not math.isfinite(value[0])}
     what = (
@@ -254,7 +254,7 @@ def _validate(
     folder: Path | None,
     log: TrainLog | None,
 ) -> None:
-    """Score the tracker, and keep the weights where it is the best one yet."""
+    """Score the tracker, and save the weights if it is the best so far."""
     scores = validate(model, sequences, world)
     auc = sum(scores.values()) / len(scores)
     if auc > state.progress["best_auc"]:
@@ -267,7 +267,7 @@ def _validate(
 
 @torch.no_grad()
 def remove_se_bias(model: SiamFC) -> None:
-    """Set the biases of the channel attention to 0 and keep training from changing them, in place.
+    """Set the biases of the channel attention to 0 in place, and exclude them from training.
 
     The gate is then sigmoid(W2 relu(W1 z)), equation 8 of Zhang and Wang. A model without attention stays as it is.
     """
@@ -285,25 +285,25 @@ def scale_responses(
     batch_size: int = 8,
     seed: int = 0,
 ) -> None:
-    """Scale the last convolution of a fresh network in place so that its responses have standard deviation `deviation`.
+    """Scale the last convolution of a new network in place so that its responses have standard deviation `deviation`.
 
-    With out_scale = .001 a fresh network of width .25 starts with responses of deviation .05: the logistic loss is flat
-    there. Measured on synthetic pairs it fell from .69 to .64 in 200 steps; started at 1, to .49 in 60.
+    With out_scale = .001, the responses of a new network of width .25 have a deviation of .05, where the logistic loss
+    is flat. On synthetic pairs the loss fell from .69 to .64 in 200 steps. With a deviation of 1 it fell to .49 in 60.
 
     Args:
-        model: with the head "xcorr".
-        deviation: what to reach.
-        pairs: the first `batch_size` of them are looked at; synthetic ones of `seed` by default.
+        model: a network with the head "xcorr".
+        deviation: the standard deviation to reach.
+        pairs: the first `batch_size` of them are used; the default is synthetic pairs from `seed`.
 
     Raises:
-        ValueError: when the responses are constant or not finite, so that no factor scales them.
+        ValueError: if the responses are constant or not finite, so that no factor scales them.
     """
     pairs = PairDataset.synthetic(seed, batch_size) if pairs is None else pairs
     items = [pairs[i] for i in range(min(batch_size, len(pairs)))]
     device = next(model.parameters()).device
     batch = augment(collate(items), torch.Generator(), AugmentConfig.none(), device=device)
     training = model.training
-    model.train()  # BatchNorm must use the batch: a fresh network's running statistics say nothing yet
+    model.train()  # BatchNorm must use the batch, because a new network has no running statistics
     measured = float(model(batch.exemplar, batch.instance).std())
     model.train(training)
     if not 0 < measured < math.inf:

@@ -1,4 +1,4 @@
-"""The losses of both heads: the score map's, and the box head's score and box."""
+"""The losses of both heads: of the score map, and of the box head's score and box."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tracker.training import box_losses
 SCORE_LOSSES = ("balanced", "mean")
 FUSED_BOX_LOSSES = ("focal_eiou", "eiou", "ciou", "diou", "giou", "iou")
 BOX_LOSSES = (*FUSED_BOX_LOSSES, "focal_l1", "smooth_l1", "balanced_l1", "focal_eiou_v1", "focal_eiou_star")
-GAMMA, BETA = 0.5, 0.8  # of Focal-EIoU and FocalL1
-RADIUS = 16.0  # pixels from the target's centre within which a cell of the score map counts as the target
+GAMMA, BETA = 0.5, 0.8  # defaults of Focal-EIoU and FocalL1
+RADIUS = 16.0  # cells of the score map within this distance of the target's centre are positives, in pixels
 
 
 def losses_of(output: Any, batch: Batch, box_loss: str, score: str = "balanced", **options: float) -> dict[str, Tensor]:
-    """The losses of what the network gives, by name; training minimises their weighted sum.
+    """The losses of a network's output, by name. Training minimises their weighted sum.
 
     Args:
-        output: score map, or what the box head gives.
-        batch: what the network was given.
+        output: the score map, or the output of the box head.
+        batch: the batch that the network got.
         box_loss: `kind` of `box_head_loss`.
         score: `kind` of `score_loss`.
-        options: of `box_head_loss`.
+        options: further arguments of `box_head_loss`.
     """
     if isinstance(output, BoxOutput):
         return box_head_loss(output, batch.box, box_loss, score, **options)
@@ -37,17 +37,20 @@ def losses_of(output: Any, batch: Batch, box_loss: str, score: str = "balanced",
 
 
 def score_loss(score: Tensor, boxes: Tensor, kind: str = "balanced") -> Tensor:
-    r"""Logistic loss of score maps; the label y is +1 within 16 pixels of the target's centre, else -1.
+    r"""Logistic loss of score maps. The label y is +1 within 16 pixels of the target's centre, else -1.
 
     $$L = \frac{1}{N} \sum_n \sum_{u} w_{nu} \ln(1 + e^{-y_{nu} v_{nu}})$$
 
-    "balanced" gives both labels one half of each map's weight; "mean" weighs all cells alike, which is equation 3 of
-    Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function".
+    With "balanced", both labels have half of each map's weight. With "mean", all cells have the same weight, as in
+    equation 3 of Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function".
 
     Args:
         score: logits v, [N, 1, H, W].
-        boxes: [N, 4], x1, y1, x2, y2 in pixels from the middle of the instance crop.
+        boxes: [N, 4], x1, y1, x2, y2 in pixels, relative to the middle of the instance crop.
         kind: "balanced" or "mean".
+
+    Returns:
+        The loss, a scalar.
 
     Example:
         >>> box = torch.tensor([[-32.0, -32.0, 32.0, 32.0]])
@@ -64,24 +67,27 @@ def score_loss(score: Tensor, boxes: Tensor, kind: str = "balanced") -> Tensor:
 
 
 def centers_of(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Row and column of the boxes' centres in cells of maps of `size`: [N, 2] of [N, 4], x1, y1, x2, y2 in pixels from
-    the middle of the instance crop."""
+    """Row and column [N, 2] of the boxes' centres, in cells of maps of `size`.
+
+    The boxes are [N, 4], x1, y1, x2, y2 in pixels, relative to the middle of the instance crop.
+    """
     x1, y1, x2, y2 = boxes.unbind(1)
     rows, columns = size
     return torch.stack([(y1 + y2) / (2 * STRIDE) + (rows - 1) / 2, (x1 + x2) / (2 * STRIDE) + (columns - 1) / 2], 1)
 
 
 def assign(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the targets are on maps of `size`.
+    """The positions of the targets on maps of `size`.
 
     Args:
-        boxes: [N, 4], x1, y1, x2, y2 in pixels from the middle of the instance crop.
+        boxes: [N, 4], x1, y1, x2, y2 in pixels, relative to the middle of the instance crop.
         size: rows and columns of the maps.
 
     Returns:
-        centers [N, 2], row and column of the target's centre in cells, as `fastops.balanced_logistic_loss` takes them:
-        the score is 1 within 16 pixels of it; inside bool [N, H, W], the cells among these that are within the box. The
-        box is regressed there only: the tracker takes it from a cell with a high score, and others cost accuracy.
+        `centers` [N, 2], row and column of the target's centre in cells, for `fastops.balanced_logistic_loss`. Cells
+        within 16 pixels of it are positives. `inside`, bool [N, H, W], marks the positives that are within the box.
+        Boxes are only regressed in these cells: the tracker takes the box of a cell with a high score, and training
+        other cells costs accuracy.
     """
     x1, y1, x2, y2 = boxes[:, :, None].unbind(1)  # [N, 1]
     y, x = (cell_offsets(n, device=boxes.device) for n in size)
@@ -100,28 +106,28 @@ def box_head_loss(
     gamma: float = GAMMA,
     beta: float = BETA,
 ) -> dict[str, Tensor]:
-    r"""Losses of the box head; train on their weighted sum.
+    r"""Losses of the box head. Training minimises their weighted sum.
 
     $$L_{score} = \text{`score_loss`}, \qquad L_{box} = \frac{\sum_{u \in B} w_u L_u}{\sum_{u \in B} w_u}$$
 
-    over the cells u within the target's box and 16 pixels of its centre. The weight w is $\mathrm{IoU}^\gamma$ for
-    Focal-EIoU (equation 11 of Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression") and 1
-    for the others.
+    B are the cells within the target's box and within 16 pixels of its centre. The weight w is $\mathrm{IoU}^\gamma$
+    for Focal-EIoU (equation 11 of Zhang et al., "Focal and efficient IOU loss for accurate bounding box regression")
+    and 1 for all other losses.
 
     Args:
-        output: what the model gives.
+        output: output of the model.
         boxes: [N, 4] float32, x1, y1, x2, y2 of the targets in pixels of the instance crop, which spans 0 to 255.
         kind: "iou", "giou", "diou", "ciou", "eiou" or "focal_eiou"; or a loss of `tracker.training.box_losses`:
             "smooth_l1", "balanced_l1", "focal_l1", "focal_eiou_v1" or "focal_eiou_star".
         score: `kind` of `score_loss`.
         gamma: exponent of "focal_eiou" and "focal_eiou_star".
-        beta: of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
+        beta: beta of "focal_l1" and "focal_eiou_v1", between 1/e and 1.
 
     Returns:
-        "score" and "box", scalars. Targets without a cell add nothing to "box".
+        "score" and "box", scalars. A target without cells adds nothing to "box".
 
     Raises:
-        ValueError: unknown kind, or boxes that are not [N, 4].
+        ValueError: for an unknown kind, or boxes that are not [N, 4].
 
     Example:
         >>> output = BoxOutput(torch.zeros(1, 1, 17, 17), torch.full((1, 4, 17, 17), 32.0))
@@ -138,7 +144,7 @@ def box_head_loss(
     _, inside = assign(boxes, output.score.shape[2:])
     score_part = score_loss(output.score, boxes, score)
 
-    # All cells, those outside weighing nothing: picking the others out would wait for the device.
+    # All cells are used, and those outside have a weight of 0: selecting cells would wait for the device.
     pred = boxes_of(output.ltrb.float())
     target = boxes[:, None, None].expand_as(pred)
     weight = inside.float()
@@ -150,10 +156,10 @@ def box_head_loss(
         weight = weight * (1 - ops.iou_loss(pred.detach(), target, reduction="none")).pow(gamma)
         kind = "eiou"
     losses = getattr(ops, f"{kind}_loss")(pred, target, reduction="none")
-    # The least sum: one cell of IoU 1e-4, so that no weights give no loss, and not NaN.
+    # The lower bound of the sum is one cell with an IoU of 1e-4. So without weights the loss is 0 and not NaN.
     return {"score": score_part, "box": (weight * losses).sum() / weight.sum().clamp(min=1e-2)}
 
 
 def _ops():
-    """The fused ops, or the same in plain PyTorch where the compiled library is missing."""
+    """The fused ops, or the reference implementations if the compiled library is missing."""
     return fastops if fastops.load_error is None else fastops.reference

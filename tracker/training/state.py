@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: everything that decides how it goes on, in files that are whole or not there."""
+"""Checkpoints of a training run. They contain everything that a run needs to continue, and are never incomplete."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _NAME = re.compile(r"step-(\d{9})\.safetensors")
 
 
 class TrainState:
-    """What training changes: weights, optimizer, scaler, random numbers, and the steps done.
+    """The state of training: weights, optimizer, scaler, random numbers, and the steps done.
 
     Args:
         model: the network whose weights are saved, not a wrapper of it.
-        optimizer: of its parameters.
-        scaler: of float16 training; a disabled one has no state.
+        optimizer: the optimizer of its parameters.
+        scaler: the scaler of float16 training; a disabled one has no state.
 
     Attributes:
         step: number of steps done.
-        progress: what else must be known to go on, JSON values: the pairs per epoch, the best validation so far.
+        progress: further values that a run needs to continue, as JSON: the pairs per epoch, the best validation so far.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
@@ -36,7 +36,7 @@ class TrainState:
         self.progress: dict[str, Any] = {}
 
     def to_bytes(self) -> bytes:
-        """The state as one safetensors file: tensors by name, the rest as JSON in its header."""
+        """Write the state as one safetensors file, with tensors by name and all other values as JSON in its header."""
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         values: dict[str, dict[str, Any]] = {}
@@ -46,7 +46,7 @@ class TrainState:
                     tensors[f"optimizer.{index}.{name}"] = value
                 else:
                     values.setdefault(str(index), {})[name] = value
-        # Nothing in the loop draws from torch's generators; a model that does (dropout) goes on with the same numbers.
+        # The loop does not draw from torch's generators. A model that does (dropout) continues with the same numbers.
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_initialized():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -57,15 +57,15 @@ class TrainState:
             "optimizer_groups": optimizer["param_groups"],
             "scaler": self.scaler.state_dict(),
         }
-        # A copy in rows of its own: safetensors keeps no strides, and tensors may share storage.
+        # Contiguous copies, because safetensors stores no strides and tensors may share storage.
         copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         return save(copies, {"state": json.dumps(header, sort_keys=True)})
 
     def load(self, path: Path) -> None:
-        """Take over the state in `path`.
+        """Load the state in `path`.
 
         Raises:
-            ValueError: when the file is damaged or of another network or optimizer; the message names it.
+            ValueError: if the file is damaged or from another network or optimizer. The message names it.
         """
         tensors, header = _read(path)
         try:
@@ -80,7 +80,7 @@ class TrainState:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for key, value in _under("optimizer.", tensors).items():
             index, name = key.split(".", 1)
-            if value.dim():  # in the strides of the parameter, as the optimizer had made it
+            if value.dim():  # with the strides of the parameter, like the optimizer's own states
                 value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
             state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": header["optimizer_groups"]})
@@ -105,33 +105,33 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 class Checkpoints:
-    """The last checkpoints of a run, `step-000001000.safetensors` and so on, in a folder of their own.
+    """The last checkpoints of a run, `step-000001000.safetensors` and so on, in their own folder.
 
     Args:
-        folder: made with the first checkpoint.
-        keep: number of checkpoints that stay.
+        folder: the folder, which the first checkpoint creates.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder, self.keep = folder, keep
 
     def paths(self) -> list[Path]:
-        """The checkpoints there are, oldest first; what a killed write left behind is none of them."""
+        """The existing checkpoints, oldest first, without the leftovers of killed writes."""
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
 
     def newest(self) -> Path | None:
-        """The checkpoint to go on from."""
+        """The checkpoint to continue from."""
         return max(self.paths(), default=None)
 
     def newest_step(self) -> int:
-        """The step of that checkpoint; 0 where there is none."""
+        """The step of the latest checkpoint; 0 if there is none."""
         newest = self.newest()
         return 0 if newest is None else int(_NAME.fullmatch(newest.name)[1])
 
     def save(self, state: TrainState) -> Path:
-        """Write a checkpoint, then remove those that are too many and what killed writes left."""
+        """Write a checkpoint, then remove the oldest checkpoints beyond `keep` and the leftovers of killed writes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{state.step:09d}.safetensors"
         write_whole(path, state.to_bytes())

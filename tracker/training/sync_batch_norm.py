@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all processes, on CPUs too, where torch.nn.SyncBatchNorm does not run."""
+"""Batch norm over the batches of all processes. It also runs on CPUs, where torch.nn.SyncBatchNorm does not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from fastops.nn import in_class
 
 
 class _Statistics(torch.autograd.Function):
-    """Mean and biased variance of each channel of x [N, C, H, W] over all processes, which have as many values each."""
+    """Mean and biased variance of each channel of x [N, C, H, W] over all processes.
+
+    All processes must have the same number of values.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         var, mean = torch.var_mean(values, (0, 2, 3), correction=0)
         size = dist.get_world_size()
-        # The squares of the means are small beside the variances: no digits are lost as in E[x^2] - E[x]^2 over x.
+        # The squared differences of the means are small, so this loses no digits. E[x^2] - E[x]^2 over x would.
         parts = torch.stack([mean, var])
         gathered = [torch.empty_like(parts) for _ in range(size)]
         dist.all_gather(gathered, parts)
@@ -43,10 +46,10 @@ class _Statistics(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` that takes its statistics in training from the batches of all processes.
+    """`nn.BatchNorm2d` whose statistics in training come from the batches of all processes.
 
-    Every process must have as many values per channel. In eval mode, and without `torch.distributed`, it is
-    `nn.BatchNorm2d`.
+    All processes must have the same number of values per channel. In eval mode, and without `torch.distributed`, it is
+    the same as `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,6 +67,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronised(model: nn.Module) -> AbstractContextManager[None]:
-    """For a `with` block, make every `nn.BatchNorm2d` of the model a [`SyncBatchNorm2d`][], the same module
-    otherwise."""
+    """For a `with` block, make every `nn.BatchNorm2d` of the model a [`SyncBatchNorm2d`][].
+
+    The modules stay the same objects, with the same parameters.
+    """
     return in_class(model, nn.BatchNorm2d, SyncBatchNorm2d)

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a frozen network whose features and outputs are targets that need no labels."""
+"""Knowledge distillation: a student learns the features and outputs of a frozen teacher, without labels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tracker.network.box_head import BoxOutput, boxes_of
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
-SURE = 0.1  # the student's boxes follow the teacher's in the cells whose score the teacher puts above this
+SURE = 0.1  # boxes are compared in the cells where the teacher's score is above this
 
 
 class Targets(NamedTuple):
-    """What the teacher gives for a batch.
+    """The results of the teacher for a batch.
 
     Attributes:
         exemplar: features before the attention, float32 [N, C, 6, 6].
@@ -31,12 +31,12 @@ class Targets(NamedTuple):
 
 
 class Teacher:
-    """A trained network, frozen and fused, that shows a student what to give.
+    """A trained network, frozen and fused, from which a student learns.
 
     Args:
         model: the network; its parameters are copied.
-        device: where to run.
-        dtype: of its convolutions.
+        device: device to run on.
+        dtype: dtype of its convolutions.
 
     Example:
         >>> teacher = Teacher(SiamFC(width=0.25), torch.device("cpu"), torch.float32)
@@ -59,12 +59,12 @@ class Teacher:
 
 
 class Given(NamedTuple):
-    """What a student gives for a batch; features as in `Targets`, in the teacher's number of channels.
+    """The results of a student for a batch.
 
     Attributes:
-        exemplar, instance: features before the attention.
-        output: of the network.
-        score_map: [N, 1, 17, 17], what the teacher's score map is compared with; None where it has none.
+        exemplar, instance: features before the attention, as in `Targets`, with the teacher's number of channels.
+        output: output of the network.
+        score_map: [N, 1, 17, 17], for the comparison with the teacher's score map; None if the teacher has none.
     """
 
     exemplar: Tensor
@@ -74,15 +74,15 @@ class Given(NamedTuple):
 
 
 class Student(nn.Module):
-    """A network as it learns from a teacher: gives its features beside its output.
+    """A network that learns from a teacher. It returns its features together with its output.
 
-    Where the teacher's features have another number of channels, a 1x1 convolution that is only needed in training
-    takes the student's to it. A student with a box head has a score map too, for a teacher without one: its features
-    after the attention, correlated as `SiamFC` with the score-map head does.
+    If the teacher's features have a different number of channels, a 1x1 convolution maps the student's features to that
+    number. It is needed in training only. If the student has a box head and its teacher has none, the student also has
+    a score map: the correlation of its features after the attention, as in `SiamFC` with the score-map head.
 
     Args:
         model: the network that learns.
-        teacher: what it learns from.
+        teacher: the network that it learns from.
     """
 
     def __init__(self, model: SiamFC, teacher: Teacher) -> None:
@@ -92,7 +92,7 @@ class Student(nn.Module):
         self.adapter = nn.Identity() if own == teacher.channels else nn.Conv2d(own, teacher.channels, 1)
 
     def forward(self, z: Tensor, x: Tensor) -> Given:
-        """Crops [N, 3, 127, 127] and [N, 3, 255, 255]."""
+        """Run the network on crops [N, 3, 127, 127] and [N, 3, 255, 255]."""
         model = self.model
         exemplar, instance = model.backbone(z), model.backbone(x)
         template, search = model.attention(exemplar), model.attention(instance)
@@ -105,23 +105,23 @@ class Student(nn.Module):
 
 
 def teacher_losses(given: Given, targets: Targets) -> dict[str, Tensor]:
-    r"""How far the student is from the teacher.
+    r"""The losses of a student relative to its teacher.
 
     $$L_{features} = \frac{1}{2} \sum_{b \in \{z, x\}} \frac{1}{N} \sum_n
         \frac{\|s_{bn} - t_{bn}\|^2}{\|t_{bn} - \bar t_{bn}\|^2}, \qquad
       L_{map} = \frac{\sum_n \|m_n - \mu_n\|^2}{\sum_n \|\mu_n - \bar \mu\|^2}$$
 
-    over images n, with features s and t of student and teacher and their score maps m and $\mu$. A single map may be
-    flat, so that maps share the variance of their batch. Two box heads are
-    compared by their scores as above and by the EIoU loss between their boxes, weighted by the teacher's score.
+    The sums are over images n. s and t are the features of student and teacher, m and $\mu$ their score maps. A single
+    map may be flat, so the maps of a batch share one variance. For two box heads, the scores are compared in the same
+    way, and the boxes by the EIoU loss, weighted by the teacher's score.
 
     Args:
-        given: what `Student` gives.
-        targets: what `Teacher` gives.
+        given: the result of `Student`.
+        targets: the result of `Teacher`.
 
     Returns:
-        "features"; "map", where the student has a map to compare; and "teacher_box", where both have a box head:
-        scalars, 0 where student and teacher are equal.
+        The scalars "features"; "map", if the student has a map to compare; and "teacher_box", if both have a box head.
+        They are 0 if student and teacher are equal.
     """
     branches = ((given.exemplar, targets.exemplar), (given.instance, targets.instance))
     features = [_error(own.flatten(1), wanted.flatten(1)) for own, wanted in branches]
@@ -141,7 +141,7 @@ def teacher_losses(given: Given, targets: Targets) -> dict[str, Tensor]:
 
 
 def _error(given: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error over the variance of what is wanted, along the last dimension; the mean over the others."""
+    """Squared error divided by the variance of the targets along the last dimension, averaged over the others."""
     given, wanted = given.float(), wanted.float()
     error = (given - wanted).square().mean(-1)
     return (error / wanted.var(-1, correction=0).clamp(min=1e-12)).mean()

@@ -1,4 +1,4 @@
-"""How well a network tracks, while it learns: the mean success AUC of sequences held back from training."""
+"""Validation during training: the mean success AUC on sequences that are held out from training."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tracker.network.model import SiamFC
 from tracker.tracker import Tracker
 from tracker.training.config import ValidationConfig
 
-#: Seeds of the synthetic validation videos, from here on. Training draws from all of [0, 2^63), so none is ever met.
+#: The first seed of the synthetic validation videos. Training draws seeds from [0, 2^63), so it never meets them.
 FIRST_SEED = 1_000_000
 SIZE = (320, 240)
 
 
 def validation_sequences(config: ValidationConfig) -> list[Sequence]:
-    """The sequences that the configuration names, at most `frames` frames of each.
+    """The sequences that the configuration names, with at most `frames` frames of each.
 
     Raises:
-        ValueError, OSError: for places that are not what they should be, or names that are not there.
+        ValueError, OSError: if a source cannot be read or has another layout, or if a name does not exist.
     """
     sequences = [
         Sequence.from_video(f"synthetic-{i}", SyntheticVideo(FIRST_SEED + i, config.frames, SIZE, occlusions=1))
@@ -45,19 +45,20 @@ def validate(
     world: World | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """Success AUC of every sequence, tracked from its first box; the processes share them out and all get all scores.
+    """The success AUC of every sequence, tracked from its first box.
 
-    Frames without the target do not count. The model keeps its mode and its modules.
+    The processes divide the sequences among them, and each gets all scores. Frames without the target do not count. The
+    model keeps its mode and its modules.
 
     Args:
         model: the network.
-        sequences: to track.
-        world: the processes; None is this one alone.
-        dtype: to run in, as of `tracker.Tracker`; None is the model's own.
+        sequences: the sequences to track.
+        world: the processes; None means this process only.
+        dtype: dtype to run in, as in `tracker.Tracker`; None means the model's dtype.
     """
     world = world or World()
     first = next(model.parameters())
-    # A network of its own: in training the model's modules may be fused or synchronised ones.
+    # A copy of the network: in training the model's modules may be fused or synchronised ones.
     network = SiamFC(**model.settings(), out_scale=model.out_scale, ops=model.ops).to(first.device).eval()
     network.load_state_dict(model.state_dict())
     network.int8 = model.int8
