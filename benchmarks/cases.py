@@ -240,9 +240,9 @@ def _after_a_convolution(size: str, *shapes: tuple[int, ...]) -> list[Case]:
     pooled = ("bias_activation", 1.25, 0)
     return [
         Case("bias_activation", size, randn(*shapes), eager_bias_mish, bias_mish, *whole,
-             twin=("mish", (1, 1), (1, 1), False), **options),
+             triton_args=("mish", (1, 1), (1, 1), False), **options),
         Case("bias_activation pooled", size, randn(*shapes), eager_bias_mish_max_pool2d, bias_mish_max_pool2d, *pooled,
-             twin=None, **options),
+             triton_args=None, **options),
     ]  # fmt: skip
 
 
@@ -341,7 +341,7 @@ def _large() -> list[Case]:
         ("se_attention", (shape, *attention), eager_se_attention, fastops.se_attention, "se", (3, 4), {}),
     ):
         for channels_last in (False, True):
-            cases.append(Case(op, size, randn(*inputs), eager, fused, stem, *values, channels_last, **options))
+            cases.append(Case(op, size, randn(*inputs), eager, fused, family, *values, channels_last, **options))
     cases += _after_a_convolution(size, shape, layers[0])
     inputs = randn((192, 256, 6, 6), (192, 256, 22, 22))
     cases.append(
