@@ -18,7 +18,7 @@ from tracker.tracker import check_dtype, device_of, find_model
 
 
 class BatchTracker:
-    """Many targets in one video or in several, each tracked as by its own `Tracker`.
+    """Tracks many targets in one video or in several, each like with its own `Tracker`.
 
     A frame is read and uploaded once for all of its targets. On a GPU the targets pass through the network together. On
     a CPU they pass one after the other, and the results equal those of single trackers to the last bit. Targets may be
@@ -26,7 +26,7 @@ class BatchTracker:
     needs its memory for up to 64 targets at once.
 
     Args:
-        model, weights, activation, config, device, dtype: as for `Tracker`.
+        model, weights, activation, config, device, dtype: as in `Tracker`.
 
     Example:
         >>> tracker = BatchTracker(SiamFC(width=0.25))
@@ -74,7 +74,7 @@ class BatchTracker:
         Args:
             path: a checkpoint, or the name of weights in the package (see `tracker.network.pretrained`); None is the
                 default weights.
-            device, dtype, activation: as for `BatchTracker`.
+            device, dtype, activation: as in `BatchTracker`.
 
         Example:
             >>> BatchTracker.from_pretrained(scale_num=5).config.scale_num
@@ -97,10 +97,10 @@ class BatchTracker:
         Args:
             image: RGB uint8 [H, W, 3], or grey [H, W]: the last tracked frame of the video, or its first frame.
             box: x, y, w, h in pixels, 0-based; may reach beyond the image but must overlap it.
-            video: a name for the video; not needed where there is only one.
+            video: a name for the video; not needed if there is only one.
 
         Raises:
-            ValueError: when the image or the box is not valid.
+            ValueError: if the image or the box is not valid.
         """
         image = as_rgb(image)
         start = Start.of(image, as_box(box, image.shape), self.config)
@@ -125,7 +125,7 @@ class BatchTracker:
         """Stop following a target.
 
         Raises:
-            KeyError: when there is no such target.
+            KeyError: if there is no such target.
         """
         if target not in self._targets:
             raise KeyError(f"target must be one of {list(self.targets)}, got {target!r}")
@@ -149,9 +149,9 @@ class BatchTracker:
             A dictionary from the number of a target to its result.
 
         Raises:
-            ValueError: when an image is not RGB uint8 [H, W, 3] or grey [H, W], or its video never had a target.
-            FloatingPointError: when the network's response for a target is not finite. The message names the targets;
-                the attribute `results` holds the results of the others.
+            ValueError: if an image is not RGB uint8 [H, W, 3] or grey [H, W], or its video never had a target.
+            FloatingPointError: if the network's response for a target is not finite. The message names the targets,
+                and the attribute `results` has the results of the others.
         """
         if not isinstance(images, Mapping):
             if any(video is not None for video in self._videos):
@@ -180,7 +180,7 @@ class BatchTracker:
         return results
 
     def track(self, source: Any, boxes: Iterable[Sequence[float] | np.ndarray]) -> Iterator[list[TrackResult | None]]:
-        """Yield the results of new targets for every frame of `source`; the first are the given boxes.
+        """Yield the results of new targets for every frame of `source`. The first results are the given boxes.
 
         The targets belong to a new video and are dropped at the end. A target that is dropped earlier yields None.
 

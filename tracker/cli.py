@@ -44,7 +44,7 @@ def _without_command(
     if version:
         print(f"{NAME} {installed_version()}")
         raise typer.Exit
-    # `no_args_is_help` would raise the whole help as a usage error in newer versions of click.
+    # In newer versions of click `no_args_is_help` would raise the whole help as a usage error.
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -53,12 +53,12 @@ def _without_command(
 for _function, _short in (
     (track, "Track a target through a video, camera or folder."),
     (demo, "Make a video, track it, compare speeds."),
-    (prepare, "Cut the crops of data sets into one file."),
+    (prepare, "Write the crops of data sets to one file."),
     (train, "Train a network."),
     (evaluate, "Score the tracker on a benchmark."),
-    (tune, "Search the best settings of the tracker."),
-    (bench, "Measure this machine: stock PyTorch against fused."),
-    (quantize, "Measure a network for 8-bit integers."),
+    (tune, "Search for the best settings of the tracker."),
+    (bench, "Measure the speed of this machine: stock PyTorch against fused."),
+    (quantize, "Prepare a network for 8-bit integers."),
     (export, "Write the network as ONNX or torch.export."),
     (serve, "Open a page to track in the browser."),
     (experiment, "Run an experiment of the papers."),
@@ -73,11 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     | code | meaning |
     |---|---|
     | 0 | success |
-    | 1 | training failed, or whoever read the output closed the pipe |
+    | 1 | training failed, or the reader of the output closed the pipe |
     | 2 | bad usage, bad input or an output that cannot be written; one line on stderr says which |
-    | 130, 143, 129 | ended by Ctrl-C, SIGTERM, SIGHUP; what was done until then is kept |
+    | 130, 143, 129 | ended by Ctrl-C, SIGTERM, SIGHUP; finished work is kept |
     """
-    # OpenCV and FFmpeg print every codec they try; the command prints its own errors.
+    # OpenCV and FFmpeg print every codec that they try. The command prints its own errors.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -108,9 +108,9 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _like_ctrl_c() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does; yield the list of those that came.
+    """Let SIGTERM and SIGHUP end the command like Ctrl-C. Yield the list of received signals.
 
-    A signal that is ignored, as nohup sets it, stays ignored.
+    A signal that is ignored, for example by nohup, stays ignored.
     """
     caught: list[int] = []
 
@@ -132,11 +132,11 @@ def _like_ctrl_c() -> Iterator[list[int]]:
 
 
 def _flush(code: int) -> int:
-    """Write what was printed; the exit code of a successful command tells whether it could be."""
+    """Flush the output. If that fails, a successful command gets another exit code."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Python flushes once more at its end, and would complain again.
+        # Python flushes again at exit and would report the error again.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # `| head` has read enough
@@ -146,11 +146,11 @@ def _flush(code: int) -> int:
 
 
 def _mistake(error: Exception) -> str | None:
-    """One line for the user, or None where the error is the program's own."""
-    # Usage errors come from click or from typer's own copy of it, as typer's version has it.
+    """One line for the user, or None if the error is a bug of the program."""
+    # Usage errors come from click or, in some versions of typer, from typer's own copy of it.
     if hasattr(error, "format_message"):
         return error.format_message()
-    # Imported here, so that --help needs no OpenCV. Code that raised these errors has loaded them already.
+    # Imported here so that --help needs no OpenCV. Code that raised these errors has imported them already.
     from tracker.io.draw import VideoError
     from tracker.io.files import DISK_ERRORS
     from tracker.io.sources import SourceError

@@ -13,7 +13,7 @@ from tracker.geometry import CONTEXT, EXEMPLAR, INSTANCE, RESPONSE, STRIDE
 
 
 class Rule(NamedTuple):
-    """What a setting must be: in words, for the error, and as a test."""
+    """A rule for a setting: in words, for the error message, and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -40,7 +40,7 @@ def check_settings(settings: Any, rules: Mapping[str, Rule]) -> None:
         rules: from field names, separated by spaces, to the rule for these fields.
 
     Raises:
-        ValueError: the message names the field, what it must be and what it is.
+        ValueError: if a rule does not hold. The message names the field, the rule and the value.
     """
     for field in fields(settings):
         value, kind = getattr(settings, field.name), {"int": Integral, "float": Real}.get(field.type)
@@ -72,21 +72,21 @@ class TrackerConfig:
             settings are for networks with a box head; these search one scale and ignore the five settings above.
         box_penalty: weight of changes of size and aspect ratio against the score, at least 0.
         box_window: weight of the Hann window against the score, 0 to 1.
-        box_calibrate: whether boxes are relative to what the box head says of the first frame, whose box is known; see
+        box_calibrate: whether boxes are corrected by the box head's result for the first frame, whose box is known; see
             `tracker.engines.calibration`.
         response_size: side of the network's score map.
         response_up: upsampling factor of the score map.
         total_stride: stride of the backbone.
-        out_scale: factor on the score map of models the tracker loads itself (a model passed in keeps its own).
+        out_scale: factor on the score map of models that the tracker loads (a given model keeps its own factor).
         lost_score: a frame whose score is below this counts as a miss.
-        lost_frames: number of misses in a row from which the target counts as lost.
+        lost_frames: number of misses in a row after which the target counts as lost.
         redetect: whether a lost target is searched for in the whole frame; see `tracker.engines.redetect`.
-        redetect_score: score from which a target counts as found again, 0 to 1.
+        redetect_score: lowest score of a target that is found again, 0 to 1.
         min_target_size: lower limit of the target's shorter side, unless the target starts smaller.
-        max_target_ratio: upper limit of target side over image side, unless the target starts larger.
+        max_target_ratio: upper limit of target side / image side, unless the target starts larger.
 
     Raises:
-        ValueError: when a value is out of its range; the message names the field.
+        ValueError: if a value is out of range. The message names the field.
 
     Example:
         >>> TrackerConfig(scale_num=5).scale_num
@@ -136,7 +136,7 @@ class TrackerConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrackerConfig:
-        """Return the configuration with `values` in place of the defaults; an unknown key is a ValueError.
+        """Return the configuration with `values` in place of the defaults. An unknown key raises a ValueError.
 
         Example:
             >>> TrackerConfig.from_dict({"scale_num": 1}).scale_num
@@ -153,7 +153,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """The values of texts KEY=VALUE, for `TrackerConfig.from_dict`.
 
     Raises:
-        ValueError: names the text that is of another form.
+        ValueError: if a text has another form. The message names it.
 
     Example:
         >>> parse_settings(["scale_num=1", "box_lr=0.3"])

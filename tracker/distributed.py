@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them: the rank of this one, its share of the work, the results of all."""
+"""Several processes, started by torchrun: the rank of this process, its share of the work, the results of all."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; by default this process only, and nothing is sent anywhere.
+    """The processes of a run. The default is this process only, without communication.
 
     Args:
         rank: number of this process, from 0.
         size: number of processes.
-        local_rank: number of this process on its machine: the GPU it uses.
+        local_rank: number of this process on its machine, and of its GPU.
     """
 
     rank: int = 0
@@ -36,7 +36,7 @@ class World:
         The processes are not connected: this is enough to divide work, but not to exchange results.
 
         Raises:
-            ValueError: when RANK is not the number of one of the processes.
+            ValueError: if RANK is not the number of one of the processes.
         """
         rank, size, local_rank = (_whole_number(*pair) for pair in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
         if rank >= size:
@@ -49,7 +49,7 @@ class World:
         return self.rank == 0
 
     def device(self) -> torch.device:
-        """The GPU of this process, or the CPU where there is no GPU."""
+        """The GPU of this process, or the CPU if there is no GPU."""
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -91,10 +91,10 @@ def _whole_number(name: str, default: int) -> int:
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Connect the processes that torchrun started, over NCCL (GPUs) or gloo; without torchrun, this process only.
+    """Connect the processes that torchrun started, with NCCL (GPUs) or gloo. Without torchrun, use this process only.
 
     Raises:
-        ValueError: when WORLD_SIZE names other processes, and no variable says how to reach them.
+        ValueError: if WORLD_SIZE names other processes, and no variable says how to reach them.
 
     Example:
         >>> with join() as world:

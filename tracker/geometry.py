@@ -1,7 +1,7 @@
 """The geometry of SiamFC, shared by crops, network, labels and tracker.
 
-The network sees two squares around a target: the exemplar, which is the template, and the instance, which is searched.
-Both have the same scale: the target with its context fills the exemplar.
+The network gets two squares around a target: the exemplar, which is the template, and the instance, which is searched.
+Both have the same scale, at which the target with its context fills the exemplar.
 
 Source: Bertinetto et al., Fully-Convolutional Siamese Networks for Object Tracking, section 3.
 """

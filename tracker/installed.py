@@ -10,7 +10,7 @@ NAME = "siamfc-fastops"
 
 
 def installed_version() -> str:
-    """The version; marked where the sources are used without being installed."""
+    """The version, with a mark if the sources are used without an installation."""
     try:
         return metadata.version(NAME)
     except metadata.PackageNotFoundError:
@@ -20,7 +20,7 @@ def installed_version() -> str:
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs the requirements of an extra; it works with and without the source folder.
+    """The command that installs the requirements of an extra. It works with and without the source folder.
 
     Example:
         >>> install_hint("plot")

@@ -29,38 +29,38 @@ class Engine(Protocol):
 class Tracker:
     """SiamFC tracker with limited boxes, a score and a lost signal.
 
-    The boxes equal those of the usual PyTorch SiamFC (`ReferenceTracker`) as long as they are within these limits: the
-    centre stays within the image, the shorter side is at least `min_target_size`, both sides are at most
-    `max_target_ratio` times the image's. A target that starts beyond a limit may keep its size. So a lost target
-    neither drifts away nor slows the tracker down.
+    The boxes equal those of the usual PyTorch SiamFC (`ReferenceTracker`) within these limits: the centre stays within
+    the image, the shorter side is at least `min_target_size`, and both sides are at most `max_target_ratio` times the
+    image's sides. A target that starts beyond a limit may keep its size. So a lost target neither drifts away nor slows
+    the tracker down.
 
-    With a network that has a box head the tracker searches one scale and takes the box, aspect ratio included, from the
-    best cell (`fastops.box_peak`); the limits are the same.
+    With a box head the tracker searches one scale. It takes the whole box, with its aspect ratio, from the best cell
+    (`fastops.box_peak`). The limits are the same.
 
     The score is the contrast (peak - mean) of the best scale's score map, divided by the contrast of the first frame
-    searched with its own template, and limited to 0..1. It was measured with the published weights on 13 real targets:
-    1,640 frames with an overlap above .4, against 251 bad frames (56 with an overlap below .05, 195 of another video).
-    The medians are .74 and .28, the area under the ROC curve is .95. It is .89 for the peak-to-sidelobe ratio, .92 for
-    the geometric mean of both, .97 for the peak alone. Contrast was preferred to the peak because a constant offset of
-    the response does not change it. The defaults of `lost` were chosen on these frames, so expect less elsewhere. With
-    them `lost` is true for 2 % of the good frames (most show a motorbike upside down) and 57 % of the bad ones; the
-    first four frames of a miss never count.
+    searched with its own template, and clamped to 0..1. It was measured with the published weights on 13 real targets.
+    1,640 frames had an overlap above .4. 251 frames were bad: 56 with an overlap below .05, and 195 from another video.
+    The medians are .74 and .28, and the area under the ROC curve is .95. The area is .89 for the peak-to-sidelobe
+    ratio, .92 for the geometric mean of both, and .97 for the peak itself. The contrast is used because a constant
+    offset of the response does not change it. The defaults of `lost` were chosen on these frames, so other videos will
+    give worse results. With them `lost` is true for 2 % of the good frames (most show a motorbike upside down) and 57 %
+    of the bad frames. The first four frames of a miss never count.
 
     Args:
         model: the network; the tracker works on a copy of it.
-        weights: path of a checkpoint, in place of `model`; see `tracker.network.checkpoint.load_model`.
-        activation: "relu" or "mish", for `weights` that do not name it, such as a .pth file; None is what they name, or
-            ReLU.
+        weights: path of a checkpoint, instead of `model`; see `tracker.network.checkpoint.load_model`.
+        activation: "relu" or "mish", for `weights` that do not name it, such as a .pth file. With None it is the one
+            that the file names, or ReLU.
         config: settings.
-        device: where the network runs; None is the model's own, or with `weights` a GPU where there is one.
-        dtype: floating-point type of the network; "int8" for convolutions in 8-bit integers, on a CPU and with weights
-            measured for it (see `tracker.network.quantized`); or "auto" for the fastest one on this machine (see
-            `tracker.network.autotune`); None is the model's own.
-        backend: "fastops" for the fused path, everything on the device; "eager" for OpenCV and NumPy around the model
-            run op by op: in plain PyTorch with `weights`, with the ops it was made with where a model is passed in.
+        device: where the network runs. None means the model's device, or with `weights` a GPU if there is one.
+        dtype: floating-point type of the network. "int8" runs convolutions in 8-bit integers, on a CPU and with weights
+            from `tracker quantize` (see `tracker.network.quantized`). "auto" chooses the fastest type on this machine
+            (see `tracker.network.autotune`). None means the model's dtype.
+        backend: "fastops" runs everything on the device, with fused ops. "eager" runs OpenCV and NumPy on the host and
+            the network op by op: a given model with its own ops, `weights` in plain PyTorch.
 
     Raises:
-        ValueError: when an argument is out of its range, or not exactly one of `model` and `weights` is given.
+        ValueError: if an argument is out of range, or not exactly one of `model` and `weights` is given.
 
     Example:
         >>> tracker = Tracker(SiamFC(width=0.25, ops="reference"), backend="eager")
@@ -116,7 +116,7 @@ class Tracker:
         Args:
             path: a checkpoint, or the name of weights in the package (see `tracker.network.pretrained`); None is the
                 default weights.
-            device, dtype, backend, activation: as for `Tracker`.
+            device, dtype, backend, activation: as in `Tracker`.
 
         Example:
             >>> Tracker.from_pretrained(scale_num=5).config.scale_num
@@ -128,7 +128,7 @@ class Tracker:
 
     @property
     def network(self) -> Network:
-        """The network; with backend "eager" it can be replaced."""
+        """The network. With the backend "eager" it can be replaced."""
         return self._engine.network
 
     @network.setter
@@ -145,7 +145,7 @@ class Tracker:
             box: x, y, w, h in pixels, 0-based; may reach beyond the image but must overlap it.
 
         Raises:
-            ValueError: when the image or the box is not valid.
+            ValueError: if the image or the box is not valid.
         """
         image = as_rgb(image)
         start = Start.of(image, as_box(box, image.shape), self.config)
@@ -157,16 +157,16 @@ class Tracker:
         """Find the target in the next image.
 
         Raises:
-            RuntimeError: when `init` was not called before.
-            ValueError: when the image is not RGB uint8 [H, W, 3] or grey [H, W].
-            FloatingPointError: when the network's response is not finite.
+            RuntimeError: if `init` was not called before.
+            ValueError: if the image is not RGB uint8 [H, W, 3] or grey [H, W].
+            FloatingPointError: if the network's response is not finite.
         """
         if not self._started:
             raise RuntimeError("init must be called before update, got no target")
         return self._engine.step(self._convert(as_rgb(image)))
 
     def track(self, source: Any, box: Sequence[float] | np.ndarray) -> Iterator[TrackResult]:
-        """Yield a result for every frame of `source`; the first is the given box.
+        """Yield a result for every frame of `source`. The first result is the given box.
 
         Args:
             source: a video file, image folder, camera or iterable of images; see `tracker.io.sources.open_source`.
@@ -189,7 +189,7 @@ def find_model(
     config: TrackerConfig,
     device: torch.device | str | None,
 ) -> tuple[SiamFC, torch.device | str | None]:
-    """The model given, or the one of the weights, and the device to run it on."""
+    """The given model, or the model of the weights, and the device to run it on."""
     check_device(device)
     if (model is None) == (weights is None):
         got = "neither (from_pretrained() takes those of the package)" if model is None else "both"
@@ -204,12 +204,12 @@ def find_model(
 
 
 def device_of(dtype: torch.dtype | str | None) -> str | None:
-    """Where a network of this type must run; None: anywhere."""
+    """The device that a network of this type needs; None means any."""
     return "cpu" if dtype in (torch.int8, "int8") else None
 
 
 def check_device(device: torch.device | str | None) -> None:
-    """Refuse a device that this machine or this torch does not have, in place of torch's AssertionError."""
+    """Raise a ValueError for a device that this machine or this torch does not have; torch has an AssertionError."""
     try:
         found = torch.device("cpu" if device is None else device)
     except RuntimeError as error:

@@ -213,7 +213,7 @@ def test_ctrl_c_leaves_the_rows_of_an_experiment(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(box_loss, "train_one", lambda *_, **__: None)
     arguments = ["experiment", "box-loss", "--quick", "-o", tmp_path / "results"]
     code, out, err = run(capsys, *arguments)
-    assert (code, err) == (130, "") and "stopped; the same command goes on with" in out
+    assert (code, err) == (130, "") and "stopped; the same command continues with" in out
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["box-loss_runs.jsonl"]
     assert len((tmp_path / "results/box-loss_runs.jsonl").read_text().splitlines()) == 1 + 3
     code, out, err = run(capsys, *arguments, "--tables")

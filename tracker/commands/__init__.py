@@ -2,6 +2,6 @@
 
 - `track`, `demo`, `prepare`, `train`, `eval`, `tune`, `bench`, `quantize`, `export`, `serve`, `experiment`, `info`:
   the commands.
-- `run_demo`: what `tracker demo` does.
+- `run_demo`: the steps of `tracker demo`.
 - `options`, `checks`, `output`: options, input checks and output that commands share.
 """

@@ -1,4 +1,4 @@
-"""Checks before a command starts: every mistake is one line."""
+"""Checks before a command starts. Every mistake is reported in one line."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class CommandError(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C ended a command, which has already said what it kept."""
+    """Ctrl-C ended a command, which has already printed what it kept."""
 
 
 @contextmanager
 def input_errors(what: str = "") -> Iterator[None]:
-    """Turn the errors of opening and checking an input into one line; other errors keep their traceback.
+    """Turn the errors of opening and checking an input into one line. Other errors keep their traceback.
 
     Args:
         what: start of the line, if the error does not name the argument.
@@ -82,13 +82,13 @@ def check_weights(path: Path | None) -> Path:
         raise CommandError(f"--weights must be an existing file, {', '.join(PRETRAINED)}, got {str(path)!r}")
     from tracker.network.checkpoint import load_state
 
-    with input_errors("--weights: "):  # read here, where the option is known, and again where they are used
+    with input_errors("--weights: "):  # read here, where the option is known; they are read again for use
         load_state(found)
     return found
 
 
 def check_device(name: str | None) -> None:
-    """Refuse a --device that is unknown or not in this machine."""
+    """Raise an error for a --device that is unknown or not in this machine."""
     import torch
 
     try:
@@ -102,7 +102,7 @@ def check_device(name: str | None) -> None:
 
 
 def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
-    """Refuse outputs that cannot be written, or that would replace an input or each other."""
+    """Raise an error for outputs that cannot be written, or that would replace an input or each other."""
     from tracker.io.draw import check_writable
     from tracker.io.files import is_stream
 
@@ -127,7 +127,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
 
 
 def make_folder(path: Path, option: str) -> None:
-    """Make the folder for results if it is missing; refuse one that cannot be written to."""
+    """Make the folder for results if it is missing. Raise an error if it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

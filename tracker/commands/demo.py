@@ -1,4 +1,4 @@
-"""`tracker demo`: everything at once, on a video made here."""
+"""`tracker demo`: makes a video, tracks it, compares speeds and plots the overlap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tracker.commands.output import print_json
 
 def demo(
     output: Annotated[
-        Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results, made if missing.")
+        Path, typer.Option("-o", "--output", "--output-dir", help="Folder for the results; created if missing.")
     ] = Path("demo"),
     frames: Annotated[
         int | None, typer.Option(min=2, help="Length of the video in frames; 300 by default, 90 with --quick.")

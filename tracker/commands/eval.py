@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tracker.distributed import World
     from tracker.eval.runner import Build, Job
 
-SHOWN_LINES = 10  # of what was left out
+SHOWN_LINES = 10  # lines about skipped sequences that are printed
 BENCHMARKS = ("otb", "vot", "got10k", "lasot", "folder")
 
 
@@ -46,7 +46,7 @@ def evaluate(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the tracker in results and tables; that of the weights by default.")
+        str | None, typer.Option(help="Name of the tracker in results and tables; default: the name of the weights.")
     ] = None,
     results: Annotated[
         Path | None, typer.Option(help="Score the result files of any tracker in this folder, without tracking.")
@@ -59,7 +59,7 @@ def evaluate(
     ] = "100,356",
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Leave out what is malformed, missing or unreadable, and list it."),
+        typer.Option("--skip-bad", help="Skip data that is malformed, missing or unreadable, and list it."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -68,17 +68,16 @@ def evaluate(
 
     \b
     otb, lasot, folder   one pass: success (21 thresholds), precision at 20 px, normalized precision at .2
-    got10k               AO, SR.50, SR.75 over the frames in which the target is seen; --split test only tracks
+    got10k               AO, SR.50, SR.75 over the frames with a visible target; --split test only tracks
     vot                  supervised: accuracy, robustness, EAO, with a new start 5 frames after each failure
 
-    Result files are laid out as those of the got10k toolkit. Each is written when its sequence is done: after Ctrl-C
-    the same command continues with the next one. A folder takes results of one network and setting only
-    (settings.json). The same folder gets report.json, overall.csv, sequences.csv, attributes.csv if the data set has
-    attributes, and the plots (pip install matplotlib). torchrun, or RANK and WORLD_SIZE, divide the sequences among
-    machines that share OUTPUT.
+    Result files have the layout of the got10k toolkit. Each is written when its sequence is done. After Ctrl-C the same
+    command continues with the next sequence. A folder has results of one network and setting only (settings.json). It
+    also gets report.json, overall.csv, sequences.csv, attributes.csv if the data set has attributes, and the plots (pip
+    install matplotlib). torchrun, or RANK and WORLD_SIZE, divide the sequences among machines that share OUTPUT.
 
-    Frames without the target do not count (in LaSOT they count as misses, as its authors have it). Stray folders, and
-    names in list.txt without a folder, are left out with a note.
+    Frames without the target do not count. (In LaSOT they count as misses, as its authors define it.) Stray folders,
+    and names in list.txt without a folder, are skipped with a note.
 
     \b
     Examples:
@@ -187,7 +186,7 @@ def _track(job: Job, root: Path, build: Build, workers: int, world: World, quiet
 
 
 def _has_results(benchmark: str, sequence: Sequence, folders: list[Path], skipped: list[str]) -> bool:
-    """Whether all trackers have whole results of a sequence; if not, the reason is noted."""
+    """Whether all trackers have complete results of a sequence. If not, the reason is noted."""
     from tracker.eval.results import find_results, read_regions, read_result
 
     read = read_regions if benchmark == "vot" else read_result
@@ -204,7 +203,7 @@ def _has_results(benchmark: str, sequence: Sequence, folders: list[Path], skippe
 
 
 def _device_of(world: World) -> str | None:
-    """One GPU for each process of a machine."""
+    """Choose a GPU for each process of a machine."""
     import torch
 
     return f"cuda:{world.local_rank}" if world.size > 1 and torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""`tracker experiment`: experiments of three papers, each one command that ends in tables and plots."""
+"""`tracker experiment`: experiments of three papers. Each is one command that makes tables and plots."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ MODULES = {
 def experiment(
     name: Annotated[
         str,
-        typer.Argument(**choices("|".join([*MODULES, "list"])), help="Which one; list names them all."),
+        typer.Argument(
+            **choices("|".join([*MODULES, "list"])), help="Name of the experiment; `list` prints all names."
+        ),
     ],
-    quick: Annotated[bool, typer.Option("--quick", help="All variants, hardly trained: a test.")] = False,
-    paper: Annotated[bool, typer.Option("--paper", help="The settings of the paper, as far as it gives them.")] = False,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the results; made where it is missing.")
-    ] = Path("experiments"),
+    quick: Annotated[bool, typer.Option("--quick", help="A test: all variants with very little training.")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The settings of the paper, as far as they are published.")
+    ] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; created if missing.")] = Path(
+        "experiments"
+    ),
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,23 +52,25 @@ def experiment(
         typer.Option(
             "--eval",
             metavar="LAYOUT:ROOT",
-            help="tracking: what to track in place of synthetic videos, such as otb:OTB2015:otb2013; repeatable.",
+            help="tracking: data to track instead of synthetic videos, such as otb:OTB2015:otb2013; repeatable.",
         ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="The seeds to run.")] = None,
     unit: Annotated[
         list[float] | None,
-        typer.Option(help="simulation: side of a square target, in place of 10 and 1; repeatable."),
+        typer.Option(help="simulation: side of a square target, instead of 10 and 1; repeatable."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting, such as train.steps=2000; repeatable."),
     ] = None,
-    tables: Annotated[bool, typer.Option("--tables", help="Run nothing: report the rows that --output has.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Only report the existing rows in --output, without new runs.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an experiment of a paper from several seeds, and compare its tables with the paper's.
+    """Run an experiment of a paper with several seeds, and compare its tables with the paper's.
 
     \b
     tracking      SiamFC with ReLU, + Mish, + SE, + GC, all of them: success, precision, speed
@@ -123,7 +129,7 @@ def experiment(
         try:
             rows = run_experiment(chosen, plan, output, console, opened)
         except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on with {log.path}", soft_wrap=True, markup=False)
+            console.print(f"stopped; the same command continues with {log.path}", soft_wrap=True, markup=False)
             raise Interrupted from None
     if as_json:
         print_json({"experiment": name, "output": output, "rows": rows})
@@ -146,7 +152,7 @@ def _plan(
     unit: list[float] | None,
     settings: list[str] | None,
 ) -> Any:
-    """The settings that the options choose."""
+    """The settings from the options."""
     from tracker.experiments.runs import as_dict
     from tracker.training.config import apply_settings, from_dict
 

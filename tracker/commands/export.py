@@ -14,13 +14,15 @@ from tracker.commands.output import print_json
 
 def export(
     format: Annotated[str, typer.Option(**choices("onnx|torch"), help="ONNX graphs or torch.export packages.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.onnx or FILE.pt2: stands for two files, below.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="FILE.onnx or FILE.pt2; two files are written, see below.")
+    ],
     weights: Weights = None,
     activation: Activation = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the network for programs without this package: stock operations, batch norm folded, float32.
+    """Write the network for programs without this package, with stock operations and folded batch norms, in float32.
 
     \b
     Two files, for --output siamfc.onnx:

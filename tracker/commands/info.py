@@ -1,4 +1,4 @@
-"""`tracker info`: what is installed, what it runs on."""
+"""`tracker info`: the installed versions and the devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tracker.installed import installed_version
 
 
 def info(as_json: Json = False) -> None:
-    """Print versions, devices and what the fused ops were built with.
+    """Print versions, devices and how the fused ops were built.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ def print_error(message: str) -> None:
 
 
 def print_note(message: str) -> None:
-    """Print one line on stderr that is no error."""
+    """Print one line on stderr that is not an error."""
     with suppress(OSError):
         print(f"tracker: note: {' '.join(message.split())}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""`tracker prepare`: cut the crops of data sets into one file."""
+"""`tracker prepare`: writes the crops of data sets to one file."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from tracker.commands.checks import Interrupted, input_errors
 from tracker.commands.options import Json, Quiet
 from tracker.commands.output import counted, print_json, progress_bar
 
-SHOWN_LINES = 20  # of what was skipped
+SHOWN_LINES = 20  # lines about skipped data that are printed
 
 
 def prepare(
-    dataset: Annotated[list[str], typer.Option(metavar="LAYOUT:ROOT[:SPLIT]", help="Data set to cut. Repeatable.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The archive; called FILE.part until it is complete.")],
+    dataset: Annotated[list[str], typer.Option(metavar="LAYOUT:ROOT[:SPLIT]", help="Data set to crop. Repeatable.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The archive; its name is FILE.part until it is complete.")
+    ],
     crop_size: Annotated[
-        int, typer.Option(min=255, help="Side of the crops. What exceeds 255 is the margin for shifts and stretches.")
+        int, typer.Option(min=255, help="Side of the crops. Pixels beyond 255 are the margin for shifts and stretches.")
     ] = 287,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of the JPEGs.")] = 90,
-    every: Annotated[int, typer.Option(min=1, help="Take every n-th frame only.")] = 1,
-    min_side: Annotated[float, typer.Option(min=1, help="Leave out targets with a side below this, in pixels.")] = 8.0,
+    every: Annotated[int, typer.Option(min=1, help="Use only every n-th frame.")] = 1,
+    min_side: Annotated[float, typer.Option(min=1, help="Skip targets with a side below this, in pixels.")] = 8.0,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one per CPU by default.")] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out what is malformed, missing or unreadable, and list it.")
+        bool, typer.Option("--skip-bad", help="Skip data that is malformed, missing or unreadable, and list it.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cut the crops of data sets once, into one file that training reads.
+    """Write the crops of data sets to one file, which training reads.
 
     The layouts are got10k, otb, vot, lasot, trackingnet, imagenet-vid and folder. After an interruption the same
-    command continues after the last complete crop. If the archive is complete, it compares the checksums.
+    command continues after the last complete crop. If the archive is complete, it verifies the checksums.
 
     \b
     Examples:

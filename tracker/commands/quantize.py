@@ -1,4 +1,4 @@
-"""`tracker quantize`: measure a network for 8-bit integers and write it with what was measured."""
+"""`tracker quantize`: finds the settings of a network for 8-bit integers, and writes them with the weights."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from tracker.commands.output import print_json
 def quantize(
     data: Annotated[
         list[str],
-        typer.Option("--data", metavar="LAYOUT:ROOT[:SPLIT]", help="Sequences to measure on; may be given repeatedly."),
+        typer.Option("--data", metavar="LAYOUT:ROOT[:SPLIT]", help="Sequences for the measurement; repeatable."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.safetensors, which may be that of --weights.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.safetensors; may be the file of --weights.")],
     weights: Weights = None,
     activation: Activation = None,
     validation: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LAYOUT:ROOT[:SPLIT]",
-            help="Sequences to track in float32 and in int8; without them --dtype auto never takes int8.",
+            help="Sequences to track in float32 and in int8; without them --dtype auto never chooses int8.",
         ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=2, help="Of each validation sequence, the first so many.")] = 120,
-    crops: Annotated[int, typer.Option(min=1, max=1024, help="Search crops to measure on.")] = 24,
+    frames: Annotated[
+        int, typer.Option(min=2, help="Number of frames to track in each validation sequence, from the first one on.")
+    ] = 120,
+    crops: Annotated[int, typer.Option(min=1, max=1024, help="Number of search crops for the measurement.")] = 24,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a network so that it runs in 8-bit integers on a CPU (--dtype int8), and write it with the result.
+    """Find the settings with which a network runs in 8-bit integers on a CPU (--dtype int8), and write them.
 
-    The weights stay as they are; the file also gets the range of each layer's activations and a correction of its
-    biases. On a CPU with VNNI or AMX the network then takes a third of the time or less. The table tells the error of
-    each layer and of the score maps: root mean square, relative to the values of float32.
+    The weights stay as they are. The file also gets the range of each layer's activations and a correction of its
+    biases. On a CPU with VNNI or AMX the network then takes a third of the time or less. The table shows the error of
+    each layer and of the score maps: root mean square, relative to the values in float32.
 
-    Layouts are got10k, otb, vot, lasot, trackingnet, imagenet-vid and folder. Measure on sequences that the network
-    learned from, or others like them, and validate on sequences held back.
+    Layouts are got10k, otb, vot, lasot, trackingnet, imagenet-vid and folder. Measure on the training sequences of the
+    network, or on similar ones, and validate on held-out sequences.
 
     \b
     Examples:

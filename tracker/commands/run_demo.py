@@ -34,7 +34,7 @@ FRAMES, QUICK_FRAMES, QUICK_COMPARED, COMPARED = 300, 90, 6, 40
 
 
 def run_demo(output_dir: Path, *, frames: int | None, seed: int, quick: bool, console: Console) -> dict[str, Any]:
-    """Run the demonstration and return its numbers; videos, plot and boxes go to the existing folder `output_dir`."""
+    """Run the demonstration and return its numbers. Videos, plot and boxes go to the existing folder `output_dir`."""
     frames = frames or (QUICK_FRAMES if quick else FRAMES)
 
     def say(text: str) -> None:
@@ -104,7 +104,7 @@ def track_video(model: SiamFC, video: SyntheticVideo, folder: Path) -> np.ndarra
 
 
 def plot_overlap(path: Path, overlap: np.ndarray, visible: np.ndarray) -> bool:
-    """Plot overlap over time with the hidden spans shaded; False, and no file, if matplotlib is not installed."""
+    """Plot the overlap over time, with the hidden spans shaded. Return False if matplotlib is not installed."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()

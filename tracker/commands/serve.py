@@ -1,4 +1,4 @@
-"""`tracker serve`: the web page, on this machine."""
+"""`tracker serve`: serves the web page on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracker.commands.checks import CommandError, check_device, check_weights, h
 from tracker.commands.options import Activation, Device, Dtype, Weights
 from tracker.installed import install_hint
 
-SHUTDOWN_SECONDS = 2  # for pending answers when the server ends
+SHUTDOWN_SECONDS = 2  # for pending responses when the server ends
 
 
 def serve(
@@ -30,7 +30,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 7860,
     open_page: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open the page in a browser; default: if a display exists."),
+        typer.Option("--open/--no-open", help="Open the page in a browser; default: only if there is a display."),
     ] = None,
     max_upload: Annotated[float, typer.Option(min=0.001, help="Largest accepted file, in megabytes.")] = 200,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest accepted video, in seconds.")] = 120,
@@ -39,8 +39,8 @@ def serve(
     """Open a page to track in the browser: choose a video, draw a box, watch, download.
 
     Needs pip install starlette uvicorn. The page loads nothing from other hosts and sends nothing to them. Videos are
-    kept in a temporary folder until the server ends; a browser sees only its own. One video is tracked at a time, the
-    others wait. A run ends when no page has asked for it for three minutes. Ctrl-C ends the server.
+    kept in a temporary folder until the server ends. A browser sees only its own videos. One video is tracked at a
+    time, and the others wait. A run ends if no page has asked for it for three minutes. Ctrl-C ends the server.
 
     \b
     Examples:

@@ -52,7 +52,8 @@ def track(
         list[str] | None,
         typer.Option(
             metavar="X,Y,W,H",
-            help="Target in the first frame: pixels, 0-based left top corner. Once per SOURCE, in their order.",
+            help="Target in the first frame, in pixels; X,Y is its top left corner, 0-based. "
+            "Once per SOURCE, in their order.",
         ),
     ] = None,
     output: Annotated[
@@ -86,14 +87,14 @@ def track(
 ) -> None:
     """Track a target through each SOURCE.
 
-    --box is optional for an OTB sequence folder, and if a display can show a window to pick the target in. In an OTB
+    --box is optional for an OTB sequence folder, and if a display can show a window to select the target. In an OTB
     sequence folder the tracker starts with the first ground-truth box of the --target, in the frame of that box. A
-    --box starts in the same frame. The mean overlap is printed if the box marks that target; frames without the target
-    do not count. Threads decode frames ahead and write results behind. A camera gives its newest frame: slow tracking
-    skips frames and does not lag behind. Ctrl-C, SIGTERM and SIGHUP end the run and keep what was tracked.
+    --box starts in the same frame. If the box marks that target, the mean overlap is printed; frames without the target
+    do not count. Threads decode frames in advance and write results. A camera gives its newest frame: slow tracking
+    skips frames and does not lag behind. Ctrl-C, SIGTERM and SIGHUP end the run and keep the results up to then.
 
-    Several SOURCEs are tracked one after the other. All must exist and have a target; one that cannot be read is
-    reported, and the others continue. Processes started by torchrun divide them.
+    Several SOURCEs are tracked one after the other. All must exist and have a target. A SOURCE that cannot be read is
+    reported, and the others continue. Processes started by torchrun divide the SOURCEs.
 
     \b
     Examples:
@@ -117,7 +118,7 @@ def track(
     with input_errors():
         world = World.of_environment()
 
-    @cache  # made once the first source is known to be good
+    @cache  # made when the first source is known to be valid
     def make_tracker() -> Tracker:
         chosen = device or (str(world.device()) if world.size > 1 else None)
         return Tracker.from_pretrained(found, device=chosen, dtype=number_type, backend=backend, activation=activation)
@@ -199,7 +200,7 @@ def _jobs(
 
 
 def _check_source(source: str, start: np.ndarray | None) -> None:
-    """Refuse a source that is sure to fail, before the first of several is tracked."""
+    """Raise an error for a source that would certainly fail, before the first of several is tracked."""
     from tracker.io.sources import is_path
 
     if not is_path(source):
@@ -213,7 +214,7 @@ def _check_source(source: str, start: np.ndarray | None) -> None:
 def _track_one(
     job: Job, make_tracker: Callable[[], Tracker], weights: Path, quiet: bool, max_frames: int | None
 ) -> tuple[dict[str, Any], BaseException | None]:
-    """Track one source until it ends or something stops it; write its outputs in either case."""
+    """Track one source until it ends or something stops it. Write its outputs in either case."""
     import numpy as np
 
     from tracker.data.otb import list_targets

@@ -1,4 +1,4 @@
-"""`tracker train`: a run in a folder, from its settings to its weights."""
+"""`tracker train`: makes a training run in a folder, from its settings to its weights."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ LOW_LOSS = 0.1  # a memorised batch is below this; the loss starts near ln 2 = .
 
 
 def train(
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; defaults where missing.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings; missing settings have their defaults.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replaces a setting. Repeatable."),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run, made if missing.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run; created if missing.")] = Path(
         "runs/train"
     ),
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in --output; start one if there is none."),
+        typer.Option("--resume", help="Continue the run in --output, or start one if there is none."),
     ] = False,
     overfit: Annotated[
-        bool, typer.Option("--overfit", help="Memorise one batch; fails if the loss stays high.")
+        bool, typer.Option("--overfit", help="Memorise one batch, as a test; fails if the loss stays high.")
     ] = False,
     device: Device = None,
     as_json: Json = False,
@@ -218,10 +220,9 @@ def _make_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
 
 
 class Signals:
-    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end the training after the step at hand.
+    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end the training after the current step.
 
-    A second Ctrl-C ends it at once.
-    A signal that is ignored, as nohup sets it, stays ignored.
+    A second Ctrl-C ends it at once. A signal that is ignored, for example by nohup, stays ignored.
     """
 
     def __init__(self) -> None:

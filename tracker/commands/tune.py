@@ -25,42 +25,44 @@ def tune(
         list[str], typer.Option(metavar="LAYOUT:ROOT[:SPLIT]", help="A data set, as for tracker prepare; repeatable.")
     ],
     only: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Sequences to take, by commas. All by default.")
+        str | None, typer.Option(metavar="NAMES", help="Sequences to use, separated by commas; default: all.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=2, help="Of each sequence, from the first on.")] = 200,
+    frames: Annotated[int, typer.Option(min=2, help="Number of frames of each sequence, from the first one on.")] = 200,
     weights: Weights = None,
     activation: Activation = None,
-    trials: Annotated[int, typer.Option(min=1, help="Settings to try; the first are the defaults.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Number of settings to try; the first ones are the defaults.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random settings.")] = 0,
     ranges: Annotated[
         list[str] | None,
-        typer.Option("--range", metavar="NAME=LOW:HIGH", help="What to vary, in place of the above; repeatable."),
+        typer.Option("--range", metavar="NAME=LOW:HIGH", help="Settings to vary, instead of those above; repeatable."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="In place of a default; repeatable.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Value that replaces a default; repeatable.")
     ] = None,
-    lost: Annotated[bool, typer.Option("--lost", help="Search nothing; print the rates of the lost signal.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="Print the rates of the lost signal, without a search.")] = False,
     device: Device = None,
     dtype: Annotated[
         str, typer.Option(**choices("float32|bfloat16|float16"), help="Floating-point type of the network.")
     ] = "float32",
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSONL file of what was tried.")] = Path("tune.jsonl"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSONL file of the trials.")] = Path("tune.jsonl"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search settings of the tracker with which a network tracks best: drawn at random, scored by mean success AUC.
+    """Search for the settings with which a network tracks best. They are random, and scored by mean success AUC.
 
     \b
     Varied by default:
       score map   scale_step, scale_lr, scale_penalty, window_influence
       box head    box_lr, box_penalty, box_window
 
-    A row is written for every trial and sequence: after Ctrl-C, or with more --trials, the same command goes on behind
-    them. Tune on sequences that the network was not trained on.
+    A row is written for every trial and sequence. After Ctrl-C, or with more --trials, the same command continues after
+    the last row. Tune on sequences that the network was not trained on.
 
-    --lost tracks each sequence once, with the defaults and --set. It prints, for each pair of lost_score and
-    lost_frames, the part of the bad frames (overlap below .05) and of the sure ones (above .4) in which the target
-    counts as lost.
+    --lost tracks each sequence once, with the defaults and --set. For each pair of lost_score and lost_frames it prints
+    how often the target counts as lost: as a fraction of the bad frames (overlap below .05) and of the sure frames
+    (overlap above .4).
 
     \b
     Examples:
@@ -122,7 +124,7 @@ def _search(
             )
     except KeyboardInterrupt:
         if not quiet:
-            print("stopped; the same command goes on", file=sys.stderr)
+            print("stopped; the same command continues", file=sys.stderr)
         raise Interrupted from None
     default = next(row for row in table if row["trial"] == 0)
     if as_json:
@@ -136,7 +138,7 @@ def _search(
             shown.add_row(str(row["trial"]), *values, f"{row['success']:.3f}", f"{row['precision']:.3f}")
         Console(width=None if sys.stdout.isatty() else 160).print(shown)
         if computed := getattr(network, "computed", 0):
-            print(f"{computed} of {network.asked} crops ran through the network, the others were cut before")
+            print(f"{computed} of {network.asked} crops ran through the network, the others came from the cache")
 
 
 def _print_lost(
