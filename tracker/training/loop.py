@@ -46,7 +46,8 @@ def train(
     """Train `model` in place, on the device it is on, and leave it in eval mode.
 
     Args:
-        model: takes RGB 0-255 crops; normalising them is the work of its first BatchNorm.
+        model: takes RGB 0-255 crops; normalising them is the work of its first BatchNorm. Its parameters are float32,
+            or float64 or bfloat16, in which it then computes.
         config: defaults to `TrainConfig()`.
         pairs: what to learn from; synthetic videos by default.
         validation: sequences to score the tracker on every `config.validation.every` steps.
@@ -63,7 +64,8 @@ def train(
     Raises:
         FloatingPointError: when a loss or a gradient is not finite; the message names the step, the epoch and the
             pairs. The step is not applied.
-        ValueError: when pairs, batch and processes do not fit each other, or a checkpoint does not fit the run.
+        ValueError: when pairs, batch and processes do not fit each other, a checkpoint does not fit the run, or the
+            dtype of the network does not fit the precision.
 
     Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", section 4.1
     (SGD, exponential learning rate), eq. 2-5 and 10-11.
@@ -75,7 +77,7 @@ def train(
         2
     """
     config, world = config or TrainConfig(), world or World()
-    device = next(model.parameters()).device
+    device, dtype = next(model.parameters()).device, _dtype_of(model, config.precision)
     pairs = PairDataset.synthetic(config.seed, config.data.synthetic) if pairs is None else pairs
     steps = config.total_steps(len(pairs))
     model.to(memory_format=torch.channels_last)
@@ -102,7 +104,8 @@ def train(
 
             generator.manual_seed(seed_of(config.seed, 0 if config.overfit else step))
             part = slice(world.rank * len(loaded.indices), (world.rank + 1) * len(loaded.indices))
-            batch = augment(loaded.pairs, generator, config.augment, device=device, part=part, of=config.batch_size)
+            division = {"part": part, "of": config.batch_size}
+            batch = augment(loaded.pairs, generator, config.augment, device=device, dtype=dtype, **division)
             taught = time.perf_counter()
             targets = None if teacher is None else teacher(batch)
             taught = time.perf_counter() - taught
@@ -154,6 +157,17 @@ def train(
             if ending:
                 break
     return losses
+
+
+def _dtype_of(model: nn.Module, precision: str) -> torch.dtype:
+    """The dtype of the network, which its crops must have too: autocast changes neither float64 nor weights."""
+    found = sorted({p.dtype for p in model.parameters()}, key=str)
+    if len(found) > 1 or found[0] == torch.float16:
+        names = ", ".join(str(dtype) for dtype in found)
+        raise ValueError(f"model must be all float32, float64 or bfloat16, got {names} (precision is a setting)")
+    if found[0] == torch.float64 and precision != "float32":
+        raise ValueError(f"precision must be float32 for a network of float64, got {precision}")
+    return found[0]
 
 
 def _start_or_resume(state: TrainState, checkpoints: Checkpoints | None, pairs: int) -> None:
