@@ -516,3 +516,17 @@ def test_a_tracked_video_has_the_shape_that_the_source_shows(capsys, tmp_path):
     assert code == 0 and results.read_text().startswith("21.00,11.00,20.00,20.00\n")  # in the pixels of the file
     with open_source(output) as frames:
         assert frames.size == (96, 48)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, "camera:99999999999999999999"])
+def test_a_number_that_no_camera_has(number):
+    with pytest.raises(SourceError, match="^camera must be a number from 0 to 2147483647, got "):
+        open_source(number)
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    write_images(tmp_path, frames_of(2))
+    monkeypatch.chdir(tmp_path)
+    assert open_source(".").frame_count == 2
+    with pytest.raises(SourceError, match="^source must be a path, .* got ''$"):
+        open_source("")

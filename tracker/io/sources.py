@@ -18,6 +18,7 @@ from tracker.io.draw import usable_aspect, usable_fps
 from tracker.io.images import ImageError, from_pil, is_pil, read_image
 
 _CAMERA = re.compile(r"(?:camera:)?(\d+)")
+_LAST_CAMERA = 2**31 - 1
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Containers round their frame count and length, so a video is only called truncated when it ends this much too early.
@@ -153,6 +154,8 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
         return _camera(int(source), read_ahead)
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
+        if not text:
+            raise SourceError("source must be a path, a glob pattern, a camera number or a stream, got ''")
         if camera := _CAMERA.fullmatch(text):
             return _camera(int(camera[1]), read_ahead)
         if _ADDRESS.match(text):
@@ -246,6 +249,8 @@ def _read_frame(path: Path) -> np.ndarray:
 
 
 def _camera(index: int, read_ahead: int) -> Source:
+    if not 0 <= index <= _LAST_CAMERA:
+        raise SourceError(f"camera must be a number from 0 to {_LAST_CAMERA}, got {index}")
     capture = cv2.VideoCapture(index)
     if not capture.isOpened():
         raise SourceError(f"camera {index} must be connected and free, it could not be opened")
