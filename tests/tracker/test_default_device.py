@@ -1,4 +1,4 @@
-"""What the tracker does must not depend on torch's default device; a tracker under way can be copied."""
+"""What the tracker does must not depend on torch's default device or autocast; a tracker under way can be copied."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def test_a_tracker_is_where_its_model_is(head, backend):
     network = model(head)
     with torch.device("meta"):
         assert np.array_equal(tracked(started(Tracker(network, backend=backend))), expected)
+
+
+@BOTH_HEADS
+@pytest.mark.parametrize("backend", ["fastops", "eager"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_tracker_computes_in_its_own_dtype(head, backend, dtype):
+    expected = tracked(started(Tracker(model(head), backend=backend)))
+    with torch.autocast("cpu", dtype):
+        assert np.array_equal(tracked(started(Tracker(model(head), backend=backend))), expected)
 
 
 @BOTH_HEADS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -77,9 +77,12 @@ class FusedEngine:
         with self._guard():
             return self._uploads(image, slot)
 
-    def _guard(self) -> AbstractContextManager:
-        """Make the engine's device current: streams and captures belong to the current device."""
-        return nullcontext() if self._uploads is None else torch.cuda.device(self._device)
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Make the engine's device current, to which streams and captures belong, and compute in the engine's dtype."""
+        current = nullcontext() if self._uploads is None else torch.cuda.device(self._device)
+        with current, torch.autocast(self._device.type, enabled=False):
+            yield
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
