@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from types import FrameType
 from typing import Annotated
 
@@ -28,6 +30,9 @@ from tracker.commands.track import track
 from tracker.commands.train import train
 from tracker.commands.tune import tune
 from tracker.installed import NAME, installed_version
+
+LARGEST = 2**63 - 1
+MAX_DIGITS = 40  # Python itself refuses to read more than 4300
 
 app = typer.Typer(
     help="Track targets through videos with SiamFC made of fused PyTorch ops; train, evaluate and measure it.",
@@ -89,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        _check_arguments(arguments)
         code = app(args=arguments, prog_name="tracker", standalone_mode=False) or 0
     except Interrupted:
         return INTERRUPTED
@@ -104,6 +110,22 @@ def _run(arguments: list[str]) -> int:
     if code == INTERRUPTED and not {"-q", "--quiet"} & set(arguments):
         print("stopped", file=sys.stderr)
     return code
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Refuse what no argument of any command can be.
+
+    An empty one, as an unset variable of the shell leaves it, would name the current folder where a path is meant. A
+    whole number beyond 64 bits does not fit the counters of torch, NumPy and the interpreter.
+    """
+    for before, text in pairwise(["", *arguments]):
+        option, _, value = text.rpartition("=")
+        name = option or (before if before.startswith("-") else "an argument")
+        if not value:
+            raise CommandError(f"{name} must not be empty")
+        numbers = value.split(",") if re.fullmatch(r"-?\d+(,-?\d+)*", value, re.ASCII) else []
+        if any(len(number) > MAX_DIGITS or abs(int(number)) > LARGEST for number in numbers):
+            raise CommandError(f"{name} must have whole numbers of at most {LARGEST}, got {value[:40]!r}")
 
 
 @contextmanager

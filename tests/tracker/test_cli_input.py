@@ -171,3 +171,48 @@ def test_an_export_never_replaces_its_weights(capsys, monkeypatch, tmp_path):
     (tmp_path / "net.exemplar.pt2").symlink_to(weights)
     arguments = ("export", "--format", "torch", "--weights", weights, "-o", tmp_path / "net.pt2")
     assert_one_line(run(capsys, *arguments), "--output must be a file of its own, got .*net.exemplar.pt2")
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (("train", "--output", ""), "--output"),
+        (("train", "--output="), "--output"),
+        (("track", ""), "an argument"),
+        (("track", "whole.avi", "--weights", ""), "--weights"),
+        (("eval", "otb", "--root", ""), "--root"),
+        (("train", "--output", "run", "--set", "lr="), "lr"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(capsys, place, monkeypatch, arguments, name):
+    monkeypatch.chdir(place)
+    before = set(place.rglob("*"))
+    assert_one_line(run(capsys, *arguments), f"error: {name} must not be empty$")
+    assert set(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (("track", "whole.avi", "--box", BOX, "--max-frames", 10**20), "--max-frames"),
+        (("track", 2**63, "--box", BOX), "an argument"),
+        (("track", "whole.avi", "--box", BOX, f"--max-frames={2**63}"), "--max-frames"),
+        (("train", "--output", "run", "--set", f"data.synthetic={10**20}"), "data.synthetic"),
+        (("train", "--output", "run", "--set", f"seed=-{10**20}"), "seed"),
+        (("experiment", "simulation", "--quick", "--seeds", f"0,{10**20}", "-o", "out"), "--seeds"),
+        (("bench", "--frames", "9" * 5000), "--frames"),
+    ],
+)
+def test_numbers_beyond_64_bits_are_one_line(capsys, place, monkeypatch, arguments, name):
+    monkeypatch.chdir(place)
+    before = set(place.rglob("*"))
+    assert_one_line(run(capsys, *arguments), f"error: {name} must have whole numbers of at most {2**63 - 1}, got '")
+    assert set(place.rglob("*")) == before
+
+
+def test_the_largest_numbers_are_numbers(capsys, place, monkeypatch):
+    monkeypatch.chdir(place)
+    code, _, _ = run(capsys, *TRACK, "whole.avi", "--box", BOX, "--max-frames", 2**63 - 1, "--quiet")
+    assert code == 0 and len(read_boxes("boxes.txt")) == len(list(VIDEO.images()))
+    for name in ("boxes.txt", "out.avi"):
+        Path(name).unlink()

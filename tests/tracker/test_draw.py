@@ -75,3 +75,25 @@ def test_odd_sizes_keep_their_frames(tmp_path):
         with open_source(tmp_path / f"a{suffix}") as source:
             assert abs(source.size[0] - 65) <= 1 and abs(source.size[1] - 47) <= 1
             assert sum(1 for _ in source) == 3
+
+
+@pytest.mark.parametrize(
+    "size, aspect, played",
+    [
+        ((64, 48), 4 / 3, (86, 48)),  # 85 columns and one more
+        ((64, 48), 0.5, (64, 96)),
+        ((61, 48), 16 / 11, (90, 48)),
+        ((64, 48), 65535.0, (64, 48)),
+        ((64, 48), float("nan"), (64, 48)),
+        ((64, 48), -1.0, (64, 48)),
+    ],
+)
+def test_pixels_become_square(tmp_path, size, aspect, played):
+    image = np.zeros((size[1], size[0], 3), np.uint8)
+    image[:, : size[0] // 2] = 255
+    with VideoWriter(tmp_path / "a.avi", size, pixel_aspect=aspect) as video:
+        video.write(image)
+    with open_source(tmp_path / "a.avi") as frames:
+        shown = next(frames)
+    assert shown.shape[1::-1] == played
+    assert (shown[:, : played[0] // 2 - 4] > 200).all() and (shown[:, played[0] // 2 + 4 :] < 50).all()

@@ -24,7 +24,7 @@ from tracker.data.synthetic import SyntheticVideo
 from tracker.experiments import activations, box_loss, tracking
 from tracker.experiments.classifiers import ACTIVATIONS, NETWORKS, PELU, FReLU, Swish
 from tracker.experiments.images import load_images
-from tracker.experiments.report import markdown_table, summarise
+from tracker.experiments.report import draw_bars, markdown_table, summarise
 from tracker.experiments.runs import Experiment, Where, run_experiment
 from tracker.experiments.videos import StretchedVideo
 from tracker.io.report import write_csv, write_plot
@@ -57,6 +57,21 @@ def test_tables_show_mean_and_deviation():
     runs = [{"net": "a", "score": 0.25, "fps": 120.4}, {"net": "a", "score": 0.75, "fps": 119.6}]
     rows = summarise(runs, ["net"], ["score", "fps"]) + [{"net": "b", "runs": 0, "score": math.nan}]
     assert markdown_table(rows).splitlines()[2:] == ["| a | 2 | 0.500 ± 0.354 | 120 ± 1 |", "| b | 0 | - |  |"]
+
+
+@pytest.mark.parametrize(
+    "value, label",
+    [
+        ("auc", "area under the success curve"),
+        ("video_iou", "mean IoU on held-out videos"),
+        ("OTB_2015_ao", "OTB 2015: average overlap"),
+        ("aspect_error", "aspect error"),
+    ],
+)
+def test_axes_are_labelled_in_words(value, label):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    draw_bars(figure, [{"loss": "EIoU", value: 0.5, f"{value}_std": 0.1}], "loss", value, "title")
+    assert figure.axes[0].get_ylabel() == label
 
 
 def test_plot_is_left_out_without_matplotlib(tmp_path, monkeypatch):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 import threading
 import time
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from tests.support.commands import make_weights, run
 from tracker import SiamFC, Tracker
 from tracker.data.sequence import Sequence
 from tracker.data.synthetic import SyntheticVideo
@@ -464,3 +467,66 @@ def test_a_stream_that_does_not_answer(monkeypatch, protocol):
         assert time.monotonic() - began < 8
     with pytest.raises(SourceError, match=f"stream '{address}' must be reachable and send a video, got no video"):
         open_source(address)  # nobody listens any more
+
+
+def with_pixel_aspect(path: Path, above: int, below: int) -> Path:
+    """Add a box "pasp" to the description of the frames of an MP4 file: pixels are above / below as wide as high."""
+    data = bytearray(path.read_bytes())
+    start = data.find(b"mp4v", data.find(b"stsd")) - 4
+    end = start + int.from_bytes(data[start : start + 4], "big")
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):  # the boxes around it
+        at = data.find(name) - 4
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + 16).to_bytes(4, "big")
+    data[start : start + 4] = (end - start + 16).to_bytes(4, "big")
+    data[end:end] = struct.pack(">I4sII", 16, b"pasp", above, below)
+    path.write_bytes(data)
+    return path
+
+
+def write_mpeg4(path: Path) -> Path:
+    """A video in a codec that every build of OpenCV has, so that its boxes are known."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (64, 48))
+    for image in frames_of(4):
+        writer.write(image)
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(
+    "above, below, aspect",
+    [(64, 45, 64 / 45), (8, 9, 8 / 9), (1, 1, 1), (65535, 1, 1), (1, 9, 1), (0, 1, 1), (1, 0, 1), (2**32 - 1, 3, 1)],
+)
+def test_pixels_that_are_not_square(tmp_path, above, below, aspect):
+    path = with_pixel_aspect(write_mpeg4(tmp_path / "a.mp4"), above, below)
+    with open_source(path) as frames:
+        assert frames.pixel_aspect == aspect and frames.size == (64, 48)
+        assert next(frames).shape == (48, 64, 3) and sum(1 for _ in frames) == 3
+    capture = cv2.VideoCapture(str(path))
+    with open_source(capture) as frames:
+        assert frames.pixel_aspect == aspect
+    capture.release()
+
+
+def test_a_tracked_video_has_the_shape_that_the_source_shows(capsys, tmp_path):
+    source, output = with_pixel_aspect(write_mpeg4(tmp_path / "a.mp4"), 3, 2), tmp_path / "out.avi"
+    weights, results = make_weights(tmp_path), tmp_path / "boxes.txt"
+    code, _, _ = run(
+        capsys, "track", source, "--box", "20,10,20,20", "--weights", weights, "-o", output, "--results", results
+    )
+    assert code == 0 and results.read_text().startswith("21.00,11.00,20.00,20.00\n")  # in the pixels of the file
+    with open_source(output) as frames:
+        assert frames.size == (96, 48)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, "camera:99999999999999999999"])
+def test_a_number_that_no_camera_has(number):
+    with pytest.raises(SourceError, match="^camera must be a number from 0 to 2147483647, got "):
+        open_source(number)
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    write_images(tmp_path, frames_of(2))
+    monkeypatch.chdir(tmp_path)
+    assert open_source(".").frame_count == 2
+    with pytest.raises(SourceError, match="^source must be a path, .* got ''$"):
+        open_source("")

@@ -242,8 +242,9 @@ def _track_one(
             elif sequence and iou(start, truth[run.start]) <= SAME_TARGET:
                 truth = truth[:0]
             tracker.init(sequence.image(run.start) if run.start else first, start)
-            video = VideoWriter(output, frames.size, frames.fps) if output else None
-            if video is not None:
+            video = None
+            if output is not None:
+                video = VideoWriter(output, frames.size, frames.fps, pixel_aspect=frames.pixel_aspect)
                 stack.callback(video.abort)
         count = min((n for n in (frames.frame_count, max_frames) if n is not None), default=None)
         progress = stack.enter_context(progress_bar(quiet))

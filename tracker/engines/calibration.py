@@ -42,7 +42,7 @@ def calibration(ltrb: Tensor, width: float, height: float) -> Tensor:
     y, x = (STRIDE * (torch.arange(n, device=ltrb.device) - (n - 1) / 2) for n in boxes.shape[:2])
     weight = torch.exp(-(y[:, None].square() + x.square()) / RADIUS**2)
     x1, y1, x2, y2 = ((weight[..., None] * boxes).sum((0, 1)) / weight.sum()).tolist()
-    matrix = torch.zeros(4, 4)
+    matrix = torch.zeros(4, 4, dtype=torch.float32, device="cpu")
     for axis, (low, high, side) in enumerate(((x1, x2, width), (y1, y2, height))):
         answered = max(high - low, 1e-3)
         ratio = min(max(side / answered, 1 / LARGEST), LARGEST)

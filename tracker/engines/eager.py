@@ -213,8 +213,8 @@ class EagerBoxEngine:
         exemplar = np.empty((cfg.exemplar_size, cfg.exemplar_size, 3), np.uint8)
         crop_region(image, start.center, start.exemplar_size, self._color, exemplar)
         self.network.exemplar(exemplar)
-        self._state = torch.tensor([start.row()], dtype=torch.float32)
-        self._calibration = torch.eye(4)
+        self._state = torch.tensor([start.row()], dtype=torch.float32, device="cpu")
+        self._calibration = torch.eye(4, dtype=torch.float32, device="cpu")
         if cfg.box_calibrate:
             h, w = (start.size * (cfg.instance_size / start.search_size)).tolist()
             self._calibration = calibration(self._maps(image)[:, 1:], w, h)
@@ -236,7 +236,7 @@ class EagerBoxEngine:
         """A step from another place; the state is put back where its score is too low."""
         cfg, before = self.config, self._state.clone()
         search_size = float(region_side(w, h, cfg.context)) * cfg.instance_size / cfg.exemplar_size
-        self._state[0, : SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32)
+        self._state[0, : SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32, device="cpu")
         result = self._step(image)
         if result.score >= cfg.redetect_score:
             return result

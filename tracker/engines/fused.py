@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class FusedEngine:
         self.network, self.config = network, config
         cfg, self._device = config, network.device
         half = cfg.scale_num // 2
-        scales = cfg.scale_step ** torch.arange(-half, half + 1, dtype=torch.float64)
+        scales = cfg.scale_step ** torch.arange(-half, half + 1, dtype=torch.float64, device="cpu")
         self._scales = scales.float().to(self._device)
         self._chunk = CHUNK.get(self._device.type, 1)
         on_gpu = self._device.type == "cuda"
@@ -77,9 +78,12 @@ class FusedEngine:
         with self._guard():
             return self._uploads(image, slot)
 
-    def _guard(self) -> AbstractContextManager:
-        """Make the engine's device current: streams and captures belong to the current device."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Make the engine's device current, to which streams and captures belong, and compute in the engine's dtype."""
+        current = torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+        with current, torch.autocast(self._device.type, enabled=False):
+            yield
 
     @torch.inference_mode()
     def start(self, row: int, image: Tensor, start: Start) -> None:
@@ -95,16 +99,16 @@ class FusedEngine:
         if row >= self.capacity:
             self._reserve(max(row + 1, 2 * self.capacity))
         y, x = start.center.tolist()
-        region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64).to(self._device)
+        region = torch.tensor([[x, y, start.exemplar_size]], dtype=torch.float64, device=self._device)
         self._colors[row] = torch.from_numpy(start.color)
         template = self.network.features(self._crop(image, region, cfg.exemplar_size, self._colors[row, 0]))
         if self._templates is None:
             self._templates = self._templates_of(template, len(self.state))
         self._templates[row] = template[0]
-        self.state[row] = torch.tensor(start.row(), dtype=torch.float32)
+        self.state[row] = torch.tensor(start.row(), dtype=torch.float32, device="cpu")
         (y, x), (h, w) = start.center.tolist(), start.size.tolist()
         self._memory[row] = Redetection(cfg, (x - (w - 1) / 2, y - (h - 1) / 2, w, h))
-        self._calibrations[row] = torch.eye(4)
+        self._calibrations[row] = torch.eye(4, dtype=torch.float32, device="cpu")
         rows = slice(row, row + 1)
         outputs = self._maps([image], [1], self.state[rows], self._colors[rows], self._templates[rows])
         if len(outputs) > 1 and cfg.box_calibrate:
@@ -160,7 +164,7 @@ class FusedEngine:
             before = state.clone()
             side = float(region_side(w, h, self.config.context))
             search_size = side * self.config.instance_size / self.config.exemplar_size
-            state[: State.SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32)
+            state[: State.SEARCH_SIZE + 1] = torch.tensor([x, y, w, h, search_size], dtype=torch.float32, device="cpu")
             result = self._follow([image], [1], rows)[0].tolist()
             if result[Result.SCORE] >= self.config.redetect_score:
                 return result
@@ -324,14 +328,9 @@ def update_of(head: str, config: TrackerConfig) -> Callable[[tuple[Tensor, ...],
     It takes the network's outputs, the state and the calibrations, changes the state in place and returns the results.
     """
     if head == "box":
-        settings = box_settings(config)
-        if not config.box_calibrate:
-            return lambda outputs, state, _: fastops.box_peak(*outputs, state, unit=SIDE, **settings)
-        return lambda outputs, state, matrices: fastops.box_peak(
-            outputs[0], calibrated(distances(outputs[1]), matrices), state, **settings
-        )
-    peak = partial(
-        fastops.response_peak,
+        return partial(_update_box, calibrate=config.box_calibrate, **box_settings(config))
+    return partial(
+        _update_peak,
         up=config.response_up,
         stride=config.total_stride,
         instance_size=config.instance_size,
@@ -342,7 +341,19 @@ def update_of(head: str, config: TrackerConfig) -> Callable[[tuple[Tensor, ...],
         lost_score=config.lost_score,
         lost_frames=config.lost_frames,
     )
-    return lambda outputs, state, _: peak(*outputs, state)
+
+
+# Functions of the module, with `partial`: an engine can be pickled.
+def _update_box(
+    outputs: tuple[Tensor, ...], state: Tensor, matrices: Tensor, *, calibrate: bool, **settings: Any
+) -> Tensor:
+    if not calibrate:
+        return fastops.box_peak(*outputs, state, unit=SIDE, **settings)
+    return fastops.box_peak(outputs[0], calibrated(distances(outputs[1]), matrices), state, **settings)
+
+
+def _update_peak(outputs: tuple[Tensor, ...], state: Tensor, _: Tensor, **settings: Any) -> Tensor:
+    return fastops.response_peak(*outputs, state, **settings)
 
 
 def make_engine(

@@ -18,7 +18,7 @@ from tracker.data.augment import AugmentConfig, augment, collate
 from tracker.data.crops import crop_target
 from tracker.data.pairs import Pair, PairDataset
 from tracker.eval.metrics import iou
-from tracker.experiments.report import Row, draw_bars, summarise, write_report
+from tracker.experiments.report import Row, draw_bars, in_words, summarise, write_report
 from tracker.experiments.runs import Experiment, Where
 from tracker.experiments.videos import StretchedVideo
 from tracker.geometry import INSTANCE
@@ -214,7 +214,7 @@ def _draw_sweep(figure: Figure, rows: Sequence[Row], sweep: str, plan: Plan) -> 
         axes.errorbar(
             [row[sweep] for row in table], [row["pair_iou"] for row in table], deviations, label=loss, capsize=4
         )
-    axes.set(xlabel=sweep, ylabel="IoU on held-out pairs", title=f"Figure 9 of the paper: {sweep}")
+    axes.set(xlabel=in_words(sweep), ylabel=in_words("pair_iou"), title=f"Figure 9 of the paper: {sweep}")
     axes.grid(alpha=0.3)
     axes.legend()
 

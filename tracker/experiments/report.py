@@ -142,10 +142,39 @@ def write_report(
     return rows
 
 
+#: What stands on the axes of plots for the columns of tables, alone or after the name of a data set.
+_WORDS = {
+    "pair_iou": "mean IoU on held-out pairs",
+    "video_iou": "mean IoU on held-out videos",
+    "weight": "weight of the box loss",
+    "beta": "β of the loss",
+    "gamma": "γ of the loss",
+    "ao": "average overlap",
+    "auc": "area under the success curve",
+    "eao": "expected average overlap",
+    "fps": "frames per second",
+    "iou": "IoU",
+    "success": "area under the success curve",
+}
+
+
+def in_words(column: str) -> str:
+    """What a column of a table is called on the axes of a plot.
+
+    Example:
+        >>> in_words("video_iou"), in_words("OTB_success")
+        ('mean IoU on held-out videos', 'OTB: area under the success curve')
+    """
+    place, _, measure = column.rpartition("_")
+    if column in _WORDS:
+        return _WORDS[column]
+    return f"{place.replace('_', ' ')}: {_WORDS[measure]}" if measure in _WORDS else column.replace("_", " ")
+
+
 def draw_bars(figure: Figure, rows: Sequence[Row], label: str, value: str, title: str) -> None:
     """Draw a bar per row, with the standard deviation as its whisker."""
     axes = figure.add_subplot()
     deviations = [0.0 if math.isnan(row[f"{value}_std"]) else row[f"{value}_std"] for row in rows]
     axes.bar([row[label] for row in rows], [row[value] for row in rows], yerr=deviations, capsize=4, color="tab:green")
-    axes.set(ylabel=value.replace("_", " "), title=title)
+    axes.set(ylabel=in_words(value), title=title)
     axes.grid(axis="y", alpha=0.3)

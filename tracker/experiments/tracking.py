@@ -18,7 +18,7 @@ from tracker.data.pairs import PairDataset
 from tracker.data.sequence import Sequence as Video
 from tracker.eval.protocols import score
 from tracker.eval.runner import Job
-from tracker.experiments.report import Row, draw_bars, write_report
+from tracker.experiments.report import Row, draw_bars, in_words, write_report
 from tracker.experiments.runs import Experiment, Where
 from tracker.network.model import SiamFC
 from tracker.tracker import Tracker
@@ -222,7 +222,7 @@ def report(console: Console, folder: Path, rows: list[Row], plan: Plan) -> list[
     main = [column for column in values if column.endswith(tuple(names[0] for names in MEASURES.values()))][-1]
 
     def draw(figure: Figure, table: Sequence[Row]) -> None:
-        draw_bars(figure, table, "variant", main, f"{main.replace('_', ' ')}, {len(plan.seeds)} seeds")
+        draw_bars(figure, table, "variant", main, f"{in_words(main)}, {len(plan.seeds)} seeds")
 
     extra = {
         f"Table {number} of the paper, {layout}": paper_table(layout)

@@ -24,6 +24,7 @@ DEFAULT_FPS = 30.0
 
 
 FPS_RANGE = (0.1, 1000.0)  # a header that says less or more does not know: time bases of 90,000 are common
+ASPECT_RANGE = (0.25, 4.0)  # width over height of a pixel: anamorphic film has 2
 
 
 class VideoError(OSError):
@@ -39,6 +40,17 @@ def usable_fps(fps: float | None) -> float | None:
     """
     low, high = FPS_RANGE
     return float(fps) if fps is not None and low <= fps <= high else None
+
+
+def usable_aspect(aspect: float) -> float:
+    """The width of a pixel over its height as it is, or 1 where no video has it: not finite, below 1/4 or above 4.
+
+    Example:
+        >>> usable_aspect(64 / 45), usable_aspect(65535.0)
+        (1.4222222222222223, 1.0)
+    """
+    low, high = ASPECT_RANGE
+    return float(aspect) if low <= aspect <= high else 1.0
 
 
 def annotate(
@@ -147,11 +159,14 @@ class VideoWriter:
     is removed too.
 
     The codecs store even sizes only. A frame of an odd width or height is padded by a copy of its last column or row.
+    The pixels of the file are square: frames of other pixels are stretched along one side, so that they look the same.
 
     Args:
         path: ends in .mp4, .avi or .webm; an existing file is replaced when the new one is whole.
         size: (width, height) of the frames in pixels.
         fps: frames per second; None, and a rate that no video has (see `usable_fps`), stand for 30.
+        pixel_aspect: width of a pixel of the frames over its height; one that no video has (see `usable_aspect`)
+            stands for 1.
 
     Attributes:
         codec: the four-character code in use.
@@ -172,7 +187,14 @@ class VideoWriter:
         True
     """
 
-    def __init__(self, path: str | os.PathLike[str], size: tuple[int, int], fps: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        size: tuple[int, int],
+        fps: float | None = None,
+        *,
+        pixel_aspect: float = 1.0,
+    ) -> None:
         self.path, self.size, self.frames = Path(path), (int(size[0]), int(size[1])), 0
         suffix = self.path.suffix.lower()
         if suffix not in CODECS:
@@ -180,7 +202,9 @@ class VideoWriter:
         check_writable(self.path, "path")
         if is_stream(self.path):
             raise OSError(f"path must be a file, got the device or pipe {str(path)!r}")
-        width, height = self.size
+        (width, height), aspect = self.size, usable_aspect(pixel_aspect)
+        width, height = round(width * max(1, aspect)), round(height * max(1, 1 / aspect))
+        self._stretched = None if (width, height) == self.size else (width, height)
         self._pad = (width % 2, height % 2)
         self._coded = (width + width % 2, height + height % 2)
         self._new = Replacement(self.path)
@@ -206,6 +230,8 @@ class VideoWriter:
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
             raise ValueError(f"image must be uint8 {[height, width, 3]}, got {image.dtype} {list(image.shape)}")
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        if self._stretched is not None:
+            image = cv2.resize(image, self._stretched)
         if any(self._pad):
             image = cv2.copyMakeBorder(image, 0, self._pad[1], 0, self._pad[0], cv2.BORDER_REPLICATE)
         self._writer.write(image)

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 
 from tracker.io.background import DEPTH, ReadAhead
-from tracker.io.draw import usable_fps
+from tracker.io.draw import usable_aspect, usable_fps
 from tracker.io.images import ImageError, from_pil, is_pil, read_image
 
 _CAMERA = re.compile(r"(?:camera:)?(\d+)")
+_LAST_CAMERA = 2**31 - 1
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Containers round their frame count and length, so a video is only called truncated when it ends this much too early.
@@ -45,6 +46,7 @@ class Source:
         fps: frames per second, or None where the source does not say.
         size: (width, height) in pixels; every frame has it.
         frame_count: number of frames, or None where it is not known; of a video file it is what its header says.
+        pixel_aspect: width of a pixel over its height, for showing the frames; 1 where the source does not say.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Source:
         close: Callable[[], None] | None = None,
         read_ahead: int = 0,
         live: bool = False,
+        pixel_aspect: float = 1.0,
     ) -> None:
-        self.name, self.fps, self.frame_count = name, fps, frame_count
+        self.name, self.fps, self.frame_count, self.pixel_aspect = name, fps, frame_count, pixel_aspect
         self._frames, self._close, self._index = frames, close, 0
         self._read_ahead, self._live = read_ahead, live
         try:
@@ -121,7 +124,8 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
     * a `Source`, which is returned as it is.
 
     `~` in a path is the home folder. Image files of more than 8 bits are scaled (`tracker.io.images.to_uint8`). A frame
-    rate below .1 or above 1000 counts as unknown.
+    rate below .1 or above 1000 counts as unknown. Frames, and the boxes in them, are in the pixels that the file
+    stores, square or not; a pixel whose width is below 1/4 or above 4 of its height counts as square.
 
     Args:
         source: see above.
@@ -150,6 +154,8 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
         return _camera(int(source), read_ahead)
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
+        if not text:
+            raise SourceError("source must be a path, a glob pattern, a camera number or a stream, got ''")
         if camera := _CAMERA.fullmatch(text):
             return _camera(int(camera[1]), read_ahead)
         if _ADDRESS.match(text):
@@ -158,7 +164,8 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
     if isinstance(source, cv2.VideoCapture):
         if not source.isOpened():
             raise SourceError("source must be an open cv2.VideoCapture, got one that is closed or failed to open")
-        return Source(_read_capture(source, None, ""), "VideoCapture", fps=_fps(source))
+        frames = _read_capture(source, None, "")
+        return Source(frames, "VideoCapture", fps=_fps(source), pixel_aspect=_pixel_aspect(source))
     if is_pil(source):
         raise SourceError(f"source must be frames, got a single PIL image {source.size[0]}x{source.size[1]}")
     if isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, os.PathLike)) for item in source):
@@ -242,6 +249,8 @@ def _read_frame(path: Path) -> np.ndarray:
 
 
 def _camera(index: int, read_ahead: int) -> Source:
+    if not 0 <= index <= _LAST_CAMERA:
+        raise SourceError(f"camera must be a number from 0 to {_LAST_CAMERA}, got {index}")
     capture = cv2.VideoCapture(index)
     if not capture.isOpened():
         raise SourceError(f"camera {index} must be connected and free, it could not be opened")
@@ -259,9 +268,15 @@ def _video(address: str, read_ahead: int) -> Source:
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     frame_count = count if count > 0 else None  # streams report 0 or less
     live = frame_count is None and address.split("://")[0].lower() in LIVE_PROTOCOLS
-    frames, fps = _read_capture(capture, frame_count, address), _fps(capture)
     return Source(
-        frames, address, fps=fps, frame_count=frame_count, close=capture.release, read_ahead=read_ahead, live=live
+        _read_capture(capture, frame_count, address),
+        address,
+        fps=_fps(capture),
+        frame_count=frame_count,
+        close=capture.release,
+        read_ahead=read_ahead,
+        live=live,
+        pixel_aspect=_pixel_aspect(capture),
     )
 
 
@@ -282,6 +297,11 @@ def _open_stream(address: str) -> cv2.VideoCapture:
 
 def _fps(capture: cv2.VideoCapture) -> float | None:
     return usable_fps(capture.get(cv2.CAP_PROP_FPS))
+
+
+def _pixel_aspect(capture: cv2.VideoCapture) -> float:
+    above, below = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
+    return usable_aspect(above / below) if below else 1.0
 
 
 def _read_capture(capture: cv2.VideoCapture, frame_count: int | None, name: str) -> Iterator[np.ndarray]:

@@ -277,10 +277,14 @@ class EagerNetwork:
     def _to_input(self, crops: np.ndarray) -> Tensor:
         return torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).to(self.dtype)
 
+    def _own_dtype(self) -> torch.autocast:
+        return torch.autocast(self.device.type, enabled=False)
+
     @torch.inference_mode()
     def exemplar(self, crop: np.ndarray) -> None:
         """Store the template of an exemplar crop, uint8 [127, 127, 3]."""
-        self._template = self.model.features(self._to_input(crop[None]))
+        with self._own_dtype():
+            self._template = self.model.features(self._to_input(crop[None]))
 
     @torch.inference_mode()
     def responses(self, crops: np.ndarray) -> np.ndarray:
@@ -290,6 +294,7 @@ class EagerNetwork:
         """
         if self._template is None:
             raise RuntimeError("exemplar must be called before responses, got no template")
-        output = self.model.score(self._template, self.model.features(self._to_input(crops)))
+        with self._own_dtype():
+            output = self.model.score(self._template, self.model.features(self._to_input(crops)))
         maps = torch.cat(output, 1) if isinstance(output, BoxOutput) else output[:, 0]
         return maps.float().cpu().numpy()

@@ -88,7 +88,8 @@ class Worker:
         job.phase, job.done, job.total = "video", 0, len(run.boxes)
         with open_source(source.path) as frames:
             path = source.folder / f"{job.id}{browser_format(source.folder)}"
-            with VideoWriter(path, frames.size, source.facts.fps) as video:
+            aspect = frames.pixel_aspect
+            with VideoWriter(path, frames.size, source.facts.fps, pixel_aspect=aspect) as video:
                 for index, image in enumerate(islice(frames, len(run.boxes))):
                     job.check()
                     video.write(annotate(image, **run.labels(source.truth, index)))

@@ -46,7 +46,8 @@ def train(
     """Train `model` in place, on its device, and leave it in eval mode.
 
     Args:
-        model: the network. It takes RGB crops from 0 to 255, which its first BatchNorm normalises.
+        model: the network. It takes RGB crops from 0 to 255, which its first BatchNorm normalises. It computes in the
+            dtype of its parameters: float32, float64 or bfloat16.
         config: settings; the default is `TrainConfig()`.
         pairs: training pairs; the default is synthetic videos.
         validation: sequences on which the tracker is scored every `config.validation.every` steps.
@@ -63,7 +64,8 @@ def train(
     Raises:
         FloatingPointError: if a loss or a gradient is not finite. The message names the step, the epoch and the pairs.
             The step is not applied.
-        ValueError: if pairs, batch and processes do not fit each other, or a checkpoint does not fit the run.
+        ValueError: if pairs, batch and processes do not fit each other, a checkpoint does not fit the run, or the dtype
+            of the network does not fit the precision.
 
     Source: Zhang and Wang, "Object tracking in siamese network with attention mechanism and Mish function", section 4.1
     (SGD, exponential learning rate), eq. 2-5 and 10-11.
@@ -75,7 +77,7 @@ def train(
         2
     """
     config, world = config or TrainConfig(), world or World()
-    device = next(model.parameters()).device
+    device, dtype = next(model.parameters()).device, _dtype_of(model, config.precision)
     pairs = PairDataset.synthetic(config.seed, config.data.synthetic) if pairs is None else pairs
     steps = config.total_steps(len(pairs))
     model.to(memory_format=torch.channels_last)
@@ -102,7 +104,8 @@ def train(
 
             generator.manual_seed(seed_of(config.seed, 0 if config.overfit else step))
             part = slice(world.rank * len(loaded.indices), (world.rank + 1) * len(loaded.indices))
-            batch = augment(loaded.pairs, generator, config.augment, device=device, part=part, of=config.batch_size)
+            division = {"part": part, "of": config.batch_size}
+            batch = augment(loaded.pairs, generator, config.augment, device=device, dtype=dtype, **division)
             taught = time.perf_counter()
             targets = None if teacher is None else teacher(batch)
             taught = time.perf_counter() - taught
@@ -154,6 +157,17 @@ def train(
             if ending:
                 break
     return losses
+
+
+def _dtype_of(model: nn.Module, precision: str) -> torch.dtype:
+    """The dtype of the network, which its crops must have too: autocast changes neither float64 nor weights."""
+    found = sorted({p.dtype for p in model.parameters()}, key=str)
+    if len(found) > 1 or found[0] == torch.float16:
+        names = ", ".join(str(dtype) for dtype in found)
+        raise ValueError(f"model must be all float32, float64 or bfloat16, got {names} (precision is a setting)")
+    if found[0] == torch.float64 and precision != "float32":
+        raise ValueError(f"precision must be float32 for a network of float64, got {precision}")
+    return found[0]
 
 
 def _start_or_resume(state: TrainState, checkpoints: Checkpoints | None, pairs: int) -> None:

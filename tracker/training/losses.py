@@ -63,7 +63,7 @@ def score_loss(score: Tensor, boxes: Tensor, kind: str = "balanced") -> Tensor:
     rows, columns = (torch.arange(n, device=score.device, dtype=torch.float32) for n in score.shape[2:])
     distance = torch.hypot(rows[:, None] - centers[:, :1, None], columns - centers[:, 1:, None])  # [N, H, W]
     label = torch.where(distance * STRIDE <= RADIUS, 1.0, -1.0)
-    return F.softplus(-label * score[:, 0].float()).mean()
+    return F.softplus(-label * score[:, 0].to(torch.promote_types(score.dtype, torch.float32))).mean()
 
 
 def centers_of(boxes: Tensor, size: tuple[int, int]) -> Tensor:

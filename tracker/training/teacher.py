@@ -88,8 +88,8 @@ class Student(nn.Module):
     def __init__(self, model: SiamFC, teacher: Teacher) -> None:
         super().__init__()
         self.model, self._teacher_head = model, teacher.head
-        own = model.backbone.conv5[0].out_channels
-        self.adapter = nn.Identity() if own == teacher.channels else nn.Conv2d(own, teacher.channels, 1)
+        own, dtype = model.backbone.conv5[0].out_channels, model.backbone.conv5[0].weight.dtype
+        self.adapter = nn.Identity() if own == teacher.channels else nn.Conv2d(own, teacher.channels, 1, dtype=dtype)
 
     def forward(self, z: Tensor, x: Tensor) -> Given:
         """Run the network on crops [N, 3, 127, 127] and [N, 3, 255, 255]."""
