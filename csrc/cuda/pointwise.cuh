@@ -96,18 +96,16 @@ Tensor pointwise_backward_cuda(const char* op, const Tensor& grad, const Tensor&
 }  // namespace fastops
 
 // Registers the op `name` and `name`_backward.
-#define FASTOPS_POINTWISE_CUDA(name, Formula)                                   \
-  namespace fastops {                                                           \
-  namespace {                                                                   \
-  Tensor name##_cuda(const Tensor& x) {                                         \
-    return pointwise_cuda<Formula>(#name, x);                                   \
-  }                                                                             \
-  Tensor name##_backward_cuda(const Tensor& grad, const Tensor& x) {            \
-    return pointwise_backward_cuda<Formula>(#name "_backward", grad, x);        \
-  }                                                                             \
-  }                                                                             \
-  }                                                                             \
-  STABLE_TORCH_LIBRARY_IMPL(fastops, CUDA, m) {                                 \
-    m.impl(#name, TORCH_BOX(&fastops::name##_cuda));                            \
-    m.impl(#name "_backward", TORCH_BOX(&fastops::name##_backward_cuda));       \
+#define FASTOPS_POINTWISE_CUDA(name, Formula)                                       \
+  namespace fastops {                                                               \
+  namespace {                                                                       \
+  Tensor name##_cuda(const Tensor& x) { return pointwise_cuda<Formula>(#name, x); } \
+  Tensor name##_backward_cuda(const Tensor& grad, const Tensor& x) {                \
+    return pointwise_backward_cuda<Formula>(#name "_backward", grad, x);            \
+  }                                                                                 \
+  }                                                                                 \
+  }                                                                                 \
+  STABLE_TORCH_LIBRARY_IMPL(fastops, CUDA, m) {                                     \
+    m.impl(#name, TORCH_BOX(&fastops::name##_cuda));                                \
+    m.impl(#name "_backward", TORCH_BOX(&fastops::name##_backward_cuda));           \
   }

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fastops
-from tests.support import new_op
+from tests.support import kernel_resources, new_op
 from tests.support.paths import ROOT
 
 COPIED = ("csrc", "fastops", "tests", "docs", "pyproject.toml")
@@ -43,6 +43,22 @@ def test_style(tree):
     for command in (["check", "--fix", "--quiet"], ["format", "--check", "--quiet"]):
         result = run([sys.executable, "-m", "ruff", *command, "fastops", "tests/support"], tree)
         assert result.returncode == 0, result.stdout
+
+
+def test_its_cuda_kernels_compile_without_spills(tree):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("needs nvcc")
+    include = Path(torch.__file__).parent / "include"
+    flags = ["-std=c++20", "-O3", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-Xptxas", "-v"]
+    command = [nvcc, *flags, "-diag-suppress", "20208", "-isystem", include, "-arch=sm_90", "-c"]
+    result = run([*command, tree / "csrc" / "cuda" / "soft_square.cu", "-o", tree / "cuda.o"], tree)
+    assert result.returncode == 0, result.stderr
+    log = tree / "ptxas.log"
+    log.write_text(result.stdout + result.stderr)
+    kernels = kernel_resources.read(log)
+    assert sorted({kernel.base for kernel in kernels}) == ["pointwise_backward_kernel", "pointwise_kernel"]
+    assert len(kernels) == 8 and not any(kernel.spills for kernel in kernels), kernel_resources.table(kernels)
 
 
 @pytest.mark.slow

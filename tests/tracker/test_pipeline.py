@@ -363,3 +363,17 @@ def test_videos_share_a_graph(gpu_on_the_host):
         frames = {name: video.frame(i)[0] for name, video in videos.items() if i < 8 or name != 1}
         np.testing.assert_allclose(_boxes(replaying, frames), _boxes(plain, frames), rtol=0, atol=0.1)
     assert len(keys) == 2  # of three videos, of two
+
+
+def test_steps_may_have_more_rows_than_the_table(gpu_on_the_host):
+    """Five targets of one video and two of another: 8 and 2 rows, in a table of 8."""
+    model, video = _trained_like("relu", "none"), SyntheticVideo(0, 5, (320, 240))
+    plain, replaying = BatchTracker(model), BatchTracker(model)
+    _as_on_a_gpu(replaying)
+    for tracker in (plain, replaying):
+        for name in "aabaaba":
+            tracker.add(video.frame(0)[0], video.boxes[0] + 2 * len(tracker), name)
+    assert replaying._engine.capacity == 8
+    for i in range(1, 5):
+        frames = dict.fromkeys("ab", video.frame(i)[0])
+        np.testing.assert_allclose(_boxes(replaying, frames), _boxes(plain, frames), rtol=0, atol=0.1)

@@ -308,13 +308,15 @@ class FusedEngine:
         if templates is not None:
             self._templates = self._templates_of(templates, size)
             self._templates[:old] = templates[:old]
-        if self._uploads is not None:  # padded, a step has twice as many rows as there are targets at most
+        most = capacity  # rows of a step
+        if self._uploads is not None:
+            most = 2 * capacity  # padded
             pinned = {"pin_memory": self._device.type == "cuda"}
-            self._host_results = torch.empty((2 * capacity, len(Result)), dtype=torch.float32, **pinned)
-            self._host_order = torch.empty(2 * capacity, dtype=torch.int64, **pinned)
+            self._host_results = torch.empty((most, len(Result)), dtype=torch.float32, **pinned)
+            self._host_order = torch.empty(most, dtype=torch.int64, **pinned)
             self._order = torch.empty_like(self._host_order, device=self._device)
         self.capacity = capacity
-        chunk = min(self._chunk, capacity)
+        chunk = min(self._chunk, most)
         self._regions = torch.empty((chunk, cfg.scale_num, 3), dtype=torch.float32, device=self._device)
         shape = (chunk * cfg.scale_num, self.network.crop_channels, cfg.instance_size, cfg.instance_size)
         self._crops = torch.empty(
