@@ -23,6 +23,7 @@ BLOCKS = {page: blocks(page, "python", "bash", "console", "toml") for page in PA
 MARKS = {
     "not run: CI installs before it runs the tests": 1,
     "not run: it needs GOT-10k, OTB and VOT2018, and days on a GPU": 1,
+    "not run: it needs COCO, and weeks on a GPU": 1,
     "run smaller: takes hours": 3,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import pickle
 import signal
 import subprocess
 import sys
@@ -107,6 +108,12 @@ def test_images_fit_the_square_with_their_boxes(voc):
     assert image.shape == (3, 64, 64) and image.dtype == torch.uint8 and factor == pytest.approx(64 / 120)
     torch.testing.assert_close(boxes, torch.tensor([[10.0, 20, 40, 60]]) * 64 / 120)
     assert labels.tolist() == [1]  # the difficult one is not learnt
+
+
+def test_sets_go_to_worker_processes_that_are_not_forked(voc):
+    for place in ("", f"voc:{voc}"):
+        train, _ = open_boxed_images(place, 64, 1, 1)
+        assert np.array_equal(pickle.loads(pickle.dumps(train)).load(0)[0], train.load(0)[0])
 
 
 def damage_coco(root):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -66,7 +66,7 @@ def open_boxed_images(place: str, size: int, images: int, test_images: int) -> t
     """
     if not place:
         return tuple(
-            BoxedImages(SHAPES, cache(lambda index, first=first: draw_shapes(first + index, size)), count)
+            BoxedImages(SHAPES, partial(_load_drawn, first, size), count)
             for first, count in ((0, images or 2000), (HELD_OUT, test_images or 200))
         )
     layout, _, root = place.partition(":")
@@ -78,17 +78,17 @@ def open_boxed_images(place: str, size: int, images: int, test_images: int) -> t
     for part, name in zip(parts, ("train", "test"), strict=True):
         if not part:
             raise ValueError(f"--data must hold images with boxes to {name} on, got none in {root}")
-    return tuple(
-        _from_files(classes, part[: count or None]) for part, count in zip(parts, (images, test_images), strict=True)
-    )
+    parts = [part[: count or None] for part, count in zip(parts, (images, test_images), strict=True)]
+    return tuple(BoxedImages(classes, partial(_load_file, part), len(part)) for part in parts)
 
 
-def _from_files(classes: tuple[str, ...], files: Sequence[tuple[Path, Boxes]]) -> BoxedImages:
-    def load(index: int) -> tuple[np.ndarray, Boxes]:
-        path, shown = files[index]
-        return read_image(path), shown
+def _load_drawn(first: int, size: int, index: int) -> tuple[np.ndarray, Boxes]:
+    return _drawn(first + index, size)
 
-    return BoxedImages(classes, load, len(files))
+
+def _load_file(files: Sequence[tuple[Path, Boxes]], index: int) -> tuple[np.ndarray, Boxes]:
+    path, shown = files[index]
+    return read_image(path), shown
 
 
 def _boxes(rows: Sequence[tuple[Sequence[float], int, float, bool]]) -> Boxes:
@@ -193,6 +193,9 @@ def draw_shapes(seed: int, size: int) -> tuple[np.ndarray, Boxes]:
             rows.append((box, label, float(np.count_nonzero(mask)), False))
     noise = rng.normal(0, 6, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8), _boxes(rows)
+
+
+_drawn = cache(draw_shapes)
 
 
 def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
