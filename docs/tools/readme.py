@@ -1,4 +1,4 @@
-"""Writes what the README shows of the measurements: its picture, and the speed table between its two marks.
+"""Writes the measurements in the README: its picture, and the speed table between its two marks.
 
 Run `python docs/tools/readme.py` after new rows in `benchmarks/results/` or new weights. It needs the `docs` extra.
 The picture is `docs/assets/tracker.png`.
@@ -94,7 +94,7 @@ def main() -> None:
     figure, buffer = picture(), io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=150)
-    # 256 colours: a third of the bytes.
+    # 256 colours need a third of the bytes.
     Image.open(buffer).convert("RGB").quantize(256).save(PICTURE, optimize=True)
     text = README.read_text(encoding="utf-8")
     README.write_text(_TABLE.sub(lambda match: match[1] + speed_table() + match[2], text), encoding="utf-8")
