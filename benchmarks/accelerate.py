@@ -108,7 +108,7 @@ def run_network(name: str, training: bool, args: argparse.Namespace) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="only these")
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="networks to run")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--budget", type=float, default=5.0, help="seconds per row")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")

@@ -264,22 +264,22 @@ def find_competitors(args: argparse.Namespace) -> list[Competitor]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", action="append", default=[], metavar="LAYOUT:ROOT[=NAMES]", help="may be repeated; names by commas"
+        "--data", action="append", default=[], metavar="LAYOUT:ROOT[=NAMES]", help="repeatable; NAMES have commas"
     )
-    parser.add_argument("--frames", type=int, default=200, help="of each sequence, from the first on")
+    parser.add_argument("--frames", type=int, default=200, help="frames of each sequence, from the first one on")
     parser.add_argument(
-        "--weights", action="append", default=[], metavar="[NAME=]FILE", help="one more network; may be repeated"
+        "--weights", action="append", default=[], metavar="[NAME=]FILE", help="another network; repeatable"
     )
-    parser.add_argument("--only-given", action="store_true", help="only the networks of --weights, and --opencv")
+    parser.add_argument("--only-given", action="store_true", help="only run --weights and --opencv")
     parser.add_argument("--opencv", nargs="*", default=[], metavar="NAME", help="OpenCV's trackers, such as CSRT KCF")
     parser.add_argument(
-        "--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of TrackerConfig, for all networks"
+        "--settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of TrackerConfig, for all networks"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "auto"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of all workers together")
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the sequences out")
-    parser.add_argument("--csv", type=Path, default=Path("accuracy.csv"), help="where rows are kept")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of all workers")
+    parser.add_argument("--workers", type=int, default=1, help="processes that divide the sequences")
+    parser.add_argument("--csv", type=Path, default=Path("accuracy.csv"), help="file of the rows")
     parser.add_argument("--markdown", action="store_true", help="print the tables of the file and track nothing")
     args = parser.parse_args()
     if args.markdown:

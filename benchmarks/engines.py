@@ -274,9 +274,11 @@ def find_sequences(places: list[str] | None) -> list[Sequence]:
 @torch.inference_mode()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", nargs="+", default=list(PRETRAINED), help="names of the package, or files")
-    parser.add_argument("--data", action="append", metavar="LAYOUT:ROOT", help="where the crops come from")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each network")
+    parser.add_argument(
+        "--weights", nargs="+", default=list(PRETRAINED), help="names of networks in the package, or files"
+    )
+    parser.add_argument("--data", action="append", metavar="LAYOUT:ROOT", help="source of the crops")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds for each network")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
     where = environment("cpu")

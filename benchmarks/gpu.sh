@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The checks and measurements on a CUDA machine, for one that is at hand for a quarter of an hour only:
+# The checks and measurements on a CUDA machine that is available for only a quarter of an hour:
 #
-#   benchmarks/gpu.sh prepare     here: the library for sm_90 into build/gpu, with what `first` needs to run without nvcc
-#   benchmarks/gpu.sh first       there, <= 360 s: tests that matter most, ceilings, frames, ops, the other tests
-#   benchmarks/gpu.sh second      there, <= 240 s, after mending: what failed, torch.compile, sanitizer, final figures
+#   benchmarks/gpu.sh prepare     here: build for sm_90 into build/gpu, with the files that `first` needs to run without nvcc
+#   benchmarks/gpu.sh first       there, <= 360 s: the most important tests, limits of the GPU, frames, ops, the other tests
+#   benchmarks/gpu.sh second      there, <= 240 s, after fixes: the failed tests, torch.compile, sanitizer, final results
 #   benchmarks/gpu.sh all         on your own GPU: build and everything, without the limits of the two calls
 #
-# Each step has a time limit of its own and what its call has left; a step that fails is listed and the next one starts.
-# Everything is written as it comes into one folder, $OUT (default: results/gpu), the summary last. With --dry-run after
-# the name the steps are started as dry runs, on any machine. The carried folder is build/gpu; the failed tests of
-# `first` (failed.txt in its folder) go into it for `second`. Uses the python on PATH, or $PYTHON.
+# Each step has its own time limit, and the remaining time of its call is a limit too. If a step fails, it is listed and
+# the next one starts. All results go to one folder, $OUT (default: results/gpu), as soon as they exist; the summary comes
+# last. With --dry-run after the name the steps are dry runs, on any machine. Copy the folder build/gpu to the GPU
+# machine. The failed tests of `first` (failed.txt in its folder) go into it for `second`. Uses the python on PATH, or
+# $PYTHON.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 call=${1:-help}

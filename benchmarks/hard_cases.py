@@ -35,9 +35,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", default="mish+se", choices=tuple(MODELS))
-    parser.add_argument("--width", type=float, default=1.0, help="of the network, for a quick run")
-    parser.add_argument("--frames", type=int, default=10_000, help="that the lost target has been lost for")
-    parser.add_argument("--measured", type=int, default=100, help="frames to take the median of")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network, for a quick run")
+    parser.add_argument("--frames", type=int, default=10_000, help="number of frames for which the target is lost")
+    parser.add_argument("--measured", type=int, default=100, help="number of frames for the median")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parser.parse_args()
 

@@ -190,7 +190,7 @@ def until_cut() -> Iterator[None]:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the arguments of a benchmark. With --dry-run, print them and exit."""
-    parser.add_argument("--dry-run", action="store_true", help="tell what would run, and end")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and exit")
     args = parser.parse_args()
     if args.dry_run:
         print("would run with", ", ".join(f"{name}={value}" for name, value in vars(args).items()))

@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument(
         "--dtype", nargs="+", default=["float32"], choices=("float32", "float16", "bfloat16", "float64")
     )
-    parser.add_argument("--op", nargs="+", help="only these ops")
+    parser.add_argument("--op", nargs="+", help="ops to run")
     parser.add_argument("--budget", type=float, default=0.6, help="seconds per row")
     parser.add_argument("--large", action="store_true", help="tensors of 256 MB, which no cache holds")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it takes seconds per row)")

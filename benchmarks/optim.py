@@ -154,7 +154,7 @@ def main() -> int:
     parser.add_argument(
         "--dtype", nargs="+", default=["float32"], choices=("float32", "float16", "bfloat16", "float64")
     )
-    parser.add_argument("--threads", type=int, nargs="+", help="measure with so many threads, one after the other")
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads to measure with")
     parser.add_argument("--budget", type=float, default=3.0, help="seconds per row")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parse(parser)

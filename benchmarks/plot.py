@@ -70,7 +70,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="?", type=Path, help="a file of benchmarks/results")
-    parser.add_argument("--output-dir", type=Path, help="default: beside the results")
+    parser.add_argument("--output-dir", type=Path, help="default: the folder of the results")
     args = parser.parse_args()
     found = sorted(RESULTS.glob("*.csv"), key=lambda path: path.stat().st_mtime)
     if args.results is None and not found:

@@ -204,7 +204,7 @@ class Predictor:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, help="write them to this file")
+    parser.add_argument("--write", type=Path, help="write the loops to this file")
     args = parser.parse_args()
     cuobjdump = find_cuobjdump()
     if cuobjdump is None or not LIBRARY.exists():

@@ -70,10 +70,10 @@ def outcome(tracker: Tracker, video: VanishingVideo) -> dict[str, bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", nargs="+", default=[DEFAULT], help="of networks: names of the package's, or files")
-    parser.add_argument("--frames", type=int, default=3, help="of each sequence")
+    parser.add_argument("--weights", nargs="+", default=[DEFAULT], help="names of networks in the package, or files")
+    parser.add_argument("--frames", type=int, default=3, help="frames of each sequence")
     parser.add_argument("--score", type=float, nargs="+", default=[], help="values of redetect_score to compare")
-    parser.add_argument("--csv", type=Path, help="where rows are appended")
+    parser.add_argument("--csv", type=Path, help="append the rows to this file")
     args = parse(parser)
     results = Results(args.csv, environment("cpu"))
     made = list(videos(args.frames))

@@ -29,8 +29,8 @@ def track() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="stop after the row that crosses this")
-    parser.add_argument("--op", nargs="+", help="only these ops of the table")
+    parser.add_argument("--seconds", type=float, default=60, help="stop after the row that exceeds this time")
+    parser.add_argument("--op", nargs="+", help="ops of the table to run")
     args = parser.parse_args()
     start, count = time.perf_counter(), 0
     track()

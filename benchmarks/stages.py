@@ -290,9 +290,9 @@ def main() -> int:
     parser.add_argument(
         "--dtype", nargs="+", default=["float32", "bfloat16"], choices=("float32", "bfloat16", "float16")
     )
-    parser.add_argument("--width", type=float, default=1.0, help="of the network, for a quick run")
-    parser.add_argument("--frames", type=int, help="default: 12, on a GPU 200")
-    parser.add_argument("--singles", type=int, default=4, help="single trackers measured for each number of targets")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network, for a quick run")
+    parser.add_argument("--frames", type=int, help="number of frames; default: 12, on a GPU 200")
+    parser.add_argument("--singles", type=int, default=4, help="number of single trackers to measure")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     parser.add_argument("--plot", type=Path, help="stacked bars of the stages as PNG")
     args = parse(parser)

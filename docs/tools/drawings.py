@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from mkdocs.structure.files import File, Files
 from results import last_rows, source_of
 
-BLUE, ORANGE, GREEN, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#999999"  # for the colour-blind too
+BLUE, ORANGE, GREEN, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#999999"  # safe for the colour-blind
 
 
 def _blank(width: float, height: float) -> tuple[Figure, Axes]:
@@ -38,7 +38,7 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], ben
 
 
 def pipeline() -> Figure:
-    """What happens to one frame."""
+    """The steps of one frame."""
     figure, axes = _blank(10.2, 3.5)
     _box(axes, 0.2, 2.3, "first frame\nand its box", GREY)
     _box(axes, 2.2, 2.3, "crop_and_resize\n127 × 127", BLUE)
@@ -61,7 +61,7 @@ def pipeline() -> Figure:
 
 
 def mish_max_pool() -> Figure:
-    """Why two values of a window decide the maximum of its Mish."""
+    """Shows why two values of a window decide the maximum of its Mish."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.add_subplot()
     x = np.linspace(-6, 2.2, 500)
@@ -126,7 +126,7 @@ def op_files() -> Figure:
 
 
 def lower_bound() -> Figure:
-    """How far each memory-bound op is from a copy of the bytes that it must move."""
+    """The time of each memory-bound op relative to a copy of the bytes that it must move."""
     rows = [row for row in last_rows("ops")[0] if row["copy_us"] and float(row["copy_us"]) > 20]
     names = [" ".join(filter(None, (row["op"], row["size"], row["layout"]))) for row in rows]
     short = ["f+b" if row["direction"] == "forward+backward" else "forward" for row in rows]
@@ -135,7 +135,7 @@ def lower_bound() -> Figure:
     places = np.arange(len(rows))
     for who, colour, shift in (("eager", GREY, -0.2), ("fastops", BLUE, 0.2)):
         times = [float(row[f"{who}_us"]) / float(row["copy_us"]) for row in rows]
-        lengths = [time - 1 for time in times]  # from 1 on, so that what beats the copy points the other way
+        lengths = [time - 1 for time in times]  # bars start at 1, so faster ops point the other way
         bars = axes.barh(places + shift, lengths, 0.4, left=1, color=colour, label=who)
         axes.bar_label(bars, [f"{time:.1f}" for time in times], padding=2, fontsize=7)
     axes.axvline(1, color="black", linewidth=1.2)
@@ -188,7 +188,7 @@ DRAWINGS = {
 
 
 def svg_of(figure: Figure) -> bytes:
-    """The figure as SVG, the same bytes each time; letters become shapes, so that no font is needed."""
+    """The figure as SVG, with the same bytes each time. Letters become shapes, so no font is needed."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "siamfc-fastops", "svg.fonttype": "path"}):

@@ -166,7 +166,7 @@ def main() -> None:
     figure, buffer = picture(), io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=150)
-    # 256 colours: a third of the bytes.
+    # 256 colours need a third of the bytes.
     Image.open(buffer).convert("RGB").quantize(256).save(PICTURE, optimize=True)
     write_table(README, "speed table", speed_table())
     write_table(README, "accuracy table", accuracy_table())

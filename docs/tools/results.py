@@ -1,4 +1,4 @@
-"""The measurements that the site shows: rows of benchmarks/results, the last commit of each benchmark."""
+"""The measurements on the site: rows of benchmarks/results, from the last commit of each benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def last_rows(benchmark: str, ops: Iterable[str] = ()) -> list[list[Row]]:
     """Rows of a benchmark, or of some of its ops in this order: a list for each device, all of one commit.
 
     Raises:
-        ValueError: where there are none.
+        ValueError: if there are none.
     """
     ops, found = tuple(ops), []
     for path in sorted(RESULTS.glob("*.csv")):
@@ -34,5 +34,5 @@ def last_rows(benchmark: str, ops: Iterable[str] = ()) -> list[list[Row]]:
 
 
 def source_of(row: Row) -> str:
-    """What a table or chart of these rows says below itself."""
+    """The line below a table or chart of these rows."""
     return f"{row['device']}, {row['backend']}, torch {row['torch']}, commit {row['commit']}"

@@ -93,7 +93,7 @@ COLUMNS: dict[str, Callable[[Row], dict[str, str]]] = {
 
 
 def table(rows: list[Row], columns: Callable[[Row], dict[str, str]]) -> str:
-    """A Markdown table with a line that tells where and at which commit it was measured."""
+    """A Markdown table with a line about the machine and the commit of the measurement."""
     cells = [columns(row) for row in rows]
     kept = [name for name in cells[0] if any(row[name] for row in cells)]  # no empty columns
     lines = [kept, ["---"] * len(kept), *([row[name] for name in kept] for row in cells)]

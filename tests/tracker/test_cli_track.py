@@ -179,7 +179,7 @@ def test_activation_of_bare_weights(capsys, tmp_path, sequence):
     assert boxes[0] == boxes[1] != boxes[2]
     result = run(capsys, "track", sequence, "--weights", bare, "--activation", "tanh")
     assert_one_line(result, "activation must be one of relu, mish, arelu, asigmoid, atanh, got 'tanh'")
-    assert "ReLU is assumed" in " ".join(run(capsys, "track", "--help")[1].split())
+    assert "ReLU if the file does not name it" in " ".join(run(capsys, "track", "--help")[1].split())
 
 
 def test_summary_says_what_was_included(capsys, tmp_path, sequence, weights):

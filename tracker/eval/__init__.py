@@ -2,8 +2,8 @@
 
 - `metrics`, `polygons`: overlap, centre error, success and precision.
 - `ope`, `got10k`, `vot`: protocols of OTB and LaSOT, of GOT-10k and of VOT.
-- `protocols`, `scores`: which protocol scores a data set; the numbers and curves that it gives.
-- `run`: one run on one video, as `tracker track` reports it.
+- `protocols`, `scores`: the protocol of each data set, and its numbers and curves.
+- `run`: one run on one video, for the report of `tracker track`.
 - `runner`: all sequences of a data set, in one process or several, resumable.
 - `results`: result files.
 - `report`, `attributes`: tables and plots, also by attribute.

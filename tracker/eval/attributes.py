@@ -1,4 +1,4 @@
-"""Attributes, visibility and resolution, as data sets annotate them for sequences and frames."""
+"""Attributes, visibility and resolution from the annotations of data sets, for sequences and frames."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sequence_attributes(sequence: Sequence) -> list[str]:
     if (folder / "attrs.txt").is_file():
         lines = read_names(folder / "attrs.txt")
         names += [name.strip() for line in lines for name in re.split(r"[,;\t]", line) if name.strip()]
-    kept = [parent / "att" / f"{folder.name}.txt" for parent in list(folder.parents)[:2]]  # beside it or its class
+    kept = [parent / "att" / f"{folder.name}.txt" for parent in list(folder.parents)[:2]]  # next to it or its class
     if flags := next((path for path in kept if path.is_file()), None):
         values = read_values(flags, len(LASOT))
         return names + [name for name, value in zip(LASOT, values, strict=True) if value > 0]

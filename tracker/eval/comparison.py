@@ -56,10 +56,10 @@ class Comparison:
 
 
 class Turns:
-    """Trackers that take turns on the same images, each timed. Each image starts with another tracker.
+    """Times trackers that take turns on the same images. Each image starts with another tracker.
 
     Args:
-        trackers: they have `init` and `update`, as `tracker.Tracker`.
+        trackers: they have `init` and `update`, like `tracker.Tracker`.
         box: x, y, w, h of the target in the first image, in pixels, 0-based.
 
     Attributes:
@@ -75,7 +75,7 @@ class Turns:
     def step(self, image: np.ndarray) -> None:
         """Start all trackers on the first image; update them on every further image."""
         for turn in range(len(self._trackers)):
-            who = (turn + self._steps) % len(self._trackers)  # the first one finds the image in no cache
+            who = (turn + self._steps) % len(self._trackers)  # for the first one the image is in no cache
             if self._steps == 0:
                 self._trackers[who].init(image, self._box)
                 continue
@@ -97,14 +97,14 @@ def compare(
     """Give each image to the reference tracker and to the fused one of every network, and time them in turns.
 
     Args:
-        networks: by name, for tables. They are not changed.
-        images: RGB uint8 [H, W, 3], at least two; the first one starts the trackers and is not timed.
+        networks: the networks by name, for tables. They are not changed.
+        images: RGB uint8 [H, W, 3], at least two. The first one starts the trackers and is not timed.
         box: x, y, w, h of the target in the first image, in pixels, 0-based.
-        device: of all networks; None keeps the device of each.
-        dtype: of the fused trackers, or "auto"; the reference keeps the network's.
+        device: device of all networks; None keeps the device of each.
+        dtype: dtype of the fused trackers, or "auto". The reference keeps the network's dtype.
 
     Raises:
-        ValueError: fewer than two images, and what `Tracker.init` refuses.
+        ValueError: for fewer than two images, and for the errors of `Tracker.init`.
 
     Example:
         >>> from tracker.data.synthetic import SyntheticVideo
@@ -134,8 +134,8 @@ def reference_tracker(model: SiamFC, device: torch.device | str | None = None) -
     """The network in stock PyTorch: a `ReferenceTracker`, or an eager tracker for a box head.
 
     Args:
-        model: is not changed.
-        device: where it runs; None keeps the device of the network.
+        model: the network, which is not changed.
+        device: device to run on; None keeps the device of the network.
     """
     device = device or next(model.parameters()).device
     copied = SiamFC(**model.settings(), out_scale=model.out_scale, ops="reference")
@@ -150,7 +150,7 @@ def _dtype(model: SiamFC) -> torch.dtype:
 
 
 def comparison_table(comparisons: Sequence[Comparison], device: torch.device | str) -> Table:
-    """A table of frames per second for the terminal, with the cost of the second network over the first."""
+    """A table of frames per second for the terminal, with the cost of the second network relative to the first."""
     caption = None
     if len(comparisons) >= 2:
         first, second = comparisons[:2]

@@ -1,4 +1,4 @@
-"""GOT-10k's protocol: average overlap and success rates over the frames in which the target is seen."""
+"""GOT-10k's protocol: average overlap and success rates over the frames with a visible target."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
     """Score results by GOT-10k's protocol, over the frames of all sequences (and all repetitions) together:
 
     - ao: mean overlap;
-    - sr_50, sr_75: part of the frames whose overlap is strictly above .5, .75.
+    - sr_50, sr_75: fraction of the frames whose overlap is strictly above .5, .75.
 
-    The first frame, which is given, and frames in which nothing of the target is seen (cover.label is 0, or where that
-    file is missing the target is absent) are left out. By attribute, the same over the frames that have it
-    (`got10k_attributes`). Boxes are first cut to the image as the got10k toolkit does it.
+    The first frame, whose box is given, does not count. Frames without a visible part of the target do not count
+    either: cover.label is 0, or if that file is missing, the target is absent. The scores by attribute are over the
+    frames with the attribute (`got10k_attributes`). Boxes are first clipped to the image like in the got10k toolkit.
 
     Raises:
-        ValueError, OSError: as `tracker.eval.protocols.score`.
+        ValueError, OSError: the same as `tracker.eval.protocols.score`.
 
     Source: Huang et al., GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking in the Wild.
     """
@@ -40,7 +40,7 @@ def score_got10k(layout: str, sequences: list[Sequence], folder: Path, name: str
         repetitions = []
         for path in find_results(layout, folder, sequence.name):
             boxes = read_result(path, len(sequence))
-            # A frame in which the tracker reports no target has overlap 0.
+            # A frame without a reported target has overlap 0.
             repetitions.append(np.nan_to_num(iou(_cut(boxes[1:], size), _cut(truth[1:], size))))
         overlaps = _those(repetitions, counts)
         for attribute, mask in got10k_attributes(sequence).items():

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SUCCESS_THRESHOLDS = np.linspace(0, 1, 21)  # overlap
-PRECISION_THRESHOLDS = np.arange(0, 51)  # pixels; the score is that at 20
-NORMALIZED_THRESHOLDS = np.arange(0, 51) / 100  # parts of the target's sides; the score is that at .2
+PRECISION_THRESHOLDS = np.arange(0, 51)  # pixels; the score is the value at 20
+NORMALIZED_THRESHOLDS = np.arange(0, 51) / 100  # fractions of the target's sides; the score is the value at .2
 
 
 def _pair(pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -23,8 +23,8 @@ def _pair(pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def iou(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
     """Intersection over union of boxes x, y, w, h: float64 [...] of two [..., 4].
 
-    Widths are plain differences of coordinates (no "+ 1"). Boxes of no area have overlap 0; a NaN coordinate gives NaN.
-    Rounding never lifts an overlap above 1, which a success curve would count.
+    Widths are plain differences of coordinates (no "+ 1"). Boxes without an area have overlap 0. A NaN coordinate gives
+    NaN. Rounding never makes an overlap larger than 1, because a success curve would count that.
 
     Raises:
         ValueError: when the shapes differ or do not end in 4.
@@ -57,9 +57,9 @@ def center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
 
 
 def normalized_center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
-    """As `center_error`, with the differences along x and y in parts of the target's width and height.
+    """Like `center_error`, with the differences along x and y divided by the target's width and height.
 
-    NaN where the target has no area.
+    It is NaN if the target has no area.
 
     Source: Müller et al., TrackingNet: A Large-Scale Dataset and Benchmark for Object Tracking in the Wild.
 
@@ -77,7 +77,7 @@ def normalized_center_error(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
 
 
 def above(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
-    """Part of the values [N] that are strictly above each threshold [K]: float64 [K]; NaN is a miss.
+    """Fraction of the values [N] that are strictly above each threshold [K]: float64 [K]. NaN is a miss.
 
     Raises:
         ValueError: when there are no values.
@@ -90,7 +90,7 @@ def above(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
 
 
 def at_most(values: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
-    """Part of the values [N] that are at most each threshold [K]: float64 [K]; NaN is a miss.
+    """Fraction of the values [N] that are at most each threshold [K]: float64 [K]. NaN is a miss.
 
     Raises:
         ValueError: when there are no values.
@@ -116,7 +116,7 @@ def _frames(pred: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]
 
 
 def success_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
-    """Part of the frames whose overlap is strictly above each of the 21 thresholds 0, .05 .. 1: float64 [21].
+    """Fraction of the frames whose overlap is strictly above each of the 21 thresholds 0, .05 .. 1: float64 [21].
 
     Source: Wu et al., Online Object Tracking: A Benchmark.
 
@@ -133,7 +133,7 @@ def success_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
 def success_auc(pred: ArrayLike, target: ArrayLike) -> float:
     """Mean of `success_curve`: the OPE score of a sequence.
 
-    Note that the strict comparison leaves a perfect tracker at 20/21.
+    Because of the strict comparison, a perfect tracker has 20/21.
 
     Example:
         >>> round(success_auc([[0, 0, 9, 9]], [[0, 0, 9, 9]]) * 21)
@@ -143,7 +143,7 @@ def success_auc(pred: ArrayLike, target: ArrayLike) -> float:
 
 
 def precision_curve(pred: ArrayLike, target: ArrayLike) -> np.ndarray:
-    """Part of the frames whose centre error is at most each of the 51 thresholds 0, 1 .. 50 px: float64 [51].
+    """Fraction of the frames whose centre error is at most each of the 51 thresholds 0, 1 .. 50 px: float64 [51].
 
     Source: Wu et al., Online Object Tracking: A Benchmark.
 

@@ -1,4 +1,4 @@
-"""One-pass evaluation: a tracker is started once per sequence and never helped (OTB, LaSOT, plain folders)."""
+"""One-pass evaluation: a tracker is started once per sequence and never restarted (OTB, LaSOT, plain folders)."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def score_ope(layout: str, sequences: list[Sequence], folder: Path, name: str) -
     """Score results one-pass: means over the sequences of
 
     - success: mean of the success curve, 21 thresholds 0, .05 .. 1, overlap strictly above;
-    - success_rate: that curve at .5;
-    - precision: part of the frames whose centre is off by at most 20 px;
-    - normalized_precision: the same, by at most .2 of the target's sides.
+    - success_rate: value of that curve at .5;
+    - precision: fraction of the frames with a centre error of at most 20 px;
+    - normalized_precision: fraction of the frames with a centre error of at most .2 of the target's sides.
 
-    The first frame counts, with the true box. Frames in which the target is absent count so:
+    The first frame counts, with the true box. Frames without the target count as follows:
 
     | data set | frames without the target |
     |---|---|
     | LaSOT | misses, as in its authors' toolkit |
-    | all others | left out, however the ground truth marks them (NaN, negative or zero sides, an empty line) |
+    | all others | skipped, however the ground truth marks them (NaN, negative or zero sides, an empty line) |
 
     Raises:
-        ValueError, OSError: as `tracker.eval.protocols.score`.
+        ValueError, OSError: the same as `tracker.eval.protocols.score`.
 
     Source: Wu et al., Online Object Tracking: A Benchmark; Fan et al., LaSOT.
     """
@@ -95,10 +95,10 @@ def measure(layout: str, sequence: Sequence, boxes: np.ndarray) -> tuple[np.ndar
 
 
 def score_boxes(layout: str, sequence: Sequence, boxes: np.ndarray) -> Row:
-    """The numbers of `COLUMNS` for one sequence, as `score_ope` has them.
+    """The numbers of `COLUMNS` for one sequence, with the definitions of `score_ope`.
 
     Args:
-        boxes: [N, 4] as a tracker gives them, 0-based.
+        boxes: [N, 4], results of a tracker, 0-based.
 
     Example:
         >>> truth = np.tile([10.0, 10, 20, 20], (5, 1))

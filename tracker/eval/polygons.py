@@ -1,4 +1,4 @@
-"""Overlap of polygons, as VOT's ground truth has them."""
+"""Overlap of polygons, for VOT's ground truth."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from numpy.typing import ArrayLike
 
 
 def polygon_overlap(pred: ArrayLike, target: ArrayLike, size: tuple[float, float] | None = None) -> np.ndarray:
-    """Area that two polygons share over the area of both: float64 [N], or one number for two single polygons.
+    """Intersection over union of polygons: float64 [N], or one number for two single polygons.
 
-    overlap = |A ∩ B| / |A ∪ B|, exact up to rounding (a sweep over horizontal slabs, no pixels). A point is inside a
-    polygon when a ray from it crosses an odd number of edges (even-odd rule): neither the direction of the corners nor
-    a concave shape matters, and of a quadrilateral that crosses itself both triangles count. Polygons without an area
-    overlap by 0; a coordinate that is not finite gives NaN.
+    overlap = |A ∩ B| / |A ∪ B|, exact up to rounding (a sweep over horizontal slabs, without pixels). A point is inside
+    a polygon if a ray from it crosses an odd number of edges (even-odd rule). So the direction of the corners does not
+    matter, polygons may be concave, and both triangles of a quadrilateral that crosses itself count. Polygons without
+    an area have overlap 0. A coordinate that is not finite gives NaN.
 
     Args:
         pred: [N, 4] boxes x, y, w, h or [N, 2 K] corners x1, y1, x2, y2, ... in pixels; [4] or [2 K] for one.
-        target: the same, of any number of corners.
-        size: width and height of the image: only what lies in [0, width] x [0, height] counts, of both.
+        target: the same, with any number of corners.
+        size: width and height of the image. Only the parts of both in [0, width] x [0, height] count.
 
     Raises:
-        ValueError: when the shapes do not fit or the size is not above 0.
+        ValueError: if the shapes do not fit or the size is not above 0.
 
     Source: Kristan et al., A Novel Performance Evaluation Methodology for Single-Target Trackers.
 
@@ -50,9 +50,10 @@ def box_corners(boxes: ArrayLike) -> np.ndarray:
 def corners_box(corners: ArrayLike) -> np.ndarray:
     """The box that a tracker starts with on a quadrilateral: [..., 4] of [..., 8].
 
-    Its centre is the mean of the corners, its aspect ratio that of the smallest upright box around them. The sides of
-    that box are scaled by the root of the quadrilateral's part of its area (the product of its first two sides over
-    that of the box's), and made longer by 1, for the far pixel counts: as in the got10k toolkit and SiamFC's own code.
+    Its centre is the mean of the corners. Its aspect ratio is that of the smallest upright box around them. The sides
+    of that box are scaled by the square root of an area ratio: the product of the quadrilateral's first two sides,
+    divided by the area of the box. They are then extended by 1, because the last pixel counts. This is the rule of the
+    got10k toolkit and of SiamFC's code.
 
     Example:
         >>> corners_box([0, 0, 4, 0, 4, 2, 0, 2]).tolist()

@@ -1,4 +1,4 @@
-"""Which protocol scores the results of a data set."""
+"""Scores the results of a data set by its protocol."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def score(layout: str, sequences: list[Sequence], folder: Path, name: str | None
     Args:
         layout: otb, lasot and folder: one-pass evaluation (`tracker.eval.ope`); got10k: `tracker.eval.got10k`; vot:
             `tracker.eval.vot`.
-        sequences: all of them must have a result.
-        folder: laid out as `tracker.eval.results` says.
-        name: of the tracker; the folder's by default.
-        options: of the protocol; VOT's interval of lengths.
+        sequences: the sequences; all of them must have a result.
+        folder: folder with the layout of `tracker.eval.results`.
+        name: name of the tracker; the default is the folder's name.
+        options: options of the protocol: VOT's interval of lengths.
 
     Raises:
-        ValueError: names the file and line that is malformed or of another length.
-        FileNotFoundError: when a result is missing.
+        ValueError: if a file is malformed or has another length. The message names file and line.
+        FileNotFoundError: if a result is missing.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results must be an existing folder, got {folder}")

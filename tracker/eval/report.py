@@ -33,7 +33,7 @@ def print_scores(console: Console, all_scores: Sequence[Scores], *, fps: bool = 
     """Print a row per tracker, and for the first one a row per attribute and per sequence.
 
     Args:
-        fps: print the speed too; it says nothing of this machine where results of other runs are scored.
+        fps: print the speed too. It is not that of this machine if results of other runs are scored.
     """
     first, left_out = all_scores[0], () if fps else ("fps",)
     _print(console, "overall", {scores.name: scores.overall for scores in all_scores}, "tracker", left_out)
@@ -44,10 +44,10 @@ def print_scores(console: Console, all_scores: Sequence[Scores], *, fps: bool = 
 
 
 def write_report(folder: Path, all_scores: Sequence[Scores]) -> list[Path]:
-    """Leave report.json, overall.csv, sequences.csv, attributes.csv (where there are attributes) and a plot per curve.
+    """Write report.json, overall.csv, sequences.csv, attributes.csv (if there are attributes) and a plot per curve.
 
     Returns:
-        the files; without matplotlib no plots are among them.
+        The files, without plots if matplotlib is missing.
     """
     files = [folder / "report.json"]
     with replacing(files[0]) as temporary:
@@ -69,7 +69,7 @@ def write_report(folder: Path, all_scores: Sequence[Scores]) -> list[Path]:
 
 
 def draw_curves(figure: Figure, all_scores: Sequence[Scores], key: str) -> None:
-    """One curve of all trackers, the best first in the legend."""
+    """Plot one curve of all trackers. The best tracker is the first one in the legend."""
     axes = figure.add_subplot()
     curves = [(scores.name, scores.curves[key]) for scores in all_scores]
     curves.sort(key=lambda pair: -1.0 if pair[1].score is None else pair[1].score, reverse=True)

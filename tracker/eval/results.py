@@ -77,12 +77,12 @@ def _named_otherwise(folder: Path, name: str) -> list[Path]:
 
 
 def skipped_path(layout: str, folder: Path, name: str) -> Path:
-    """Path of the file that says why a sequence was left out."""
+    """Path of the file with the reason why a sequence was skipped."""
     return result_path(layout, folder, name).with_suffix(".skipped")
 
 
 def read_result(path: Path, frames: int) -> np.ndarray:
-    """The boxes of a result file as they are, float64 [frames, 4]; four NaN where a tracker reports no target.
+    """The boxes of a result file as they are, float64 [frames, 4]. Frames without a reported target have four NaN.
 
     Raises:
         ValueError: a line is malformed, or the number of lines is wrong; the message names file and line.
@@ -162,7 +162,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"with {before.get(key)}: give another --name or --output"
             )
         return
-    # Checked in this order: another process of the run may claim the folder meanwhile.
+    # Checked in this order, because another process of the run may create the settings at the same time.
     if folder.is_dir() and any(folder.rglob("*.txt")) and not path.is_file():
         raise ValueError(
             f"{folder} must hold results of this command, got results without settings.json: give another --name or "

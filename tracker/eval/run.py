@@ -1,4 +1,4 @@
-"""One run of the tracker as the `track` command reports it: boxes, scores, times."""
+"""One run of the tracker for the report of the `track` command: boxes, scores, times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracker.tracker import Tracker
 
 @dataclass
 class Run:
-    """Results of tracking, a row per frame.
+    """The results of tracking, with a row per frame.
 
     Attributes:
         start: the frame in which the tracker starts. The frames before do not show the target and get the same box.

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Build:
-    """How each process makes its tracker; see `Tracker.from_pretrained`."""
+    """The arguments with which each process makes its tracker; see `Tracker.from_pretrained`."""
 
     weights: Path
     device: str | None = None
@@ -46,7 +46,7 @@ class Build:
         )
 
     def settings(self, tracker: Tracker) -> dict[str, Any]:
-        """What results depend on, for JSON; the weights by their checksum."""
+        """The settings on which results depend, for JSON. The weights are given by their checksum."""
         return {
             "weights": {"file": self.weights.name, "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()},
             "activation": self.activation,
@@ -83,7 +83,7 @@ class Job:
         return whole or self.why_skipped(sequence) is not None
 
     def why_skipped(self, sequence: Sequence) -> str | None:
-        """Why a sequence was left out, or None."""
+        """The reason why a sequence was skipped, or None."""
         path = skipped_path(self.layout, self.folder, sequence.name)
         return path.read_text().strip() if self.skip_bad and path.is_file() else None
 
@@ -176,7 +176,7 @@ def run(
 
 
 class Stopped(Exception):
-    """The command was asked to end."""
+    """A signal asked the command to end."""
 
 
 _worker: tuple[Job, Tracker, Any]
@@ -213,7 +213,7 @@ def _run_workers(job: Job, build: Build, sequences: list[Sequence], workers: int
         ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments) as pool,
         _stopping(stop, pool),
     ):
-        # The longest first, so that none is left for the end.
+        # The longest sequences come first, so that none of them is left for the end.
         ordered = sorted(sequences, key=len, reverse=True)
         with _uninterrupted():
             futures = [pool.submit(_track, sequence) for sequence in ordered]

@@ -1,7 +1,7 @@
-"""Random search over the tracker's settings, and the rates of the lost signal over its thresholds.
+"""Random search over the tracker's settings, and the rates of the lost signal for its thresholds.
 
-Trials advance together, a frame at a time: each frame is decoded once, and crops that several trials cut alike pass
-through the network once. Where the trials' boxes part, so do their crops, for a crop depends on the box before it.
+All trials process a frame before the next one. So each frame is decoded once, and equal crops of several trials pass
+through the network once. Trials whose last boxes differ have different crops.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tracker.io.files import write_whole
 from tracker.network.fused import FusedNetwork
 from tracker.network.model import SiamFC
 
-#: What a search varies by default, by the head of the network: settings, and the range that each is drawn from.
+#: Head of the network -> the settings that a search varies by default, with their ranges.
 RANGES = {
     "xcorr": {
         "scale_step": (1.01, 1.08),
@@ -38,18 +38,18 @@ RANGES = {
     },
     "box": {"box_lr": (0.05, 0.6), "box_penalty": (0.0, 1.5), "box_window": (0.0, 0.7)},
 }
-TOGETHER = 8  # trials that advance together: their features of a frame are kept, 0.5 MB a crop
+TOGETHER = 8  # trials that run together; their features of a frame are kept, 0.5 MB per crop
 SURE, BAD = 0.4, 0.05  # overlap above which a frame counts as followed, and below which as missed
 LOST_SCORES = tuple(round(0.05 * k, 2) for k in range(2, 15))
 LOST_FRAMES = (1, 2, 3, 5, 8, 12)
 
 
 class SharedNetwork(FusedNetwork):
-    """`FusedNetwork` that computes the features and maps of equal crops once, until `forget` is called; on a CPU only.
+    """A `FusedNetwork` that computes the features and maps of equal crops once, until `forget` is called. CPU only.
 
     Attributes:
-        asked: crops that came.
-        computed: those that ran through the network.
+        asked: number of crops that it got.
+        computed: number of crops that ran through the network.
     """
 
     def __init__(self, model: SiamFC, **options: Any) -> None:
@@ -83,12 +83,12 @@ class SharedNetwork(FusedNetwork):
 
 
 def _digest(image: Tensor) -> bytes:
-    """Of the values of [C, H, W]."""
+    """A hash of the values [C, H, W]."""
     return hashlib.sha1(image.permute(1, 2, 0).contiguous().view(torch.uint8).numpy()).digest()
 
 
 def make_network(model: SiamFC, device: str | None = None, dtype: torch.dtype | None = None) -> FusedNetwork:
-    """The network that all trials share. On a GPU, whose graphs cannot look at their values, nothing is remembered."""
+    """The network that all trials share. On a GPU, whose graphs cannot compare values, it has no cache."""
     on_cpu = torch.device(device or next(model.parameters()).device).type == "cpu"
     return (SharedNetwork if on_cpu else FusedNetwork)(model, device=device, dtype=dtype)
 
@@ -96,15 +96,15 @@ def make_network(model: SiamFC, device: str | None = None, dtype: torch.dtype | 
 def follow(
     network: FusedNetwork, configs: Iterable[TrackerConfig], sequence: Sequence
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Track a sequence with several settings at once, each as `Tracker` would.
+    """Track a sequence with several settings at once. Each has the results of a `Tracker`.
 
     Returns:
-        boxes, float64 [trials, frames, 4], 0-based, and scores, float64 [trials, frames]. Frames before the first one
-        with a target get its box and the score 1.
+        The boxes, float64 [trials, frames, 4], 0-based, and the scores, float64 [trials, frames]. Frames before the
+        first one with a target get its box and the score 1.
 
     Raises:
-        ValueError: no frame has a target, or a frame cannot be read.
-        FloatingPointError: as `Tracker.update`.
+        ValueError: if no frame has a target, or a frame cannot be read.
+        FloatingPointError: the same as `Tracker.update`.
     """
     if sequence.absent.all():
         raise ValueError(f"{sequence.name} must have a frame with a target, got none")
@@ -132,10 +132,10 @@ def follow(
 
 
 def draw(number: int, seed: int, base: TrackerConfig, ranges: Mapping[str, tuple[float, float]]) -> TrackerConfig:
-    """The settings of a trial: those of `base` for number 0, else uniform in the ranges, by seed and number alone.
+    """The settings of a trial. Number 0 has those of `base`. Others are uniform in the ranges, from seed and number.
 
     Raises:
-        ValueError: a name is no setting with a fraction, or a range is empty or leaves what the setting allows.
+        ValueError: if a name is not a setting with a float value, or a range is empty or exceeds the setting's limits.
 
     Example:
         >>> [draw(number, 0, TrackerConfig(), {"box_lr": (0.2, 0.2)}).box_lr for number in (0, 1)]
@@ -157,17 +157,17 @@ def draw(number: int, seed: int, base: TrackerConfig, ranges: Mapping[str, tuple
 
 
 class Records:
-    """The rows of a search in a JSONL file, one a trial and sequence, behind a line that says what was searched.
+    """The rows of a search in a JSONL file: first a line that describes the search, then a row per trial and sequence.
 
     Raises:
-        ValueError: the file is of another search.
+        ValueError: if the file is from another search.
     """
 
     def __init__(self, path: Path, search: Mapping[str, Any]) -> None:
         self._path, self.rows = path, []
         header = json.loads(json.dumps(search))
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # without a line that was cut off
+        lines = text[: text.rfind("\n") + 1].splitlines()  # without an incomplete last line
         if lines:
             try:
                 found, *self.rows = map(json.loads, lines)
@@ -197,15 +197,15 @@ def search(
     ranges: Mapping[str, tuple[float, float]],
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
-    """Track every sequence with every trial's settings and score it; what `records` has is not done again.
+    """Track every sequence with the settings of every trial and score it. Rows in `records` are not computed again.
 
     Args:
-        sequences: with their layouts, which tell the frames that count (`tracker.eval.ope`).
-        progress: is told how many rows are done.
+        sequences: the sequences with their layouts, which decide the frames that count (`tracker.eval.ope`).
+        progress: called with the number of finished rows.
 
     Returns:
-        a row per trial: its number, the settings it varied, means of success AUC and precision at 20 px, the best
-        AUC first.
+        A row per trial, the best AUC first: the trial's number, its settings, and the means of success AUC and
+        precision at 20 px.
     """
     done = {(row["trial"], row["sequence"]) for row in records.rows}
     progress(len(done))
@@ -234,16 +234,16 @@ def lost_rates(
     lost_scores: Iterable[float] = LOST_SCORES,
     lost_frames: Iterable[int] = LOST_FRAMES,
 ) -> list[dict[str, Any]]:
-    """How often the lost signal would hold, rightly and wrongly, for each pair of its thresholds.
+    """How often the lost signal would be right and wrong, for each pair of its thresholds.
 
     Args:
-        runs: overlaps with the truth and scores of the frames after the first, [N] each, a pair per sequence; a frame
-            whose overlap is NaN counts for neither rate.
+        runs: for each sequence the overlaps with the true boxes and the scores of the frames after the first, [N] each.
+            A frame with a NaN overlap counts for neither rate.
         lost_scores, lost_frames: values of the settings of `TrackerConfig`.
 
     Returns:
-        a row per pair: the thresholds; true_rate, the part of the bad frames (overlap < .05) in which it holds;
-        false_rate, the same of the sure ones (overlap > .4); None without such frames.
+        A row per pair: the thresholds; true_rate, the fraction of the bad frames (overlap < .05) in which the target
+        is lost; false_rate, the same for the sure frames (overlap > .4). A rate is None without such frames.
 
     Example:
         >>> overlaps, scores = np.array([0.8, 0.7, 0.0, 0.0]), np.array([0.9, 0.2, 0.1, 0.1])
@@ -262,13 +262,13 @@ def lost_rates(
 
 
 def _run_lengths(flags: np.ndarray) -> np.ndarray:
-    """How many flags in a row are set, up to each."""
+    """For each flag the number of set flags in a row that end with it."""
     count = np.arange(1, len(flags) + 1)
     return count - np.maximum.accumulate(np.where(flags, 0, count))
 
 
 def run_for_lost(network: FusedNetwork, config: TrackerConfig, sequence: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Overlaps and scores of the frames after the first, as `lost_rates` takes them."""
+    """Overlaps and scores of the frames after the first, for `lost_rates`."""
     boxes, scores = follow(network, [config], sequence)
     after = slice(int(np.argmin(sequence.absent)) + 1, None)
     overlaps = np.where(sequence.absent, np.nan, iou(boxes[0], sequence.boxes))

@@ -19,7 +19,7 @@ from tracker.eval.results import FAILED, SKIPPED, STARTED, find_results, read_fp
 from tracker.eval.scores import Curve, Row, Scores, mean
 
 SKIP = 5  # frames from a failure to the next start
-BURN_IN = 10  # frames after a start that do not count for the accuracy: a fresh box overlaps too well
+BURN_IN = 10  # frames after a start that do not count for the accuracy, because their overlap is too high
 EAO_INTERVAL = (100, 356)  # lengths of VOT 2017 and 2018; 2015 and 2016 have 108 to 371, 2019 has 46 to 291
 TAGS = ("camera_motion", "illum_change", "occlusion", "size_change", "motion_change", "empty")
 
@@ -42,10 +42,10 @@ class Truth(NamedTuple):
 
 
 def read_truth(sequence: Sequence) -> Truth:
-    """The ground truth of a VOT sequence. A box is its own start box; that of a quadrilateral is `corners_box`.
+    """The ground truth of a VOT sequence. A box is its own start box; a quadrilateral's start box is `corners_box`.
 
     Raises:
-        ValueError: a line is neither, or the frames are not files; the message names file and line, or the sequence.
+        ValueError: if a line is neither, or the frames are not files. The message names file and line, or the sequence.
     """
     folder = folder_of(sequence)
     if folder is None:
@@ -115,7 +115,7 @@ def score_vot(
     Frames in which the target is absent do not count.
 
     Raises:
-        ValueError, OSError: as `tracker.eval.protocols.score`.
+        ValueError, OSError: the same as `tracker.eval.protocols.score`.
 
     Source: Kristan et al., The Visual Object Tracking VOT2015 challenge results, and VOT2017.
     """

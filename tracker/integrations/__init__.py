@@ -1,4 +1,4 @@
-"""The tracker behind the interfaces of other projects.
+"""The tracker with the interfaces of other projects.
 
 - `opencv`: in place of OpenCV's trackers.
 - `got10k`: for the GOT-10k toolkit.

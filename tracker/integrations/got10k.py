@@ -19,12 +19,12 @@ from tracker.tracker import Tracker
 
 
 class Got10kTracker(ToolkitTracker):
-    """`tracker.Tracker` for `got10k.experiments`: images are PIL's, boxes x, y, w, h in pixels as in the files.
+    """`tracker.Tracker` for `got10k.experiments`. Images are PIL's, and boxes are x, y, w, h in pixels of the files.
 
     Args:
-        tracker: what follows the target.
-        name: of the folder of results and in the tables.
-        one_based: whether the files' first pixel is 1, as in all data sets of the toolkit but VOT.
+        tracker: the tracker.
+        name: name of the folder of results, and in the tables.
+        one_based: whether the files' first pixel is 1, as in all data sets of the toolkit except VOT.
 
     Example:
         >>> from got10k.experiments import ExperimentGOT10k  # doctest: +SKIP
@@ -41,7 +41,7 @@ class Got10kTracker(ToolkitTracker):
         """Start on a target.
 
         Raises:
-            ValueError: as `Tracker.init`.
+            ValueError: the same as `Tracker.init`.
         """
         self._tracker.init(_pixels(image), np.asarray(box, np.float64) - self._first)
 

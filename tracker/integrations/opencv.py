@@ -15,12 +15,12 @@ from tracker.tracker import Tracker
 class TrackerSiamFC:
     """`tracker.Tracker` for programs written for OpenCV's trackers: frames are BGR, boxes whole pixels.
 
-    In such a program `cv2.TrackerMIL.create()` becomes `TrackerSiamFC.create()`, and nothing else changes. What
-    differs: a frame or rectangle that cannot be used is a `ValueError` that says why, where OpenCV has `cv2.error`; the
-    rectangle may leave the frame, and need not be of whole numbers.
+    In such a program `cv2.TrackerMIL.create()` becomes `TrackerSiamFC.create()`, and nothing else changes. There are
+    two differences. An unusable frame or rectangle raises a `ValueError` with the reason, where OpenCV has `cv2.error`.
+    The rectangle may leave the frame, and may have fractions.
 
     Args:
-        tracker: what follows the target; `create` makes one from weights.
+        tracker: the tracker; `create` makes one from weights.
 
     Example:
         >>> from tracker import SiamFC
@@ -36,7 +36,7 @@ class TrackerSiamFC:
         >>> ok, len(rect), type(rect[0]).__name__
         (True, 4, 'int')
 
-        In a program of one's own:
+        In your own program:
 
         >>> import cv2
         >>> capture = cv2.VideoCapture("video.mp4")  # doctest: +SKIP
@@ -64,7 +64,7 @@ class TrackerSiamFC:
         """Make a tracker from weights; the arguments are those of `Tracker.from_pretrained`.
 
         Raises:
-            FileNotFoundError, ValueError: the weights are missing or cannot be used, or an argument is out of range.
+            FileNotFoundError, ValueError: if the weights are missing or unusable, or an argument is out of range.
         """
         return cls(
             Tracker.from_pretrained(
@@ -73,14 +73,14 @@ class TrackerSiamFC:
         )
 
     def init(self, image: np.ndarray, boundingBox: Sequence[float] | np.ndarray) -> None:
-        """Start on a target; any number of times.
+        """Start on a target. It can be called any number of times.
 
         Args:
             image: the frame, BGR uint8 [H, W, 3] as OpenCV reads it, or grey [H, W].
             boundingBox: x, y, w, h of the target in pixels, 0-based.
 
         Raises:
-            ValueError: the frame is not of this kind, or the rectangle does not overlap it.
+            ValueError: if the frame is of another kind, or the rectangle does not overlap it.
         """
         self._tracker.init(_reversed(image), boundingBox)
         self._score = 1.0
@@ -89,12 +89,12 @@ class TrackerSiamFC:
         """Find the target in the next frame.
 
         Returns:
-            whether it was found, and its rectangle x, y, w, h in whole pixels. Where it counts as lost (see `Tracker`),
-            the rectangle is where it was looked for.
+            Whether it was found, and its rectangle x, y, w, h in whole pixels. If it is lost (see `Tracker`), the
+            rectangle is the searched position.
 
         Raises:
-            RuntimeError: `init` was not called before.
-            ValueError: the frame is not of the kind that `init` takes.
+            RuntimeError: if `init` was not called before.
+            ValueError: if the frame is not of the kind that `init` takes.
         """
         result = self._tracker.update(_reversed(image))
         self._score = result.score
@@ -102,10 +102,10 @@ class TrackerSiamFC:
         return not result.lost, (x, y, max(w, 1), max(h, 1))
 
     def getTrackingScore(self) -> float:
-        """How sure the tracker was of the last frame, 0 to 1, as `TrackResult.score`."""
+        """The score of the last frame, 0 to 1; see `TrackResult.score`."""
         return self._score
 
 
 def _reversed(image: np.ndarray) -> np.ndarray:
-    """RGB of BGR. Other images are returned unchanged; the tracker accepts or refuses them."""
+    """Convert BGR to RGB. Other images are returned unchanged, and the tracker checks them."""
     return image[..., ::-1] if isinstance(image, np.ndarray) and image.shape[2:] == (3,) else image

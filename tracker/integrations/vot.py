@@ -1,4 +1,4 @@
-"""The tracker for the VOT toolkit: a TraX server that the toolkit starts and talks to.
+"""The tracker for the VOT toolkit: a TraX server that the toolkit starts.
 
 In the trackers.ini of a workspace::
 
@@ -30,20 +30,20 @@ from tracker.tracker import Tracker
 
 
 class Connection(Protocol):
-    """What `follow` asks of the toolkit's side: `TraxConnection` has it."""
+    """The interface of the toolkit's side for `follow`, which `TraxConnection` implements."""
 
     def requests(self) -> Iterator[tuple[Path, np.ndarray | None]]: ...
     def reply(self, box: np.ndarray, score: float) -> None: ...
 
 
 def follow(tracker: Tracker, connection: Connection) -> None:
-    """Track for the toolkit until it hangs up.
+    """Track for the toolkit until it disconnects.
 
-    A request with a region starts the tracker there, and is answered with that region and confidence 1; the others are
-    answered with the box found and its score. Boxes are x, y, w, h in the pixels of the toolkit, 0-based.
+    A request with a region starts the tracker there, and the answer is that region with confidence 1. The answer to
+    other requests is the new box and its score. Boxes are x, y, w, h in the pixels of the toolkit, 0-based.
 
     Raises:
-        ValueError: when an image cannot be read, or there is no region before the first frame.
+        ValueError: if an image cannot be read, or there is no region before the first frame.
     """
     started = False
     for path, box in connection.requests():
@@ -60,7 +60,7 @@ def follow(tracker: Tracker, connection: Connection) -> None:
 
 
 class TraxConnection:
-    """The toolkit at the other end of standard input and output (or of the socket it names in TRAX_SOCKET)."""
+    """The connection to the toolkit by standard input and output, or by the socket that TRAX_SOCKET names."""
 
     def __init__(self) -> None:
         try:
@@ -77,10 +77,10 @@ class TraxConnection:
         )
 
     def requests(self) -> Iterator[tuple[Path, np.ndarray | None]]:
-        """The image of each request, and the box to start with where there is one, until the toolkit quits.
+        """Yield the image of each request, with the box to start on if there is one, until the toolkit quits.
 
         Raises:
-            ConnectionError: when it is gone without a word.
+            ConnectionError: if it disconnects without a message.
         """
         while True:
             try:

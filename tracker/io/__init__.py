@@ -1,8 +1,8 @@
 """Input and output.
 
 - `sources`: frames from videos, folders, cameras and arrays.
-- `images`: image files, read whole or refused.
-- `background`: threads that read ahead and write behind.
+- `images`: image files. An incomplete file is an error.
+- `background`: threads that read in advance and write results.
 - `draw`: annotated frames, video files, box files.
 - `report`: tables and plots.
 - `files`: files that appear complete or not at all.

@@ -1,7 +1,8 @@
-"""Threads beside the tracker: one decodes frames ahead of it, one writes results behind it.
+"""Threads next to the tracker: one decodes frames in advance, one writes results.
 
-The threads communicate through `SimpleQueue`, which is atomic. `Queue` and `Condition` are written in Python: Ctrl-C
-during a `notify` leaves a stale waiter that swallows the next notification, and the other thread waits for ever.
+The threads communicate through `SimpleQueue`, which is atomic. `Queue` and `Condition` are written in Python. With
+them, Ctrl-C during a `notify` leaves a stale waiter, which takes the next notification, and the other thread waits for
+ever.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-DEPTH = 4  # frames: evens out key frames and slow disks; 25 MB each in 4K
-JOIN_SECONDS = 5.0  # OpenCV waits 10 s for a camera and 30 s for a stream that went dead
+DEPTH = 4  # frames, enough for key frames and slow disks; 25 MB each in 4K
+JOIN_SECONDS = 5.0  # OpenCV waits 10 s for a camera, and 30 s for a stream that does not respond
 
 
 class ReadAhead(Iterator[T]):
     """Iterator that reads the items of another iterator ahead of time, in a thread.
 
-    Items keep their order. An exception is raised where it would be without the thread: after the items before it. The
-    thread ends with the items, in `close`, or when nothing refers to the object any more.
+    Items keep their order. An exception is raised after the items before it, as without the thread. The thread ends
+    with the items, in `close`, or when nothing refers to the object any more.
 
     Args:
-        items: iterated in the thread alone.
-        depth: how many items may be held, the one being read included.
-        newest: for live sources: keep reading without waiting and hold the latest item only.
+        items: the other iterator, which is used in the thread only.
+        depth: the largest number of stored items, with the one being read.
+        newest: for live sources: keep reading without waiting, and store only the latest item.
         close: called once, in the thread, after the last item. A decoder is never closed while it decodes.
 
     Example:
@@ -58,9 +59,9 @@ class ReadAhead(Iterator[T]):
         return self._buffer.get()
 
     def close(self) -> None:
-        """End the thread; further iteration gives nothing. May be called twice.
+        """End the thread. Further iteration gives nothing. May be called twice.
 
-        If the decoder is stuck for longer than 5 s, the thread is left behind. It closes the decoder when that returns.
+        If the decoder does not return for 5 s, the thread is not joined. It closes the decoder when that returns.
         """
         self._finalizer()
 
@@ -144,11 +145,11 @@ def _stop(buffer: _Buffer[Any], thread: threading.Thread) -> None:
 
 
 class WriteBehind:
-    """Calls a function in a thread, one call after the other, while the caller goes on; a context manager.
+    """Calls a function in a thread, one call after the other, while the caller continues. It is a context manager.
 
     A call blocks only if `depth` others are waiting. The arguments must not be modified after the call. If the function
-    raises, the next call raises the error, or `__exit__` does; the function is not called again. If an exception leaves
-    the context, the waiting calls are dropped. The thread has ended when the context is left.
+    raises an error, the next call or `__exit__` raises it, and the function is not called again. If an exception leaves
+    the context, waiting calls are dropped. At the end of the context the thread has ended.
 
     Example:
         >>> with WriteBehind(print) as write:

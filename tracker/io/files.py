@@ -1,4 +1,4 @@
-"""Files that are whole or not there: every output is written beside its place, checked, and then renamed."""
+"""Files that are complete or absent: every output is written under a temporary name, checked and then renamed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DESCRIPTOR = re.compile(r"/dev/(?:std(in|out|err)|fd/(\d+))|/proc/self/fd/(\d+)
 # A file that is being written: ".", the start of its later name, "~", the process, "-", a count, the suffix.
 _UNFINISHED = re.compile(r"\..+~\d+-\d+(\.[^.]*)?")
 _count = itertools.count()
-# What a user can mend without a look at the program: no space, a quota, a size limit, a read-only or broken disk.
+# Errors that a user can fix: no space, a quota, a size limit, a read-only or broken disk.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
@@ -28,24 +28,24 @@ def is_stream(path: Path) -> bool:
 
 
 def behind_link(path: Path) -> Path:
-    """The target of a symbolic link, which is written in place of the link; any other path as it is."""
+    """The target of a symbolic link, which is written instead of the link. Other paths are returned unchanged."""
     return path.resolve() if path.is_symlink() else path
 
 
 class Replacement:
-    """A temporary file beside `path` that takes its place in `commit`.
+    """A temporary file in the folder of `path`, which `commit` renames to `path`.
 
-    A file of the name stays as it is until then. Missing folders are made. Leftovers of runs that were killed are
-    removed: a run locks its temporary file while it lives.
+    An existing file stays as it is until then. Missing folders are created. The leftovers of killed runs are removed:
+    a living run has a lock on its temporary file.
 
     Args:
-        path: the file to make or replace; of a symbolic link, what it points to.
+        path: the file to create or replace. For a symbolic link it is the link's target.
 
     Attributes:
-        temporary: where to write. It has the suffix of `path`.
+        temporary: the file to write to. It has the suffix of `path`.
 
     Raises:
-        OSError: names `path` where the folder or the file cannot be made.
+        OSError: if the folder or the file cannot be created. The error names `path`.
 
     Example:
         >>> import tempfile
@@ -67,13 +67,13 @@ class Replacement:
             self._lock = _locked(self.temporary)
 
     def commit(self, check: Callable[[Path], None] = lambda temporary: None) -> None:
-        """Put the file on the disk, check it, and give it its name; where one of these fails, remove it.
+        """Put the file on the disk, check it and rename it. If one of these fails, remove it.
 
         Args:
-            check: raises an error where the file is not what was meant to be written.
+            check: raises an error if the file is not correct.
 
         Raises:
-            OSError: names `path` where the disk is full or fails.
+            OSError: if the disk is full or fails. The error names `path`.
         """
         try:
             with naming(self.path):
@@ -86,7 +86,7 @@ class Replacement:
             synchronize(self.path.parent)
 
     def discard(self) -> None:
-        """Remove what was written; does nothing after `commit`."""
+        """Remove the temporary file. Does nothing after `commit`."""
         lock, self._lock = self._lock, None
         if lock is not None:
             self.temporary.unlink(missing_ok=True)
@@ -95,16 +95,16 @@ class Replacement:
 
 @contextmanager
 def replacing(path: Path, check: Callable[[Path], None] = lambda temporary: None) -> Iterator[Path]:
-    """A temporary name beside `path`, whose file takes the place of `path` when the block ends without an error.
+    """A temporary name in the folder of `path`. Its file replaces `path` if the block ends without an error.
 
     A device, a pipe or an open file (/dev/stdout) gets the bytes at the end.
 
     Args:
-        path: the file to make or replace; see `Replacement`.
-        check: raises an error where the file is not what was meant to be written; the old file then stays.
+        path: the file to create or replace; see `Replacement`.
+        check: raises an error if the file is not correct. The old file then stays.
 
     Raises:
-        OSError: names `path` where the disk is full or fails.
+        OSError: if the disk is full or fails. The error names `path`.
 
     Example:
         >>> with replacing(Path("notes.txt")) as temporary:  # doctest: +SKIP
@@ -128,10 +128,10 @@ def replacing(path: Path, check: Callable[[Path], None] = lambda temporary: None
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or, after a crash at any time, as it was before.
+    """Write a file. After a crash at any time it is complete or as it was before.
 
     Raises:
-        OSError: names `path` where the disk is full or fails.
+        OSError: if the disk is full or fails. The error names `path`.
     """
 
     def check(temporary: Path) -> None:
@@ -143,9 +143,9 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def why_not_whole(path: Path) -> OSError | None:
-    """The system's own error for writing one more block to `path`, or None where it takes one.
+    """The system's error for writing one more block to `path`, or None if that is possible.
 
-    OpenCV and FFmpeg do not tell why they could not write.
+    OpenCV and FFmpeg do not report why they could not write.
     """
     try:
         with path.open("ab") as file:
@@ -158,7 +158,7 @@ def why_not_whole(path: Path) -> OSError | None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files in `folder` that no living process writes."""
+    """Remove the temporary files in `folder` that no living process is writing."""
     with suppress(OSError):
         names = [entry.name for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]
         for name in names:
@@ -167,7 +167,7 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_unlocked(path: Path) -> None:
-    """Remove `path`; raises BlockingIOError where a process holds its lock."""
+    """Remove `path`. Raise BlockingIOError if a process has its lock."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         if lock(descriptor):
@@ -184,7 +184,7 @@ def _locked(path: Path) -> int:
             lock(descriptor)
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
-        except (FileNotFoundError, BlockingIOError):  # another process sweeps it between the two calls
+        except (FileNotFoundError, BlockingIOError):  # another process removes it between the two calls
             pass
         except BaseException:
             os.close(descriptor)
@@ -193,7 +193,7 @@ def _locked(path: Path) -> int:
 
 
 def lock(descriptor: int) -> bool:
-    """Lock a file; False where the system or its file system has no locks, BlockingIOError where another holds it."""
+    """Lock a file. False if the system or the file system has no locks, BlockingIOError if another process has it."""
     try:
         import fcntl
     except ImportError:
@@ -208,7 +208,7 @@ def lock(descriptor: int) -> bool:
 
 
 def synchronize(path: Path) -> None:
-    """Put a file or folder on the disk: a full one may show only here."""
+    """Flush a file or folder to the disk. A full disk may cause an error only here."""
     if os.name != "posix" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -220,7 +220,7 @@ def synchronize(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system that names no file, or a temporary one, name `path`."""
+    """Let a system error that names no file or a temporary file name `path`."""
     try:
         yield
     except OSError as error:
@@ -229,7 +229,7 @@ def naming(path: Path) -> Iterator[None]:
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
-# Errors of the system as they are; a subclass made elsewhere has its own words.
+# Only the system's own errors: a subclass from elsewhere has its own message.
 _NAMED = (OSError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
@@ -238,6 +238,6 @@ def _open_stream(path: Path) -> BinaryIO:
         return path.open("wb")
     name, *numbers = found.groups()
     descriptor = ("in", "out", "err").index(name) if name else int(next(filter(None, numbers)))
-    sys.stdout.flush()  # what was printed before comes before
-    # Opened by its name a file would begin anew; a copy of the descriptor goes on where it is.
+    sys.stdout.flush()  # earlier output must come first
+    # A copy of the descriptor continues at its position. A file opened by its name would start again.
     return os.fdopen(os.dup(descriptor), "wb")

@@ -1,4 +1,4 @@
-"""Image files and images of other libraries as RGB uint8 arrays: the one reader that all commands use."""
+"""Reads image files and images of other libraries as RGB uint8 arrays, for all commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 JPEG = b"\xff\xd8"  # how such a file starts
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-_DEPTHS = (8, 10, 12, 14, 16)  # bits of the cameras that write files of 16 bits
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras whose files have 16 bits
 
 
 class ImageError(ValueError):
@@ -19,22 +19,26 @@ class ImageError(ValueError):
 
 
 def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """Read an image file as RGB uint8 [H, W, 3]; more than 8 bits are scaled as `to_uint8` does it.
+    """Read an image file as RGB uint8 [H, W, 3]. `to_uint8` scales more than 8 bits.
 
     Raises:
-        ImageError: the file is missing, or cannot be decoded whole (OpenCV fills a truncated JPEG with grey).
+        ImageError: if the file is missing or incomplete, or cannot be decoded. (OpenCV fills a truncated JPEG with
+            grey.)
     """
     return read_reduced(path, 1)[0]
 
 
 def read_reduced(path: str | PathLike[str], reduce: int) -> tuple[np.ndarray, int]:
-    """Read a JPEG at 1/`reduce` of its sides (1, 2, 4 or 8), other formats in full; return the image and its reduction.
+    """Read a JPEG at 1/`reduce` of its sides (1, 2, 4 or 8), and other formats in full size.
 
-    A reduced JPEG never exists in full size, which is faster (1280 x 720: 4.1 ms in full, 0.9 ms at a half). Pixel i of
-    it covers the pixels reduce i to reduce (i + 1) of the whole one.
+    A reduced JPEG is never decoded in full size, which is faster (1280 x 720: 4.1 ms in full size, 0.9 ms at one half).
+    Its pixel i covers the pixels reduce i to reduce (i + 1) of the full image.
+
+    Returns:
+        The image and its reduction.
 
     Raises:
-        ImageError: as `read_image`.
+        ImageError: the same as `read_image`.
     """
     try:
         data = Path(path).read_bytes()
@@ -51,15 +55,15 @@ def decode_image(data: bytes, reduce: int = 1) -> np.ndarray:
     """Decode the bytes of an image file to RGB uint8 [H, W, 3].
 
     Raises:
-        ValueError: the bytes are damaged or of no known format.
+        ValueError: if the bytes are damaged or have no known format.
     """
-    # Neither marker can be part of the coded pixels, so a whole JPEG has an end after the start of its last scan.
+    # The coded pixels contain neither marker, so a complete JPEG has an end after the start of its last scan.
     if data.startswith(JPEG) and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise ValueError("image must be a whole JPEG, got a truncated one")
     flags = _REDUCED.get(reduce, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-        if image is None and data:  # grey floating-point numbers, which OpenCV makes no colours of
+        if image is None and data:  # grey floating-point numbers, which OpenCV does not convert to colours
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # more pixels than OpenCV takes
         image = None
@@ -73,11 +77,11 @@ def decode_image(data: bytes, reduce: int = 1) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """An image of 8 bits, from any number of them.
+    """Convert an image with any number of bits to 8 bits.
 
-    Cameras of 10, 12 or 14 bits write files of 16 bits. The smallest of these depths that holds the largest value
-    counts as the image's own: a 12-bit image is not almost black. Floating-point numbers count as 0 to 1 if none is
-    larger, else as 0 to 255.
+    Cameras with 10, 12 or 14 bits write files with 16 bits. The depth of the image is the smallest of these that can
+    hold its largest value, so a 12-bit image does not become almost black. Floating-point numbers are from 0 to 1 if
+    none is larger, else from 0 to 255.
 
     Example:
         >>> to_uint8(np.array([[0, 2048, 4095]], np.uint16)).tolist()
@@ -100,7 +104,7 @@ def is_pil(image: Any) -> bool:
 
 
 def from_pil(image: Any) -> np.ndarray:
-    """An image of PIL as RGB uint8 [H, W, 3], whatever its mode; I;16 and F are scaled by `to_uint8`."""
+    """A PIL image of any mode as RGB uint8 [H, W, 3]. `to_uint8` scales the modes I;16 and F."""
     if image.mode.startswith("I") or image.mode == "F":
         return to_uint8(np.asarray(image))[..., None].repeat(3, axis=2)
     return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""Write tables and plots as files that are whole or not there."""
+"""Writes tables and plots as files that are complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where frames come from: video files, image folders, glob patterns, cameras, streams, arrays and iterables."""
+"""Sources of frames: video files, image folders, glob patterns, cameras, streams, arrays and iterables."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _CAMERA = re.compile(r"(?:camera:)?(\d+)")
 _LAST_CAMERA = 2**31 - 1
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Containers round their frame count and length, so a video is only called truncated when it ends this much too early.
+# Containers round their frame count and length, so a video is only truncated if it ends at least this much too early.
 TRUNCATED_BELOW = 0.9
-# Protocols that deliver in real time, where no length is announced. Over http a file may come as fast as it is read.
+# Protocols in real time, without a known length. Over http a file may arrive as fast as it is read.
 LIVE_PROTOCOLS = frozenset({"rtsp", "rtsps", "rtp", "rtmp", "rtmps", "srt", "udp"})
-#: How long a stream may take to open, and to give its next frame.
+#: The time limits for opening a stream and for its next frame.
 STREAM_SECONDS = 10.0
 
 
@@ -34,12 +34,12 @@ class SourceError(ValueError):
 
 
 class Source:
-    """Iterator over RGB uint8 frames [H, W, 3], and a context manager that closes what it reads from.
+    """An iterator over RGB uint8 frames [H, W, 3], and a context manager that closes the source.
 
-    The first frame is read at once, so a source that cannot be read fails when it is opened. From the time that frame
-    is handed out, up to `read_ahead` others are decoded ahead in a thread, which ends with the frames or in `close`;
-    with `read_ahead` 0 every frame is decoded when it is asked for. Of a `live` source the thread holds the newest
-    frame alone: a consumer slower than the camera misses frames and does not lag behind.
+    The first frame is read at once, so an unreadable source fails when it is opened. After that frame, up to
+    `read_ahead` frames are decoded in advance in a thread, which ends with the frames or in `close`. With `read_ahead`
+    0 every frame is decoded on demand. For a `live` source the thread keeps only the newest frame: a consumer that is
+    slower than the camera misses frames and does not lag behind.
 
     Attributes:
         name: what the frames were read from, for messages and file names.
@@ -82,7 +82,7 @@ class Source:
         if self._first is not None:
             frame, self._first = self._first, None
             if self._read_ahead:
-                # Whoever reads closes: from here on that is the thread.
+                # The reader closes the source. From here on that is the thread.
                 self._frames = ReadAhead(self._frames, depth=self._read_ahead, newest=self._live, close=self._close)
                 self._close = self._frames.close
         else:
@@ -103,7 +103,7 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Release the file, camera or generator; iterating further gives nothing. May be called twice."""
+        """Release the file, camera or generator. Further iteration gives nothing. May be called twice."""
         close, self._close = self._close, None
         self._frames, self._first = iter(()), None
         if close is not None:
@@ -129,17 +129,17 @@ def open_source(source: Any, *, read_ahead: int = DEPTH) -> Source:
 
     Args:
         source: see above.
-        read_ahead: number of frames decoded ahead, in a thread; 0 decodes every frame when it is asked for. Of cameras
-            and of endless streams in real time (rtsp, rtmp, rtp, srt, udp) the thread keeps the newest frame and drops
-            the others, so that a slow consumer does not lag behind. Arrays and iterables are never read ahead: an
-            iterable may fill one buffer again and again.
+        read_ahead: number of frames decoded in advance, in a thread; 0 decodes every frame on demand. For cameras and
+            endless streams in real time (rtsp, rtmp, rtp, srt, udp) the thread keeps the newest frame and drops the
+            others, so a slow consumer does not lag behind. Arrays and iterables are never read in advance, because an
+            iterable may reuse one buffer.
 
     Raises:
-        ValueError: when `read_ahead` is negative.
-        SourceError: naming the path, frame or camera that is missing, holds no frame, cannot be decoded, ends too
-            early or changes its size. Frames are decoded on demand, so one that is damaged raises when it is reached. A
-            video ends too early when both its frames and their times stop short of what its header says: where the
-            container stores no frame count, that count is a guess which a variable frame rate misses.
+        ValueError: if `read_ahead` is negative.
+        SourceError: if a path, frame or camera is missing, has no frame, cannot be decoded, ends too early or changes
+            its size. The message names it. Frames are decoded on demand, so a damaged frame raises the error when it is
+            reached. A video ends too early if both its frames and their times end before the header's values. If the
+            container has no frame count, the header's count is an estimate, which is wrong for variable frame rates.
 
     Example:
         >>> with open_source(np.zeros((3, 48, 64, 3), np.uint8)) as frames:
@@ -195,7 +195,7 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder in natural order; none where there is no such folder."""
+    """Return the image files of a folder in natural order, or none if the folder does not exist."""
     if not folder.is_dir():
         return []
     # Dot files are the resource forks some systems leave beside each image.
@@ -224,7 +224,7 @@ def _path(path: Path, read_ahead: int) -> Source:
             raise SourceError(f"source must be a video or an image, got the text file {str(path)!r}")
         return _video(str(path), read_ahead)
     if glob.has_magic(str(path)):
-        # A folder may be called "run [1]": what exists as it is written is no pattern.
+        # A folder may be called "run [1]", so an existing path is not a pattern.
         literal = next(parent for parent in path.parents if parent.is_dir() or not glob.has_magic(str(parent)))
         pattern = str(Path(glob.escape(str(literal)), path.relative_to(literal)))
         matches = sorted((Path(match) for match in glob.glob(pattern, recursive=True)), key=natural_key)
@@ -281,12 +281,12 @@ def _video(address: str, read_ahead: int) -> Source:
 
 
 def _open_stream(address: str) -> cv2.VideoCapture:
-    if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # a build with GStreamer alone
+    if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():  # a build with only GStreamer
         return cv2.VideoCapture(address)
     milliseconds = round(STREAM_SECONDS * 1e3)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     began = time.monotonic()
-    # FFmpeg alone: the other backends would be tried one after the other, each with a time limit of its own.
+    # Only FFmpeg, because other backends would be tried one after the other, each with its own time limit.
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
         seconds = time.monotonic() - began

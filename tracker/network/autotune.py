@@ -35,9 +35,9 @@ def cache_path() -> Path:
 def fastest_dtype(model: SiamFC, device: torch.device | str | None = None) -> torch.dtype:
     """The dtype in which three search crops pass through the network in the shortest time.
 
-    float32 stays unless another type is at least 5 % faster. int8 is tried where the weights carry its settings and
-    tracked within 0.01 AUC of float32 when they were measured, and the CPU has instructions for it. The choice is kept
-    in `cache_path()`, by device, number of threads, versions and network.
+    float32 stays unless another type is at least 5 % faster. int8 is tried if the weights have settings for it, their
+    measured AUC is within 0.01 of float32, and the CPU has instructions for it. The choice is stored in `cache_path()`,
+    by device, number of threads, versions and network.
     """
     device = torch.device(device or next(model.parameters()).device)
     candidates = CANDIDATES.get(device.type, (torch.float32,))
@@ -78,7 +78,7 @@ def make_network(
     """The fused network in a dtype: a floating-point one, torch.int8 or "int8", or "auto" for the fastest.
 
     Raises:
-        ValueError: int8 for a network without its settings, or on a GPU.
+        ValueError: for int8 with a network without settings for it, or on a GPU.
     """
     if dtype == "auto":
         dtype = fastest_dtype(model, device)

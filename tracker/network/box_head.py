@@ -49,11 +49,11 @@ def distances(outputs: Tensor) -> Tensor:
 
 
 class BoxHead(nn.Module):
-    """Predicts the box of a target in every cell, beside SiamFC's score map.
+    """Predicts the box of a target in every cell, in addition to SiamFC's score map.
 
-    The score is SiamFC's score map times a learned factor plus a learned offset. A tower of convolutions in its place
-    found the targets it was trained on better, and others worse: on 13 sequences that no network was trained on, the
-    success AUC was .58 with a tower and .64 with the score map.
+    The score is SiamFC's score map times a learned factor plus a learned offset. A tower of convolutions instead was
+    better on the training targets and worse on others: on 13 sequences that no network was trained on, the success AUC
+    was .58 with a tower and .64 with the score map.
 
     For the box, template and search features each pass through a 3x3 convolution without padding. They are correlated
     channel by channel. A tower of 3x3 convolutions follows, which predicts the distances to the edges of the box.
@@ -90,7 +90,7 @@ class BoxHead(nn.Module):
 
         Args:
             z, x: template features [N, C, h, w] and search features [N*S, C, H, W].
-            score_map: of the same features, [N*S, 1, H-h+1, W-w+1].
+            score_map: score map of the same features, [N*S, 1, H-h+1, W-w+1].
         """
         y = correlate(self._xcorr, self.template(z), self.search(x))
         return BoxOutput(score_map * self.score_factor + self.score_offset, distances(self.box(y)))

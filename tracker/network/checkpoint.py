@@ -1,4 +1,4 @@
-"""Reading and writing weights; never by running a pickle."""
+"""Reads and writes weights, without ever running a pickle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracker.network.int8_settings import Int8Settings
 from tracker.network.model import BASE_CHANNELS, CHANNEL_MULTIPLE, SiamFC
 from tracker.network.pretrained import PRETRAINED
 
-#: Names under which programs keep the weights beside other things, and that they put before every key.
+#: Names under which programs store the weights together with other data, and prefixes that they add to every key.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
 _SETTINGS = {"activation": str, "attention": str, "head": str, "width": float, "se_reduction": int}
@@ -44,25 +44,25 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]
     else:
         _refuse_no_weights(path, start)
         try:
-            # Opened here: torch would judge a path by its suffix.
+            # Opened here, because torch would decide by the suffix of a path.
             with path.open("rb") as file, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the error says what the file is
+                warnings.simplefilter("ignore")  # the error below describes the file
                 found = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # pickle raises whatever it stumbles over
-            # Not torch's own words: they advise to load it all the same, which may run what is in the file.
+        except Exception as error:  # pickle may raise any error
+            # torch's message is not used: it suggests loading the file anyway, which may run code in it.
             raise ValueError(f"path must be a file of plain weights, got {path}") from error
     return _state_in(found, path), metadata
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """Whether a file starts with the length of a header and the header, which is JSON."""
+    """Whether a file starts with the length of a header and a header in JSON."""
     return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
 
 
 def _refuse_no_weights(path: Path, start: bytes) -> None:
-    """Say what a file is if its first bytes tell that it holds no weights of torch."""
+    """Raise an error that describes the file if its first bytes show that it has no weights of torch."""
     text = start.lstrip().lower()
     if not start:
         what = "an empty file"
@@ -80,7 +80,7 @@ def _refuse_no_weights(path: Path, start: bytes) -> None:
 
 
 def _state_in(found: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds, without what programs keep beside it and put before its keys."""
+    """The state dict in the content of a file, without other data and without prefixes of its keys."""
     while not _holds_tensors(found):
         inner = {key: value for key, value in found.items() if isinstance(value, dict)} if _is_named(found) else {}
         wrapper = next((name for name in _WRAPPERS if name in inner), None)
@@ -102,7 +102,7 @@ def _is_named(found: Any) -> bool:
 
 
 def _holds_tensors(found: Any) -> bool:
-    """Whether tensors are kept in a dictionary itself: of its values that are no plain numbers, all are tensors."""
+    """Whether a dictionary is a state dict itself: all values that are not plain numbers are tensors."""
     if not _is_named(found):
         return False
     values = [value for value in found.values() if not isinstance(value, (int, float, str, type(None)))]
@@ -110,21 +110,21 @@ def _holds_tensors(found: Any) -> bool:
 
 
 def load_state(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict on the CPU: a file of torch (weights only) or safetensors, whatever its suffix.
+    """Read a state dict on the CPU, from a file of torch (weights only) or safetensors with any suffix.
 
-    A dictionary kept under a name such as "state_dict" or "model_state_dict" is unwrapped. A prefix such as "module."
-    on every key is removed. Numbers and text beside the tensors are left out.
+    A dictionary under a name such as "state_dict" or "model_state_dict" is unwrapped. A prefix such as "module." of
+    every key is removed. Numbers and text are skipped.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a dictionary of tensors, or would need a pickle to be run; the message says what it
-            is.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not a dictionary of tensors, or if loading it would run a pickle. The message
+            describes the file.
     """
     return _read(path)[0]
 
 
 def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | None = None) -> None:
-    """Write the model's weights and settings as safetensors; the file appears whole or not at all.
+    """Write the model's weights and settings as safetensors. The file appears complete or not at all.
 
     Args:
         model: stays as it is.
@@ -159,9 +159,9 @@ def save_state(model: SiamFC, path: str | PathLike[str], dtype: torch.dtype | No
 
 
 def sorted_header(data: bytes) -> bytes:
-    """The same safetensors file with the metadata in the order of their keys.
+    """The same safetensors file with its metadata sorted by key.
 
-    The library writes them in a random order, so the same weights would give files that differ.
+    The library writes them in random order, so equal weights would give different files.
     """
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
@@ -173,7 +173,7 @@ def sorted_header(data: bytes) -> bytes:
 
 
 def _settings_from_keys(state: dict[str, Tensor], path: str | PathLike[str]) -> dict[str, str | float | int]:
-    """Infer what keys and shapes tell: width, attention, head. They do not tell the activation, taken as ReLU."""
+    """Infer width, attention and head from keys and shapes. They do not show the activation, so it is ReLU."""
     try:
         channels = [state[f"backbone.conv{i}.0.weight"].shape[0] for i in range(1, 6)]
     except KeyError as error:
@@ -203,17 +203,17 @@ def load_model(
     ops: str = "fastops",
     out_scale: float = 0.001,
 ) -> SiamFC:
-    """Build the variant of `SiamFC` that a checkpoint holds, load it strictly and put it in eval mode.
+    """Build the variant of `SiamFC` in a checkpoint, load it strictly and put it in eval mode.
 
-    The variant comes from the metadata that `save_state` writes; without it, width, attention and head come from keys
-    and shapes, and the activation, which leaves no trace in them, is ReLU unless `activation` says otherwise.
+    The variant comes from the metadata that `save_state` writes. Without metadata, width, attention and head come from
+    keys and shapes. These do not show the activation: it is that of `activation`, or ReLU.
 
     `num_batches_tracked` of a batch norm may be missing, as in files of torch before 0.4.1.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not plain weights, weights are not floating-point, or keys or shapes do not match; the
-            message names them and the nearest network.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not plain weights, weights are not floating-point, or keys or shapes do not match.
+            The message names them and the nearest network.
     """
     state, metadata = _read(path)
     if "activation" in metadata:
@@ -223,7 +223,7 @@ def load_model(
     as_measured = activation in (None, settings.get("activation"))
     if activation is not None:
         settings["activation"] = activation
-    model = SiamFC(**settings, out_scale=out_scale, ops=ops).float()  # whatever the default dtype
+    model = SiamFC(**settings, out_scale=out_scale, ops=ops).float()  # for any default dtype
     if "int8" in metadata and as_measured:
         try:
             model.int8 = Int8Settings.from_json(metadata["int8"])

@@ -35,7 +35,7 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 BRANCHES = {"exemplar": (("crop",), "template"), "search": (("template", "searches"), "scores")}
 OPSET = 20
 SEARCHES = {0: "S"}  # the dynamic dimension
-# Metadata about the source of each node: paths and class names, useless to whoever loads the program.
+# Metadata about the source of each node: paths and class names, which users of the program do not need.
 ORIGIN = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 
@@ -129,8 +129,8 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
         format: "torch" for `torch.export.load`, "onnx" for ONNX graphs (opset 20), which ONNX's checker verifies.
 
     Raises:
-        ValueError, ImportError: as `branch_paths`; ValueError also for a model with a box head.
-        OSError: the files cannot be written.
+        ValueError, ImportError: the same as `branch_paths`; ValueError also for a model with a box head.
+        OSError: if the files cannot be written.
 
     Example:
         >>> import tempfile
@@ -158,7 +158,7 @@ def export_model(model: SiamFC, path: str | os.PathLike[str], format: str) -> di
 
 def _write_torch(program: ExportedProgram, branch: str, path: Path) -> None:
     data = io.BytesIO()
-    torch.export.save(program, data)  # to a full disk torch would end the process
+    torch.export.save(program, data)  # with a full disk torch would end the process
     path.write_bytes(data.getbuffer())
 
 

@@ -1,4 +1,4 @@
-"""The network for inference, as the tracker runs it: frozen weights, fused ops."""
+"""The network for inference in the tracker, with frozen weights and fused ops."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CROP_CHANNELS = {"cuda": 4}
 class FusedNetwork:
     """`SiamFC` for inference: batch norm folded, channels_last, bias, activation and pooling inside the convolutions.
 
-    Scores equal the model's in eval mode up to rounding. Before a max pool the activation runs on a part of the values
-    only: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. The adaptive
-    activations run by themselves behind their convolution. Whatever the dtype, the features are float32: a score map
-    rounded to 8 bits would move the peak.
+    Scores equal the model's scores in eval mode up to rounding. Before a max pool the activation runs on only a part of
+    the values: ReLU is monotone, so it follows the pool, and Mish needs the two extremes of each window. The adaptive
+    activations run separately after their convolution. The features are float32 for any dtype, because rounding a score
+    map to 8 bits would move its peak.
 
     Args:
         model: the network, which may be accelerated (`fastops.accelerate`); its parameters are copied.
@@ -100,15 +100,15 @@ class FusedNetwork:
         return features if self._attention is None else fastops.se_attention(features, *self._attention)
 
     def outputs(self, templates: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        """What the last convolutions give, for the op that updates the boxes.
+        """The outputs of the last convolutions, for the op that updates the boxes.
 
         Args:
             templates: [K, C, h, w].
-            features: [K S, C, H, W], those of the templates' searches.
+            features: [K S, C, H, W], the features of the templates' searches.
 
         Returns:
-            score maps [K S, 1, H', W']; of the box head scores [K S, 1, H', W'] and [K S, 4, H', W'], from which
-            `tracker.network.box_head.distances` makes l, t, r, b.
+            Score maps [K S, 1, H', W']. With a box head, scores [K S, 1, H', W'] and maps [K S, 4, H', W'], which
+            `tracker.network.box_head.distances` converts to l, t, r, b.
         """
         if self.head == "box":
             return self._score(templates, features), self._box_head(templates, features)
@@ -119,8 +119,10 @@ class FusedNetwork:
         return fastops.xcorr(templates, features, self.out_scale * self._score_factor, self._score_offset)
 
     def scores(self, templates: Tensor, features: Tensor) -> Tensor:
-        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches: [K S, 1, H', W'], or
-        [K S, 5, H', W'], score and l, t, r, b, of the box head."""
+        """Correlate templates [K, C, h, w] with the features [K S, C, H, W] of their searches.
+
+        The result is [K S, 1, H', W']. With a box head it is [K S, 5, H', W']: score and l, t, r, b.
+        """
         first, *edges = self.outputs(templates, features)
         return torch.cat([first, distances(*edges)], 1) if edges else first
 
@@ -188,5 +190,5 @@ class FrozenBoxHead:
         return box
 
     def correlate(self, templates: Tensor, features: Tensor) -> Tensor:
-        """What the tower reads."""
+        """The input of the tower."""
         return correlate(fastops.xcorr_depthwise, self._template(templates), self._search(features))

@@ -1,4 +1,4 @@
-"""What a network needs beside its weights to run in 8-bit integers, as it stands in the weights' metadata."""
+"""The settings with which a network runs in 8-bit integers. They are in the metadata of the weights."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-VERSION = 1  # of what is written
-AUC_TOLERANCE = 0.01  # that int8 may lose where a network is to choose it by itself
+VERSION = 1  # of the format
+AUC_TOLERANCE = 0.01  # largest loss of AUC with which dtype "auto" may choose int8
 
 
 @dataclass(frozen=True)
 class LayerLevels:
-    """What is measured of one convolution.
+    """The settings of one convolution.
 
     Attributes:
-        range: lowest and highest value before the activation that 256 levels tell apart; None for a last layer, whose
+        range: lowest and highest value before the activation that the 256 levels cover; None for a last layer, whose
             results are float32.
-        correction: added to the bias, one number per channel.
+        correction: one number per channel, which is added to the bias.
     """
 
     range: tuple[float, float] | None
@@ -27,12 +27,12 @@ class LayerLevels:
 
 @dataclass(frozen=True)
 class Int8Settings:
-    """Ranges and corrections of a network's layers; `tracker quantize` measures them.
+    """Ranges and corrections of a network's layers. `tracker quantize` measures them.
 
     Attributes:
-        layers: by name, "conv1" to "conv5", and of a box head "score0", ..., "box0", ...
-        correlation: range of a box head's correlated features, which its towers read; None without one.
-        auc: success AUC on held-back sequences, under "float32" and "int8"; None where it was not measured.
+        layers: settings by layer: "conv1" to "conv5", and for a box head "score0", ..., "box0", ...
+        correlation: range of a box head's correlated features, the input of its towers; None without a box head.
+        auc: success AUC on held-out sequences, under "float32" and "int8"; None if it was not measured.
     """
 
     layers: dict[str, LayerLevels]
@@ -49,10 +49,10 @@ class Int8Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Int8Settings:
-        """Read what `to_json` wrote.
+        """Read the result of `to_json`.
 
         Raises:
-            ValueError: where it is something else.
+            ValueError: if it is something else.
 
         Example:
             >>> settings = Int8Settings({"conv1": LayerLevels((-1.0, 2.0), (0.5, 0.0))})

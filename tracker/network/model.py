@@ -16,7 +16,7 @@ from tracker.network.int8_settings import Int8Settings
 
 BASE_CHANNELS = (96, 256, 384, 384, 256)
 ACTIVATIONS = ("relu", "mish", "arelu", "asigmoid", "atanh")
-ADAPTIVE = ACTIVATIONS[2:]  # their shape is learned: parameters a, b, c, d in every layer
+ADAPTIVE = ACTIVATIONS[2:]  # with learned parameters a, b, c, d in every layer
 ATTENTIONS = ("none", "se")
 HEADS = ("xcorr", "box")
 OPS = ("fastops", "reference")
@@ -30,7 +30,7 @@ def scaled_channels(width: float) -> tuple[int, ...]:
 
 
 def grouped_xcorr(z: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
-    """Cross-correlate templates with their searches in one grouped `F.conv2d`, as stock PyTorch trackers do.
+    """Cross-correlate templates with their searches in one grouped `F.conv2d`, like stock PyTorch trackers.
 
     Args:
         z: templates [N, C, h, w].
@@ -38,7 +38,7 @@ def grouped_xcorr(z: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
         scale: factor on the result.
 
     Returns:
-        score maps [N*S, 1, H-h+1, W-w+1].
+        Score maps [N*S, 1, H-h+1, W-w+1].
     """
     n, c = z.shape[:2]
     if x.shape[0] % n or x.shape[1] != c:
@@ -49,7 +49,7 @@ def grouped_xcorr(z: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def depthwise_xcorr(z: Tensor, x: Tensor) -> Tensor:
-    """Cross-correlate channel by channel by one grouped `F.conv2d`.
+    """Cross-correlate channel by channel in one grouped `F.conv2d`.
 
     Args:
         z: templates [N, C, h, w].
@@ -138,17 +138,17 @@ class SiamFC(nn.Module):
     y = s \; \varphi(z) \star \varphi(x)
     $$
 
-    with the features $\varphi$ and the factor s, `out_scale`.
+    Here $\varphi$ are the features, and s is `out_scale`.
 
     Images are RGB, float, 0 to 255, NCHW. The ReLU variant without attention has the state-dict keys of the usual
     PyTorch SiamFC, `backbone.conv{1..5}.{0,1}.*`. Attention adds `attention.{w1,b1,w2,b2}`, the box head adds
     `box_head.*`.
 
     Args:
-        activation: "relu" or "mish"; or "arelu", "asigmoid" or "atanh", whose shape is learned, with parameters
+        activation: "relu" or "mish"; or "arelu", "asigmoid" or "atanh", which have learned parameters
             `backbone.conv{1..4}.2.{a,b,c,d}`.
         attention: "none", or "se" for squeeze-and-excitation after the backbone, on both branches.
-        head: "xcorr" gives the score map alone. "box" gives a score and a box in every cell, so the tracker follows the
+        head: "xcorr" gives only the score map. "box" gives a score and a box in every cell, so the tracker follows the
             target's aspect ratio (see `tracker.network.box_head`).
         width: factor on the channel counts 96, 256, 384, 384, 256, rounded to multiples of 16.
         se_reduction: ratio of channels to hidden units of the attention.
@@ -156,7 +156,7 @@ class SiamFC(nn.Module):
         ops: "fastops" for the fused ops, "reference" for stock PyTorch; parameters and keys are the same.
 
     Raises:
-        ValueError: when an argument is out of its range.
+        ValueError: if an argument is out of range.
 
     Source: Bertinetto et al., Fully-Convolutional Siamese Networks for Object Tracking; Zhang and Wang, Object
     tracking in siamese network with attention mechanism and Mish function (Mish, attention); Hu et al., Adaptively
@@ -197,7 +197,7 @@ class SiamFC(nn.Module):
             )
         self.activation, self.attention_kind, self.head = activation, attention, head
         self.width, self.se_reduction, self.out_scale, self.ops = float(width), se_reduction, float(out_scale), ops
-        self.int8: Int8Settings | None = None  # of the weights, where they were measured
+        self.int8: Int8Settings | None = None  # settings of the weights for int8, if they have any
 
         if ops == "fastops":
             # Imported here: the reference variant must work without the compiled library.
@@ -213,7 +213,7 @@ class SiamFC(nn.Module):
             depthwise = depthwise_xcorr
         make_activation = {"relu": partial(nn.ReLU, inplace=True), "mish": mish, **adaptive}[activation]
         self.backbone = Backbone(channels, make_activation)
-        # Drawn first: with one seed the convolutions start equal, whatever attention and head follow.
+        # Drawn first, so that with one seed the convolutions start equal for any attention and head.
         for module in self.backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -248,7 +248,7 @@ class SiamFC(nn.Module):
         return score_map if self.box_head is None else self.box_head(z, x, score_map)
 
     def score_map(self, z: Tensor, x: Tensor) -> Tensor:
-        """The score map alone, for any head: [N*S, 1, H-h+1, W-w+1]."""
+        """Only the score map, for any head: [N*S, 1, H-h+1, W-w+1]."""
         return self._xcorr(z, x, self.out_scale)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor | BoxOutput:
@@ -261,7 +261,7 @@ class SiamFC(nn.Module):
 
 
 class EagerNetwork:
-    """The network of the eager engines, run op by op: it takes a template, then gives score maps.
+    """The network of the eager engines, which runs op by op. It takes a template and then gives score maps.
 
     It holds a copy of `model` in eval mode. The caller's model keeps its mode, device and dtype.
     """

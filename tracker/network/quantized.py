@@ -1,4 +1,4 @@
-"""The network in 8-bit integers: how it is measured, and how it runs."""
+"""The network in 8-bit integers, and the measurement of its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tracker.network.fused import FusedNetwork
 from tracker.network.int8_settings import Int8Settings, LayerLevels
 from tracker.network.model import SiamFC
 
-SAMPLE = 4_000_000  # values of a layer that its range is chosen by
+SAMPLE = 4_000_000  # number of a layer's values from which its range is chosen
 POOL = (3, 2)
 FUNCTIONS = {"none": lambda x: x, "relu": nn.functional.relu, "mish": nn.functional.mish}
 
@@ -47,7 +47,7 @@ def _layers(name: str, blocks: nn.Module, activation: str) -> list[_Layer]:
 
 
 def _plain(model: SiamFC) -> SiamFC:
-    """A copy of the model with the blocks as they were written, in float32 on the CPU."""
+    """A copy of the model without accelerated blocks, in float32 on the CPU."""
     return fastops.restore(copy.deepcopy(model)).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
@@ -60,15 +60,15 @@ def _run(layers: list[QuantizedConv2d], x: Tensor) -> Tensor:
 class QuantizedNetwork(FusedNetwork):
     """`FusedNetwork` with convolutions in 8-bit integers: the backbone's, and those of a box head's tower.
 
-    The crops' grey levels are the first layer's input. Attention, correlation and the scores are float32, as are the
-    features. The results have the same bits on every CPU in the convolutions; it is fast where the CPU has VNNI or AMX.
+    The crops' grey levels are the input of the first layer. Features, attention, correlation and scores are float32.
+    The results of the convolutions have the same bits on every CPU. The network is fast if the CPU has VNNI or AMX.
 
     Args:
         model: the network; its parameters are copied.
-        settings: what was measured of it; those that the model carries by default.
+        settings: its settings for int8; the default is the model's own.
 
     Raises:
-        ValueError: where there are no settings, or they belong to another network.
+        ValueError: if there are no settings, or they belong to another network.
     """
 
     def __init__(self, model: SiamFC, settings: Int8Settings | None = None) -> None:
@@ -80,7 +80,7 @@ class QuantizedNetwork(FusedNetwork):
             )
         model = _plain(model)
         super().__init__(model)
-        self._convs = []  # those of float32, of which nothing is needed
+        self._convs = []  # the float32 convolutions, which are not needed
         self.dtype, self.crop_dtype = torch.int8, torch.uint8
         self._backbone = _quantized(_layers("", model.backbone, model.activation), PIXELS, settings)
         if model.box_head is not None:
@@ -120,8 +120,10 @@ def _quantized(layers: list[_Layer], input: Quantization, settings: Int8Settings
 
 
 class LayerError(NamedTuple):
-    """How far a layer's results are from those of float32: the root of the mean square of the difference over that of
-    the values. The error holds that of the layers before."""
+    """The error of a layer's results relative to float32, which includes the errors of the layers before.
+
+    It is the root mean square of the difference, divided by that of the values.
+    """
 
     name: str
     range: tuple[float, float] | None
@@ -132,11 +134,11 @@ class LayerError(NamedTuple):
 def measure_int8(model: SiamFC, exemplars: Tensor, searches: Tensor) -> tuple[Int8Settings, list[LayerError]]:
     """Choose the ranges of the activations and correct the biases, layer after layer, on a sample of crops.
 
-    Each range is the one that errs least in the square behind activation and pool. A layer is measured on what the
-    quantized layers before it give, so that its correction takes up their errors too.
+    Each range has the least squared error after activation and pool. A layer is measured on the results of the
+    quantized layers before it, so its correction compensates their errors too.
 
     Args:
-        model: in floating point; it is not changed.
+        model: the floating-point network, which is not changed.
         exemplars: uint8 [N, 3, 127, 127].
         searches: uint8 [N, 3, 255, 255], around the same targets.
 
@@ -192,7 +194,7 @@ def _measure(
 
 
 def _sample(values: Tensor) -> Tensor:
-    """The middles of some of the images, spread over all."""
+    """The middle parts of some of the images, spread over all of them."""
     if values.numel() > SAMPLE:
         height, width = values.shape[2:]
         values = values[..., height // 4 : height - height // 4, width // 4 : width - width // 4]

@@ -2,7 +2,7 @@
 
 - `app`: the HTTP interface.
 - `guard`, `limits`: which requests and uploads are accepted.
-- `jobs`, `work`: the queue of videos, and what is done with each.
+- `jobs`, `work`: the queue of videos, and the work on each.
 - `store`: uploaded and written files.
 - `sample`: the sample video.
 - `page/`: the page itself.

@@ -43,7 +43,7 @@ def create_app(
         hosts: host names that requests may use; None allows any.
         sample_frames: length of the built-in video.
     """
-    # Read once, so that no request opens a file by its name.
+    # Read once, so no request opens a file by its name.
     files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
     server = _Server(worker, limits)
 
@@ -248,9 +248,9 @@ async def moving(chunks: AsyncIterator[bytes], seconds: float, rate: float) -> A
     Slow uploads must not block others.
 
     Args:
-        chunks: of the upload.
-        seconds: see above.
-        rate: bytes per second.
+        chunks: chunks of the upload.
+        seconds: the longest pause, in seconds.
+        rate: the rate, in bytes per second.
     """
     began, received = anyio.current_time(), 0
     while True:

@@ -31,10 +31,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a server: of one video, and of what is kept at a time."""
+    """Limits of a server, for one video and for all stored videos."""
 
     upload_bytes: int = 200_000_000
-    stall_seconds: float = 30.0  # that an upload may pause, or fall behind the rate
+    stall_seconds: float = 30.0  # the longest time that an upload may pause or be slower than the rate
     least_rate: float = 50_000.0  # of an upload, bytes per second
     seconds: float = 120.0
     frames: int = 7200

@@ -29,11 +29,11 @@ class Worker:
     """The trackers of a server. Jobs call it from one thread. Networks are loaded once.
 
     Args:
-        weights, activation, device, dtype: as for `Tracker.from_pretrained`.
+        weights, activation, device, dtype: as in `Tracker.from_pretrained`.
         limits: maximum number of frames, whatever the header of the video says.
 
     Raises:
-        ValueError, OSError: as `Tracker.from_pretrained` does.
+        ValueError, OSError: the same as `Tracker.from_pretrained`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Worker:
         self._reference: ReferenceTracker | Tracker | None = None
 
     def track(self, job: Job) -> None:
-        """Track through the whole video, then write the annotated one, which would slow down the tracker."""
+        """Track through the whole video. Then write the annotated video, which would slow down the tracker."""
         run, video, limit = job.run, job.video, self._limits.frames
         job.phase, job.total = "track", video.facts.frames
         drawn = -PREVIEW_SECONDS
