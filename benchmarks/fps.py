@@ -54,7 +54,7 @@ from tracker.network.pretrained import find_weights
 from tracker.network.quantized import measure_int8
 from tracker.training.quantize import sample_crops
 
-MODELS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se", "box": "siamfc-box"}
+MODELS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se", "box": "siamfc-box", "box small": "siamfc-box-small"}
 PLAIN = "relu"  # what the others' speed is compared with
 # Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99

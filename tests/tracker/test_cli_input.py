@@ -50,7 +50,7 @@ EXPORT = ("export", "--format", "torch", "-o", "net.pt2")
 TRAIN = ("train", "-o", "run")
 NO_VIDEO = "must be a video that can be decoded"
 
-NO_WEIGHTS = "--weights must be an existing file, siamfc-relu, siamfc-mish-se, siamfc-box, got "
+NO_WEIGHTS = "--weights must be an existing file, siamfc-relu, siamfc-mish-se, siamfc-box, siamfc-box-small, got "
 BAD = [
     # sources
     ((*TRACK, "nowhere.mp4", "--box", BOX), "must be an existing file, folder, pattern or camera, got 'nowhere.mp4'"),

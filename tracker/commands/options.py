@@ -18,7 +18,7 @@ Weights = Annotated[
     typer.Option(
         metavar="FILE|NAME",
         help="SiamFC weights, .pth or .safetensors, or those of the package: siamfc-box (the default), "
-        "siamfc-mish-se or siamfc-relu. Width and attention come from the file. The activation is "
+        "siamfc-box-small, siamfc-mish-se or siamfc-relu. Width and attention come from the file. The activation is "
         "ReLU if the file does not name it; .pth files never do.",
     ),
 ]

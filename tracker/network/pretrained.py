@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 #: Names of the weights, and of their networks in tables: the original SiamFC; SiamFC with Mish and
-#: squeeze-and-excitation; and the same with a head for boxes.
+#: squeeze-and-excitation; the same with a head for boxes; and that with 0.35 of the channels.
 PRETRAINED = {
     "siamfc-relu": "ReLU",
     "siamfc-mish-se": "Mish + SE",
     "siamfc-box": "Mish + SE, box",
+    "siamfc-box-small": "Mish + SE, box, small",
 }
 DEFAULT = "siamfc-box"
 
