@@ -101,9 +101,9 @@ class TrackerConfig:
     scale_lr: float = 0.59
     scale_penalty: float = 0.9745
     window_influence: float = 0.176
-    box_lr: float = 0.2
-    box_penalty: float = 0.65
-    box_window: float = 0.42
+    box_lr: float = 0.26
+    box_penalty: float = 0.83
+    box_window: float = 0.39
     box_calibrate: bool = True
     response_size: int = RESPONSE
     response_up: int = 16
