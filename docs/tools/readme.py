@@ -16,7 +16,7 @@ from drawings import speed_bars
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from results import last_rows, source_of
+from results import all_rows, last_rows, source_of
 
 ROOT = Path(__file__).resolve().parents[2]
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "assets" / "tracker.png"
@@ -88,11 +88,11 @@ def accuracy_table() -> str:
 def score_table() -> str:
     """A row per validation sequence: success AUC / precision at 20 px of each tracker."""
     scores, names = _scores()
-    rows = [row for row in last_rows("accuracy")[0] if row["tracker"] == names[0]]
+    frames = {row["sequence"]: row["frames"] for row in all_rows("accuracy")}
     lines = ["| sequence (frames) | " + " | ".join(map(_title, names)) + " |", "|---" * (len(names) + 1) + "|"]
-    for i, row in enumerate(rows):
+    for i, (sequence, count) in enumerate(frames.items()):
         cells = [" / ".join(map(_short, scores[name][i])) for name in names]
-        lines.append(f"| {row['sequence']} ({row['frames']}) | " + " | ".join(cells) + " |")
+        lines.append(f"| {sequence} ({count}) | " + " | ".join(cells) + " |")
     means = ["**" + " / ".join(map(_short, scores[name].mean(0))) + "**" for name in names]
     return "\n".join([*lines, "| **mean** | " + " | ".join(means) + " |", ""])
 
@@ -100,13 +100,13 @@ def score_table() -> str:
 def _scores() -> tuple[dict[str, np.ndarray], list[str]]:
     """Success AUC and precision [sequences, 2] of each tracker, and the trackers in the order of `TRACKERS`."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for row in last_rows("accuracy")[0]:
+    for row in all_rows("accuracy"):  # of two rows for the same, the last counts
         found.setdefault(row["tracker"], {})[row["sequence"]] = (
             float(row["success_auc"]),
             float(row["precision_20px"]),
         )
     names = [name for name in TRACKERS if name in found]
-    sequences = list(found[names[0]])
+    sequences = dict.fromkeys(row["sequence"] for row in all_rows("accuracy"))
     return {name: np.array([found[name][sequence] for sequence in sequences]) for name in names}, names
 
 

@@ -33,6 +33,21 @@ def last_rows(benchmark: str, ops: Iterable[str] = ()) -> list[list[Row]]:
     return found
 
 
+def all_rows(benchmark: str) -> list[Row]:
+    """Rows of a benchmark from all commits, for results that depend on the weights and not on the speed of the code.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    rows = []
+    for path in sorted(RESULTS.glob("*.csv")):
+        with path.open(newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row["benchmark"] == benchmark]
+    if not rows:
+        raise ValueError(f"all_rows: benchmark must be one that {RESULTS.name} has, got {benchmark!r}")
+    return rows
+
+
 def source_of(row: Row) -> str:
     """The line below a table or chart of these rows."""
     return f"{row['device']}, {row['backend']}, torch {row['torch']}, commit {row['commit']}"
