@@ -112,7 +112,7 @@ class TrackerConfig:
     lost_score: float = 0.35
     lost_frames: int = 5
     redetect: bool = True
-    redetect_score: float = 0.6
+    redetect_score: float = 0.7
     min_target_size: float = 4.0
     max_target_ratio: float = 2.0
 
