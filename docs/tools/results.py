@@ -21,13 +21,14 @@ def last_rows(benchmark: str, ops: Iterable[str] = ()) -> list[list[Row]]:
     for path in sorted(RESULTS.glob("*.csv")):
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["benchmark"] == benchmark]
+        if not rows:
+            continue
         rows = [row for row in rows if row["commit"] == rows[-1]["commit"]]
-        if missing := set(ops) - {row["op"] for row in rows}:
+        if ops and (missing := set(ops) - {row["op"] for row in rows}):
             raise ValueError(f"last_rows: ops must be measured, got {', '.join(sorted(missing))} not in {path.name}")
         if ops:
             rows = sorted((row for row in rows if row["op"] in ops), key=lambda row: ops.index(row["op"]))
-        if rows:
-            found.append(rows)
+        found.append(rows)
     if not found:
         raise ValueError(f"last_rows: benchmark must be one that {RESULTS.name} has, got {benchmark!r}")
     return found
