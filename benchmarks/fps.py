@@ -55,6 +55,8 @@ from tracker.network.quantized import measure_int8
 from tracker.training.quantize import sample_crops
 
 MODELS = {"relu": "siamfc-relu", "mish+se": "siamfc-mish-se", "box": "siamfc-box", "box small": "siamfc-box-small"}
+#: Activation and attention of the networks with random weights that other benchmarks time.
+VARIANTS = {"relu": ("relu", "none"), "mish+se": ("mish", "se")}
 PLAIN = "relu"  # what the others' speed is compared with
 # Of equal boxes, in the worst frame and on average: float32 rounding can move an arg max by one step of 1/16 cell.
 MIN_IOU, MEAN_IOU = 0.9, 0.99
@@ -67,7 +69,7 @@ def build_models(weights: Path | None) -> dict[str, SiamFC]:
     if weights is None:
         return models
     plain = load_model(weights, ops="reference")
-    adorned = SiamFC("mish", "se", ops="reference").eval()
+    adorned = SiamFC(*VARIANTS["mish+se"], ops="reference").eval()
     adorned.backbone.load_state_dict(plain.backbone.state_dict())
     return {PLAIN: plain, "mish+se": adorned}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.fps import MODELS
+from benchmarks.fps import VARIANTS
 from benchmarks.harness import Results, environment, print_table
 from tracker import SiamFC, Tracker
 
@@ -34,7 +34,7 @@ BOXES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--model", default="mish+se", choices=tuple(MODELS))
+    parser.add_argument("--model", default="mish+se", choices=tuple(VARIANTS))
     parser.add_argument("--width", type=float, default=1.0, help="width of the network, for a quick run")
     parser.add_argument("--frames", type=int, default=10_000, help="number of frames for which the target is lost")
     parser.add_argument("--measured", type=int, default=100, help="number of frames for the median")
@@ -42,7 +42,7 @@ def main() -> int:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    model = SiamFC(*MODELS[args.model], width=args.width).eval()
+    model = SiamFC(*VARIANTS[args.model], width=args.width).eval()
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8) for _ in range(8)]
     empty = np.full_like(frames[0], 128)

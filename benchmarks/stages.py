@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastops
-from benchmarks.fps import MODELS
+from benchmarks.fps import VARIANTS
 from benchmarks.harness import Results, compare, environment, parse, print_table
 from fastops.ops.winograd import winograd_tile_size
 from tracker import BatchTracker, SiamFC, Tracker, TrackerConfig
@@ -284,7 +284,7 @@ def cases(args: argparse.Namespace) -> list[tuple[str, int, int, str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--model", default="mish+se", choices=tuple(MODELS))
+    parser.add_argument("--model", default="mish+se", choices=tuple(VARIANTS))
     parser.add_argument("--size", nargs="+", default=list(SIZES), choices=tuple(SIZES))
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 4, 16, 64])
     parser.add_argument(
@@ -302,7 +302,7 @@ def main() -> int:
 
     where = environment(args.device)
     torch.manual_seed(0)
-    model = SiamFC(*MODELS[args.model], width=args.width).eval()
+    model = SiamFC(*VARIANTS[args.model], width=args.width).eval()
     results = Results(args.csv, where)
     rates = {name: convolution_rate(args.device, getattr(torch, name)) for name in args.dtype}
     print(f"{where['device']}, torch {where['torch']}, {args.model}; milliseconds per frame\n")

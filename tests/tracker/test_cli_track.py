@@ -205,7 +205,9 @@ def test_one_frame_has_no_rates(capsys, sequence, weights):
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "1,2,0,5", "1,2,nan,5", ""])
 def test_bad_box(capsys, sequence, weights, box):
     result = run(capsys, "track", sequence, "--box", box, "--weights", weights)
-    assert_one_line(result, "--box must be four numbers x,y,w,h with w and h above 0, got ")
+    assert_one_line(
+        result, "--box must be four numbers x,y,w,h with w and h above 0, got " if box else "--box must not be empty"
+    )
 
 
 def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, sequence, weights):
