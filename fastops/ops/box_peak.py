@@ -23,9 +23,9 @@ def box_peak(
     exemplar_size: int = 127,
     instance_size: int = 255,
     context: float = 0.5,
-    box_lr: float = 0.4,
-    box_penalty: float = 0.1,
-    box_window: float = 0.3,
+    box_lr: float = 0.26,
+    box_penalty: float = 0.83,
+    box_window: float = 0.39,
     lost_score: float = 0.35,
     lost_frames: int = 5,
 ) -> Tensor:

@@ -16,7 +16,7 @@ from tests.ops.test_response import each_dtype, randn, targets
 from tracker import TrackerConfig
 
 op = torch.ops.fastops.box_peak_.default
-DEFAULTS = (8, None, 127, 255, 0.5, 0.4, 0.1, 0.3, 0.35, 5)
+DEFAULTS = (8, None, 127, 255, 0.5, 0.26, 0.83, 0.39, 0.35, 5)
 
 
 def maps_of(k: int, h: int = 17, w: int = 17, *, unit=None, dtype=torch.float32, device="cpu", seed=0):

@@ -20,6 +20,7 @@ from tracker.data.otb import read_boxes
 from tracker.data.synthetic import SyntheticVideo
 from tracker.eval.comparison import Comparison
 from tracker.io.sources import open_source
+from tracker.network.pretrained import PRETRAINED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +92,7 @@ def test_the_demo_for_programs(capsys, monkeypatch, tmp_path):
     code, out, err = run(capsys, "demo", "-o", tmp_path / "demo", "--quick", "--json")
     summary = json.loads(out)
     assert (code, err) == (0, "") and summary["frames"] == 4 and summary["mean_overlap"] > 0.5
-    assert [network["network"] for network in summary["networks"]] == ["ReLU", "Mish + SE"]
+    assert [network["network"] for network in summary["networks"]] == list(PRETRAINED.values())
     assert all(Path(file).is_file() for file in summary["files"])
     code, _, err = run(capsys, "demo", "--frames", 10, "--seconds", 1)
     assert code == 2 and err == "tracker: error: --seconds must come without --frames\n"
@@ -104,7 +105,7 @@ def test_bench_measures_the_networks_of_the_package_on_a_synthetic_video(capsys,
     for text in ("reference fps", "fastops fps", "Mish + SE over ReLU:"):
         assert text in out
     rows = [line.split("│") for line in out.splitlines() if re.match("│ (ReLU|Mish)", line)]
-    assert len(rows) == 2
+    assert len(rows) == len(PRETRAINED)
     for _, _, reference, fastops, ratio, agreement, _ in rows:
         low, high = ((float(fastops) + sign * 0.05) / (float(reference) - sign * 0.05) for sign in (-1, 1))
         assert low - 0.005 <= float(ratio.strip().rstrip("x")) <= high + 0.005

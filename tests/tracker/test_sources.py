@@ -283,7 +283,7 @@ def stub_capture(monkeypatch, seconds_per_frame: float) -> None:
         def get(self, key):
             position = (self.frames - 1) * seconds_per_frame * 1e3
             properties = {cv2.CAP_PROP_FRAME_COUNT: 100.0, cv2.CAP_PROP_FPS: 25.0, cv2.CAP_PROP_POS_MSEC: position}
-            return properties[key]
+            return properties.get(key, 0.0)  # OpenCV's answer to what a source does not know
 
         def read(self):
             self.frames += 1

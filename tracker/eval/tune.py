@@ -139,7 +139,7 @@ def draw(number: int, seed: int, base: TrackerConfig, ranges: Mapping[str, tuple
 
     Example:
         >>> [draw(number, 0, TrackerConfig(), {"box_lr": (0.2, 0.2)}).box_lr for number in (0, 1)]
-        [0.4, 0.2]
+        [0.26, 0.2]
     """
     known = [field.name for field in fields(base) if field.type == "float"]
     values = asdict(base)
