@@ -1,6 +1,6 @@
 """A table of each CUDA kernel's registers, shared memory, stack and spills, by architecture, from the log of ptxas.
 
-python tests/support/kernel_resources.py      reads build/ptxas.log, which setup.py writes where it finds nvcc
+python -m tests.support.kernel_resources      reads build/ptxas.log, which setup.py writes where it finds nvcc
 """
 
 from __future__ import annotations
